@@ -1,0 +1,1 @@
+"""Galaxy shapes from images: Galaxy Zoo vote fractions with JAX and Flax."""
