@@ -65,6 +65,34 @@ NUM_ANSWERS: int = len(COLUMNS)
 MERGER: int = COLUMNS.index("Class8.6")
 
 
+def _ancestors() -> np.ndarray:
+    """[4, 37]: each answer's own column and those of the answers that lead to it; 37 where there are no more."""
+    rows = np.full((4, NUM_ANSWERS), NUM_ANSWERS, np.int32)
+    for column in range(NUM_ANSWERS):
+        at: int | None = column
+        for level in range(4):
+            if at is not None:
+                rows[level, column] = at
+                at = QUESTIONS[QUESTION_OF[at]].parent
+    return rows
+
+
+# Index tables keep the compiled graphs small: questions as the rows of an 11 x 7 table, padded where MASK is False.
+_WIDEST = max(len(q.answers) for q in QUESTIONS)
+_TABLE = np.array([[min(q.start + i, q.stop - 1) for i in range(_WIDEST)] for q in QUESTIONS], np.int32)
+_MASK = np.array([[q.start + i < q.stop for i in range(_WIDEST)] for q in QUESTIONS])
+_FLAT = np.flatnonzero(_MASK).astype(np.int32)
+_ANCESTORS = _ancestors()
+
+
+def _by_question(columns: jax.Array) -> jax.Array:
+    return columns[..., _TABLE]
+
+
+def _by_column(table: jax.Array) -> jax.Array:
+    return table.reshape(*table.shape[:-2], -1)[..., _FLAT]
+
+
 def joint(conditional: jax.Array) -> jax.Array:
     """Multiply each question's conditional fractions down the tree.
 
@@ -74,15 +102,8 @@ def joint(conditional: jax.Array) -> jax.Array:
     Returns:
       [..., 37] joint fractions; each question sums to the fraction of the answer that leads to it.
     """
-    # A question's parent may stand in a later question of the list only by mistake: the table is in tree order
-    # (1, then 2 and 7, then 3-5 and 9, then 10 and 11; 6, then 8), so one pass suffices.
-    columns: list[jax.Array] = []
-    for q in QUESTIONS:
-        part = conditional[..., q.columns]
-        if q.parent is not None:
-            part = part * columns[q.parent][..., None]
-        columns.extend(part[..., i] for i in range(len(q.answers)))
-    return jnp.stack(columns, axis=-1)
+    one = jnp.ones((*conditional.shape[:-1], 1), conditional.dtype)
+    return jnp.prod(jnp.concatenate([conditional, one], -1)[..., _ANCESTORS], axis=-2)
 
 
 def conditional(joint_fractions: jax.Array) -> jax.Array:
@@ -97,13 +118,11 @@ def conditional(joint_fractions: jax.Array) -> jax.Array:
     Returns:
       [..., 37]; each question's answers sum to 1.
     """
-    parts = []
-    for q in QUESTIONS:
-        part = joint_fractions[..., q.columns]
-        total = part.sum(-1, keepdims=True)
-        asked = total > 0
-        parts.append(jnp.where(asked, part / jnp.where(asked, total, 1), 1 / len(q.answers)))
-    return jnp.concatenate(parts, axis=-1)
+    table = jnp.where(_MASK, _by_question(joint_fractions), 0)
+    total = table.sum(-1, keepdims=True)
+    asked = total > 0
+    equal = (1 / _MASK.sum(-1, keepdims=True)).astype(np.float32)
+    return _by_column(jnp.where(asked, table / jnp.where(asked, total, 1), equal))
 
 
 def rescale(logits: jax.Array, method: Literal["divisive", "softmax"]) -> jax.Array:
@@ -121,7 +140,7 @@ def rescale(logits: jax.Array, method: Literal["divisive", "softmax"]) -> jax.Ar
       [..., 37] joint vote fractions in 0..1 that obey the tree, in the dtype of `logits`.
     """
     values = jax.nn.log_sigmoid(logits) if method == "divisive" else logits
-    return joint(jnp.concatenate([jax.nn.softmax(values[..., q.columns], axis=-1) for q in QUESTIONS], axis=-1))
+    return joint(_by_column(jax.nn.softmax(_by_question(values), axis=-1, where=_MASK)))
 
 
 def activate(logits: jax.Array, activation: Activation) -> jax.Array:

@@ -1,0 +1,66 @@
+"""Networks that turn galaxy images into the logits of 37 vote fractions.
+
+`create` makes one by name. Call `module.init(key, images)` for its variables, {'params', 'batch_stats'}, and
+`module.apply(variables, images)` for logits, float32 [B, 37]; in training add `train=True`, `rngs={'dropout':
+key}` and `mutable=['batch_stats']`. `gz_jax.labels.activate` makes vote fractions of logits.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gz_jax.errors import UserError
+from gz_jax.models.cnn import CNN
+from gz_jax.models.layers import Preprocess
+from gz_jax.models.resnet import Pooling, ResNet50Classifier, Variant
+
+NAMES = ("cnn", "resnet50")
+
+
+def create(
+    name: str,
+    *,
+    hidden: Sequence[int] | None = None,
+    dropout: float | None = None,
+    preprocess: Preprocess | None = None,
+    dtype: str = "float32",
+    variant: Variant = "keras",
+    pooling: Pooling = "flatten",
+    freeze_statistics: bool = False,
+) -> nn.Module:
+    """A network by name: 'cnn' (the paper's first) or 'resnet50'.
+
+    Args:
+      name: one of `NAMES`.
+      hidden: widths of the dense layers before the 37 outputs; None for the paper's: (128, 64) for the CNN,
+        (200, 100) for ResNet50 (whose plain version has ()).
+      dropout: rate after each hidden layer; None for the paper's, 0.15 for the CNN and 0.1 for ResNet50.
+      preprocess: 'unit', 'keras' or 'torch' (see `layers.preprocess`); None for 'unit' with the CNN, and with
+        ResNet50 for what the variant's ImageNet weights were trained with.
+      dtype: 'float32' or 'bfloat16', what is computed in; parameters, statistics and logits stay float32.
+      variant, pooling, freeze_statistics: of ResNet50 alone, see `resnet.ResNet50Classifier`.
+
+    Raises:
+      UserError: a name or an option that is none of those.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype {dtype!r} is not one of 'float32', 'bfloat16'")
+    if preprocess not in (None, "unit", "keras", "torch"):
+        raise UserError(f"preprocess {preprocess!r} is not one of None, 'unit', 'keras', 'torch'")
+    compute = jnp.dtype(dtype)
+    if name == "cnn":
+        rates = (0.1, 0.15 if dropout is None else dropout)
+        widths = (128, 64) if hidden is None else tuple(hidden)
+        return CNN(hidden=widths, dropout=rates, preprocess=preprocess or "unit", dtype=compute)
+    if name == "resnet50":
+        return ResNet50Classifier(
+            variant=variant,
+            hidden=(200, 100) if hidden is None else tuple(hidden),
+            dropout=0.1 if dropout is None else dropout,
+            pooling=pooling,
+            preprocess=preprocess,
+            freeze_statistics=freeze_statistics,
+            dtype=compute,
+        )
+    raise UserError(f"model {name!r} is not one of {', '.join(map(repr, NAMES))}")

@@ -1,0 +1,10 @@
+"""The paper's out-of-the-box ResNet50 (section 5.2): flatten and one dense layer with sigmoids, no augmentation."""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.model.name = "resnet50"
+    config.data.cache = True
+    return config

@@ -1,0 +1,211 @@
+"""Runs side by side: table 1 with intervals, paired differences, and the spread across seeds.
+
+Differences between runs are judged on the same galaxies, resampled together (a paired bootstrap), which
+removes the part of the scatter that all runs share. That interval speaks of the galaxies, not of the luck of
+a seed; the spread across runs that differ in the seed alone speaks of that.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, select
+from gz_jax.errors import UserError
+
+IGNORED = ("seed", "workdir", "name")  # what may differ between runs that count as repeats of one another
+
+
+class Run(NamedTuple):
+    """One finished run, at its best checkpoint.
+
+    `history` are the log's rows with Keras' names (epoch, loss, accuracy, val_loss, ...); `truth` and
+    `predicted` are [N, 37] for the validation galaxies `galaxy_id`, int64 [N], in any order.
+    """
+
+    name: str
+    seed: int | None
+    history: Sequence[Mapping[str, Any]]
+    galaxy_id: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    config: Mapping[str, Any] | None = None
+
+
+class Comparison(NamedTuple):
+    """Tables as rows; a note where the runs' galaxies differ; plain statements of what is significant."""
+
+    galaxies: int
+    note: str | None
+    runs: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    seeds: list[dict[str, Any]]
+    statements: list[str]
+
+
+def columns(history: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """A log's rows as float64 columns [epochs]; what is absent, empty or not a number becomes NaN."""
+
+    def number(value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return float("nan")
+
+    names = dict.fromkeys(name for row in history for name in row)
+    return {name: np.array([number(row.get(name)) for row in history]) for name in names}
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """The epoch (as logged) of the lowest validation loss; None where the log has none."""
+    table = columns(history)
+    loss = table.get("val_loss", np.array([]))
+    if not np.isfinite(loss).any():
+        return None
+    row = int(np.nanargmin(loss))
+    return int(table["epoch"][row]) if "epoch" in table else row
+
+
+def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], str | None]:
+    """The galaxies all runs were validated on: (galaxy_id, truth, predicted of each run, a note or None).
+
+    Raises:
+      UserError: no galaxy in common, a galaxy twice in a run, or labels that differ between runs.
+    """
+    if not runs:
+        raise UserError("there are no runs to compare")
+    for run in runs:
+        if len(np.unique(run.galaxy_id)) != len(run.galaxy_id):
+            raise UserError(f"run {run.name!r} has predictions for some galaxies more than once")
+    common = reduce(np.intersect1d, [run.galaxy_id for run in runs])
+    if not len(common):
+        raise UserError(
+            "the runs share no validation galaxy, so they cannot be compared: use the same data and split"
+        )
+    truth, predicted = [], []
+    for run in runs:
+        order = np.argsort(run.galaxy_id)
+        rows = order[np.searchsorted(run.galaxy_id, common, sorter=order)]
+        true_rows, predicted_rows = select(run.truth[rows], run.predicted[rows])
+        if truth and not np.allclose(true_rows, truth[0], atol=1e-5):
+            raise UserError(
+                f"runs {runs[0].name!r} and {run.name!r} have different labels for the same galaxies"
+            )
+        truth.append(true_rows)
+        predicted.append(predicted_rows)
+    note = None
+    if any(len(run.galaxy_id) != len(common) for run in runs):
+        sizes = ", ".join(f"{run.name} {len(run.galaxy_id):,}" for run in runs)
+        note = (
+            f"The runs were validated on different galaxies ({sizes}); all here uses the {len(common):,} "
+            "that are in every run's validation set."
+        )
+    return common, truth[0], predicted, note
+
+
+def _verdict(first: str, second: str, difference: Estimate, lower_is_better: bool) -> str:
+    if difference.low <= 0 <= difference.high:
+        return "not significant"
+    return f"{first if (difference.value < 0) == lower_is_better else second} is better"
+
+
+def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Comparison:
+    """Table 1 of the paper for any runs, with 95 % intervals and the paired difference of every two."""
+    common, truth, predicted, note = align(runs)
+    squared = np.stack(
+        [np.square(np.subtract(p, truth, dtype=np.float64)).mean(1) for p in predicted], axis=1
+    )
+    right = np.stack([agreement(truth, p) for p in predicted], axis=1)
+    pairs = list(itertools.combinations(range(len(runs)), 2))
+    a, b = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
+
+    def statistics(s: Sums) -> dict[str, np.ndarray]:
+        mse, accuracy = s["squared"] / len(common), s["right"] / len(common)
+        return {
+            "mse": mse,
+            "rmse": np.sqrt(mse),
+            "accuracy": accuracy,
+            "mse difference": mse[..., a] - mse[..., b],
+            "accuracy difference": accuracy[..., a] - accuracy[..., b],
+        }
+
+    found = bootstrap({"squared": squared, "right": right}, statistics, resamples, seed)
+
+    def at(name: str, i: int) -> Estimate:
+        return Estimate(*(float(part[i]) for part in found[name]))
+
+    table = [
+        {
+            "run": run.name,
+            "seed": run.seed,
+            "epochs": len(run.history),
+            "best epoch": best_epoch(run.history),
+            "val. MSE": at("mse", i),
+            "val. RMSE": at("rmse", i),
+            "val. accuracy": at("accuracy", i),
+        }
+        for i, run in enumerate(runs)
+    ]
+    differences, statements = [], []
+    for k, (i, j) in enumerate(pairs):
+        names, mse, accuracy = (
+            (runs[i].name, runs[j].name),
+            at("mse difference", k),
+            at("accuracy difference", k),
+        )
+        verdicts = _verdict(*names, mse, True), _verdict(*names, accuracy, False)
+        differences.append(
+            {
+                "first": names[0],
+                "second": names[1],
+                "MSE, first minus second": mse,
+                "MSE verdict": verdicts[0],
+                "accuracy, first minus second": accuracy,
+                "accuracy verdict": verdicts[1],
+            }
+        )
+        statements.append(f"{names[0]} against {names[1]}: MSE, {verdicts[0]}; accuracy, {verdicts[1]}.")
+    spread, seed_statements = seed_spread(runs, found["mse"].value, found["accuracy"].value)
+    return Comparison(len(common), note, table, differences, spread, statements + seed_statements)
+
+
+def seed_spread(
+    runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Spread over runs whose configs differ in the seed alone, and Welch's t-test between such groups."""
+    groups: dict[str, list[int]] = {}
+    for i, run in enumerate(runs):
+        if run.config is not None:
+            rest = {key: value for key, value in run.config.items() if key not in IGNORED}
+            groups.setdefault(json.dumps(rest, sort_keys=True, default=str), []).append(i)
+    repeated = [members for members in groups.values() if len(members) > 1]
+    rows = [
+        {
+            "runs": ", ".join(runs[i].name for i in members),
+            "seeds": len(members),
+            **{
+                f"{what} {name}": float(value)
+                for what, values in (("MSE", mse[members]), ("accuracy", accuracy[members]))
+                for name, value in (
+                    ("mean", values.mean()),
+                    ("std", values.std(ddof=1)),
+                    ("min", values.min()),
+                    ("max", values.max()),
+                )
+            },
+        }
+        for members in repeated
+    ]
+    statements = []
+    for first, second in itertools.combinations(repeated, 2):
+        p = float(stats.ttest_ind(mse[first], mse[second], equal_var=False).pvalue)
+        verdict = "the MSE differs" if p < 0.05 else "not significant: the MSE does not differ"
+        statements.append(
+            f"Across seeds, {runs[first[0]].name} ({len(first)} seeds) against {runs[second[0]].name} "
+            f"({len(second)} seeds): {verdict} (Welch's t-test, p = {p:.2g})."
+        )
+    return rows, statements

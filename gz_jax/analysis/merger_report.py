@@ -1,0 +1,203 @@
+"""A fraction's whole report: estimates, curves, published values, caveats, figures."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gz_jax import labels
+from gz_jax.analysis import merger_fraction as mf
+from gz_jax.analysis import plots_mergers
+from gz_jax.errors import UserError
+
+
+class Report(NamedTuple):
+    """`results` is JSON-ready; `rows` are its table: quantity, fraction, low, high; `figures` by name."""
+
+    results: dict[str, Any]
+    rows: list[dict[str, Any]]
+    figures: dict[str, Figure]
+
+
+# Fractions published for the local Universe: (source, value or None, low, high). Definitions differ (pairs or
+# disturbed shapes, major mergers, limits of mass): compare orders of magnitude.
+PUBLISHED: tuple[tuple[str, float | None, float, float], ...] = (
+    # The local point of the compilation: De Propris et al. 2007 (ApJ 666, 212), z < 0.123, "about 2%".
+    ("Lotz+ 2011 (ApJ 742, 103)", 0.02, 0.02, 0.02),
+    # 1 to 3 per cent of major mergers, times 1.5 for pairs that spectroscopy missed.
+    ("Darg+ 2010 (MNRAS 401, 1043)", None, 0.015, 0.045),
+    ("Casteels+ 2013 (MNRAS 429, 1051)", None, 0.004, 0.027),
+    # The major close pair fraction at z = 0: A of A (1 + z)^m.
+    ("Robotham+ 2014 (MNRAS 444, 3986)", 0.021, 0.020, 0.022),
+)
+
+CAVEATS = (
+    "The catalogue is limited by apparent size and brightness, not by volume: the fraction is of these"
+    " galaxies, not of the local Universe.",
+    "Votes are not truth: a galaxy is positive where enough volunteers said so, chance alignments included.",
+    "A fraction is not a rate: a rate needs the time over which a merger can be seen (observability).",
+    "(c) and (d) assume that galaxies of one kind get the same scores in validation and catalogue (same"
+    " survey, depth, seeing and scale) and that the validation galaxies took no part in"
+    " training; a validation sample that chose the best epoch flatters the network a little.",
+    "(b) is the mean vote fraction, not the share above a threshold, and keeps the network's own bias; its"
+    " interval is of sampling alone.",
+)
+
+
+def merger_report(
+    predicted: np.ndarray,
+    validation_predicted: np.ndarray,
+    validation_votes: np.ndarray,
+    training_votes: np.ndarray | None = None,
+    *,
+    answer: str = "Class8.6",
+    threshold: float = 0.3,
+    observability: tuple[float, float] | None = None,
+    merging: float = 1.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Report:
+    """Everything known about the fraction of galaxies with one answer.
+
+    Args:
+      predicted: [n] or [seeds, n], the answer's joint fraction for the catalogue, by one network or several.
+      validation_predicted: [m] or [seeds, m], the same of labelled galaxies outside training.
+      validation_votes: [m], their volunteers' fractions; training_votes: [t], for the labels' own fraction.
+      answer: one of `labels.COLUMNS`.
+      threshold: of predictions and of votes: a galaxy is positive where its vote fraction is above.
+      observability: (time, standard error) in Gyr, to turn the fraction into a rate; `merging` is C_merg.
+
+    Galaxies with a NaN (unreadable image, no votes) are left out and counted. Several networks are averaged,
+    and each one's own estimates show their spread.
+
+    Raises:
+      UserError: unknown answer, shapes that do not fit, values outside 0..1, or no galaxy left.
+    """
+    if answer not in labels.COLUMNS:
+        raise UserError(f"answer {answer!r} is not one of {labels.COLUMNS[0]} ... {labels.COLUMNS[-1]}")
+    catalogue, _ = _clean("the catalogue", predicted)
+    tables, votes = _clean("the validation table", validation_predicted, validation_votes)
+    if len(catalogue) != len(tables):
+        raise UserError(
+            f"{len(catalogue)} prediction tables of the catalogue, {len(tables)} of the validation"
+        )
+    given = {"validation": votes}
+    if training_votes is not None:
+        given["training"] = _clean("the training labels", training_votes)[1]
+    truth, scores = votes > threshold, tables.mean(0)
+    calibrated, details = mf.calibrated_fraction(catalogue.mean(0), scores, truth, confidence, seed)
+    held_out = details.pop("held_out", None)
+    found = {
+        "count": mf.threshold_count(catalogue.mean(0), threshold, confidence),
+        "sum": mf.probability_sum(catalogue.mean(0), confidence, seed=seed),
+        "corrected": mf.corrected_count(catalogue.mean(0), scores, truth, threshold, confidence),
+        "calibrated": calibrated,
+    }
+    seeds = _seeds(catalogue, tables, truth, threshold, seed) if len(catalogue) > 1 else {}
+    results = {
+        "answer": answer,
+        "meaning": labels.ANSWERS[labels.COLUMNS.index(answer)],
+        "threshold": threshold,
+        "confidence": confidence,
+        "catalogue": {
+            "galaxies": catalogue.shape[1],
+            "left_out": np.shape(predicted)[-1] - catalogue.shape[1],
+        },
+        "validation": {"galaxies": len(votes), "left_out": len(validation_votes) - len(votes)},
+        "estimates": found,
+        "labels": {k: mf.threshold_count(v, threshold, confidence) for k, v in given.items()},
+        "confusion": mf.confusion(scores, truth, threshold, confidence),
+        "calibration": details,
+        "seeds": seeds,
+        "seed_scatter": {k: float(np.std(v, ddof=1)) for k, v in seeds.items()},
+        "curve": _curve(catalogue.mean(0), scores, votes, given, confidence),
+        "reliability": {"votes": mf.reliability(scores, votes, confidence)},
+        "published": PUBLISHED if answer == "Class8.6" else (),
+        "caveats": [*CAVEATS, *_warnings(found, int(truth.sum()))],
+    }
+    if held_out is not None:
+        results["reliability"]["calibrated"] = mf.reliability(held_out, truth.astype(float), confidence)
+    if observability is not None:
+        results["rate_per_gyr"] = {
+            k: mf.merger_rate(found[k], *observability, merging, confidence)
+            for k in ("corrected", "calibrated")
+        }
+    results = _plain(results)
+    tabulated = (("", "estimates"), ("labels, ", "labels"), ("rate per Gyr, ", "rate_per_gyr"))
+    rows = [
+        {"quantity": f"{prefix}{name}", **e}
+        for prefix, part in tabulated
+        for name, e in results.get(part, {}).items()
+    ]
+    return Report(results, rows, plots_mergers.figures(results))
+
+
+def _seeds(
+    catalogue: np.ndarray, tables: np.ndarray, truth: np.ndarray, threshold: float, seed: int
+) -> dict[str, list[float]]:
+    """Each network's own estimates."""
+    pairs = list(zip(catalogue, tables, strict=True))
+    return {
+        "count": [float((c > threshold).mean()) for c in catalogue],
+        "sum": [float(c.mean()) for c in catalogue],
+        "corrected": [mf.corrected_count(c, s, truth, threshold).fraction for c, s in pairs],
+        "calibrated": [mf.calibrated_fraction(c, s, truth, seed=seed)[0].fraction for c, s in pairs],
+    }
+
+
+def _curve(
+    catalogue: np.ndarray,
+    scores: np.ndarray,
+    votes: np.ndarray,
+    given: dict[str, np.ndarray],
+    confidence: float,
+) -> dict[str, Any]:
+    """At each threshold, of scores and votes alike: the count, its correction, and the labels' own share."""
+    thresholds = np.round(np.linspace(0.05, 0.95, 19), 2)
+    return {
+        "threshold": thresholds.tolist(),
+        "count": [mf.threshold_count(catalogue, t, confidence) for t in thresholds],
+        "corrected": [mf.corrected_count(catalogue, scores, votes > t, t, confidence) for t in thresholds],
+        "labels": {k: [float((v > t).mean()) for t in thresholds] for k, v in given.items()},
+    }
+
+
+def _clean(name: str, scores: np.ndarray, votes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """([seeds, n] float64, [n]) of the galaxies that have every number."""
+    table = np.atleast_2d(np.asarray(scores, np.float64))
+    votes = table[0] if votes is None else np.asarray(votes, np.float64)
+    if table.ndim != 2 or votes.shape != table.shape[1:]:
+        raise UserError(f"{name}: predictions {np.shape(scores)} and votes {votes.shape} do not fit together")
+    known = np.isfinite(table).all(0) & np.isfinite(votes)
+    table, votes = table[:, known], votes[known]
+    if not known.any():
+        raise UserError(f"{name}: none of {len(known)} galaxies has both a prediction and a vote fraction")
+    # A hair above 1 is float32 rounding.
+    if min(table.min(), votes.min()) < -1e-5 or max(table.max(), votes.max()) > 1 + 1e-5:
+        raise UserError(f"{name}: fractions outside 0..1")
+    # Seven decimals: a float32 of 0.3 must not count as above a threshold of 0.3.
+    return np.clip(table, 0, 1).round(7), np.clip(votes, 0, 1).round(7)
+
+
+def _warnings(found: dict[str, mf.Estimate], positives: int) -> list[str]:
+    """Caveats that depend on the data."""
+    corrected, calibrated = found["corrected"], found["calibrated"]
+    texts = []
+    if positives < 30:
+        texts.append(f"Only {positives} validation galaxies are positive: (c) and (d) rest on those few.")
+    if corrected.low > calibrated.high or calibrated.low > corrected.high:
+        texts.append(
+            "(c) and (d) disagree: the scores mean something else in the catalogue than in validation."
+        )
+    return texts
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready: estimates to dicts, tuples to lists, NaN to None."""
+    if isinstance(value, mf.Estimate):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,284 @@
+"""The house style of every figure, and the figures of images and of training. Arrays in, `Figure` out.
+
+Figures are matplotlib `Figure` objects, never pyplot's, so nothing is global and nothing needs a display.
+Colours are Okabe & Ito's (distinct to colour-blind readers, and in grey) and cividis; backgrounds are white,
+as in print.
+"""
+
+import io
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from gz_jax.labels import QUESTIONS, Question
+
+BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676",
+)  # fmt: skip
+INK = "#1a1a1a"
+CYCLE = (BLUE, RED, GREEN, PINK, ORANGE, SKY, INK)
+WIDTH = 7.2  # inches: two columns of a journal page
+STYLE = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.4,
+    "image.interpolation": "antialiased",
+    "image.cmap": "cividis",
+    "pdf.fonttype": 42,
+}
+styled = mpl.rc_context(STYLE)
+
+
+def save(figure: Figure, kind: str, dpi: int = 160) -> bytes:
+    """The figure as a file's bytes ('png', 'webp', 'svg', 'pdf'), the same for the same figure."""
+    buffer, undated = io.BytesIO(), {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "gz_jax"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=undated.get(kind))
+    return buffer.getvalue()
+
+
+def _rows_of_questions(columns: int = 7) -> list[list[Question]]:
+    """Questions packed into rows of at most `columns` answers, none broken across rows."""
+    rows: list[list[Question]] = [[]]
+    for q in QUESTIONS:
+        if sum(len(p.answers) for p in rows[-1]) + len(q.answers) > columns:
+            rows.append([])
+        rows[-1].append(q)
+    return rows
+
+
+def answer_panels(bottom: float = 0.55, left: float = 0.47) -> tuple[Figure, list[Axes]]:
+    """One square panel for each of the 37 answers, in their order, under a heading for each question.
+
+    Args:
+      bottom, left: inches kept free below and beside the panels.
+    """
+    rows, columns, right, gap = _rows_of_questions(), 7, 0.08, 0.13
+    side = (WIDTH - left - right - gap * (columns - 1)) / columns
+    pitch, top = side + 0.5, 0.05
+    height = top + pitch * len(rows) + bottom
+    figure, axes = Figure(figsize=(WIDTH, height)), []
+    for r, questions in enumerate(rows):
+        column, y = 0, height - top - pitch * (r + 1) + 0.12
+        for q in questions:
+            start = left + column * (side + gap)
+            stop = start + len(q.answers) * (side + gap) - gap
+            for i, answer in enumerate(q.answers):
+                box = ((start + i * (side + gap)) / WIDTH, y / height, side / WIDTH, side / height)
+                ax = figure.add_axes(box)
+                ax.set_title(answer, fontsize=6.8, pad=2.5)
+                axes.append(ax)
+            head = (y + side + 0.2) / height
+            rule = Line2D([start / WIDTH, stop / WIDTH], [head, head], color=GREY, linewidth=0.6)
+            figure.add_artist(rule)
+            text = f"{q.number}  {q.text}"
+            figure.text(start / WIDTH, head + 0.03 / height, text, fontsize=7.2, weight="bold", va="bottom")
+            column += len(q.answers)
+    return figure, axes
+
+
+def outer_ticks(
+    axes: Sequence[Axes],
+    x: str,
+    y: str,
+    heights: Sequence[float] = (0, 0.5, 1),
+    names: Sequence[str] | None = None,
+) -> None:
+    """Ticks at 0, 0.5, 1 on the 37 panels' x and at `heights` on y, numbered at the outer edges only."""
+    sizes = [sum(len(q.answers) for q in row) for row in _rows_of_questions()]
+    names, first = names or [f"{height:g}" for height in heights], 0
+    for size, below in zip(sizes, [*sizes[1:], 0], strict=True):
+        for i, ax in enumerate(axes[first : first + size]):
+            ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"] if i >= below else [""] * 3, fontsize=6.2)
+            ax.set_yticks(heights, names if i == 0 else [""] * len(heights), fontsize=6.2)
+            ax.minorticks_off()
+            ax.tick_params(pad=1.5)
+        first += size
+    figure = axes[0].figure
+    figure.supxlabel(x, fontsize=7.8, y=0.02)
+    figure.supylabel(y, fontsize=7.8, x=0.003)
+
+
+def show(ax: Axes, image: np.ndarray) -> None:
+    """Draw one galaxy, [S, S, 3], without ticks or frame."""
+    ax.imshow(image)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+@styled
+def mosaic(images: np.ndarray, captions: Sequence[str], columns: int = 6) -> Figure:
+    """Galaxies in a grid with a line of text under each (figures 1, 12 and 13).
+
+    Args:
+      images: uint8 [n, S, S, 3], n >= 1.
+      captions: n strings.
+      columns: of the grid.
+    """
+    rows, pad = math.ceil(len(images) / columns), 0.06
+    side = (WIDTH - pad * (columns + 1)) / columns
+    pitch = side + (0.32 if any("\n" in c for c in captions) else 0.2 if any(captions) else pad)
+    height = rows * pitch + pad
+    figure = Figure(figsize=(WIDTH, height))
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = pad + (i % columns) * (side + pad), height - pad - (i // columns) * pitch - side
+        ax = figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height))
+        show(ax, image)
+        ax.set_xlabel(caption, fontsize=6.6, labelpad=2.5)
+    return figure
+
+
+def _spread(values: np.ndarray, gap: float) -> np.ndarray:
+    """Move label heights apart until they stand at least `gap` from one another, keeping their order."""
+    order, moved = np.argsort(values), np.array(values, float)
+    for _ in range(100):
+        for low, high in itertools.pairwise(order):
+            if (lack := gap - (moved[high] - moved[low])) > 1e-9:
+                moved[low] -= lack / 2
+                moved[high] += lack / 2
+    return moved
+
+
+def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Name lines at their right ends: (x, y, text, colour), moved apart where they would overlap."""
+    to_axes = ax.transData + ax.transAxes.inverted()
+    heights = np.array([to_axes.transform((x, y))[1] for x, y, _, _ in ends])
+    for (_, _, text, colour), height in zip(ends, _spread(heights, 0.065), strict=True):
+        ax.text(
+            1.015, height, text, transform=ax.transAxes, color=colour, va="center", fontsize=8, weight="bold"
+        )
+
+
+@styled
+def loss_curve(history: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """Training and validation loss of one run, its best epoch and cuts of the learning rate (figures 5-7).
+
+    Args:
+      history: float [epochs] columns with Keras' names; 'loss' is needed, 'epoch', 'val_loss' and
+      'learning_rate' may
+        be absent. NaN where an epoch has no value.
+      title: the run's name.
+    """
+    loss = np.asarray(history["loss"], float)
+    epoch = np.asarray(history.get("epoch", np.arange(len(loss))), float)
+    val, rate = history.get("val_loss"), history.get("learning_rate")
+    figure = Figure(figsize=(5.4, 3.3), layout="constrained")
+    ax = figure.add_subplot()
+    ax.set(yscale="log", xlabel="epoch (the first is 0)", ylabel="mean squared error")
+    ax.set_title(title, loc="left", weight="bold")
+    lines = [(loss, "training", GREY)] + (
+        [] if val is None else [(np.asarray(val, float), "validation", BLUE)]
+    )
+    ends = []
+    for values, name, colour in lines:
+        known = np.isfinite(values) & (values > 0)
+        if known.any():
+            ax.plot(
+                epoch[known],
+                values[known],
+                color=colour,
+                marker="o" if known.sum() < 30 else None,
+                markersize=3,
+            )
+            ends.append((epoch[known][-1], values[known][-1], name, colour))
+    _pad_epochs(ax, epoch)
+    if rate is not None:
+        cuts = np.flatnonzero(np.asarray(rate)[1:] < 0.95 * np.asarray(rate)[:-1]) + 1
+        cuts = cuts if len(cuts) <= min(10, len(loss) / 3) else ()  # a schedule that always falls has no cuts
+        for cut in cuts:
+            ax.axvline(epoch[cut] - 0.5, color=ORANGE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=0)
+            place = {"transform": ax.get_xaxis_transform(), "va": "top"}
+            ax.text(epoch[cut] - 0.5, 0.99, f" {rate[cut]:.2g}", fontsize=7, color="#8a5f00", **place)
+        if len(cuts):
+            ax.set_title("dashed: learning rate cut to", loc="right", color="#8a5f00", fontsize=7)
+    if val is not None and np.isfinite(val).any():
+        best = int(np.nanargmin(val))
+        ax.plot(epoch[best], val[best], "o", color=RED, markersize=6, zorder=5)
+        ax.annotate(
+            f"best: epoch {epoch[best]:.0f}, {val[best]:.5f}", (epoch[best], val[best]), (0, -8),
+            textcoords="offset points", color=RED, fontsize=7.5, va="top", ha="center",
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+        ax.margins(y=0.16)
+    figure.draw_without_rendering()
+    _label_ends(ax, ends)
+    return figure
+
+
+def _pad_epochs(ax: Axes, epoch: np.ndarray) -> None:
+    low, high = (float(np.min(epoch)), float(np.max(epoch))) if len(epoch) else (0.0, 1.0)
+    ax.set_xlim(low - 0.5, high + 0.5)
+    ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter() if ax.get_yscale() != "log" else _sparse_log())
+    if ax.get_yscale() == "log":
+        ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+
+
+def _sparse_log() -> mpl.ticker.Formatter:
+    """Minor ticks of a log axis are named at 2 and 5 only, as plain numbers."""
+    return mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+
+
+@styled
+def run_curves(
+    runs: Mapping[str, Mapping[str, np.ndarray]], column: str, ylabel: str, log: bool = False
+) -> Figure:
+    """A logged column of several runs, the training counterpart thin and dotted (figures 8 and 9).
+
+    Args:
+      runs: name -> float [epochs] columns with Keras' names.
+      column: such as 'val_loss'; 'loss' is then drawn thin.
+      ylabel: of the axis.
+      log: whether that axis is logarithmic.
+    """
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    ax = figure.add_subplot()
+    ax.set(xlabel="epoch (the first is 0)", ylabel=ylabel, yscale="log" if log else "linear")
+    ax.set_title("solid: validation (dot: its best), dotted: training", loc="left", color=GREY, fontsize=7.5)
+    ends, epochs = [], []
+    for i, (name, history) in enumerate(runs.items()):
+        colour = CYCLE[i % len(CYCLE)]
+        epoch = np.asarray(history.get("epoch", np.arange(len(next(iter(history.values()), ())))), float)
+        epochs.append(epoch)
+        for which, style in ((column.removeprefix("val_"), (0, (1, 1.5))), (column, "-")):
+            values = np.asarray(history.get(which, np.full(len(epoch), np.nan)), float)
+            known = np.isfinite(values) & ((values > 0) | (not log))
+            if not known.any():
+                continue
+            width = 1.6 if which == column else 1.0
+            ax.plot(epoch[known], values[known], color=colour, linestyle=style, linewidth=width)
+            if which == column:
+                ends.append((epoch[known][-1], values[known][-1], name, colour))
+                best = (np.nanargmin if "loss" in column else np.nanargmax)(np.where(known, values, np.nan))
+                ax.plot(epoch[best], values[best], "o", color=colour, ms=6.5, mec="white", zorder=5)
+    _pad_epochs(ax, np.concatenate(epochs) if epochs else np.zeros(1))
+    figure.draw_without_rendering()
+    _label_ends(ax, ends)
+    return figure

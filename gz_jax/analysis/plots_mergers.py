@@ -1,0 +1,118 @@
+"""Figures of a merger fraction: its estimates beside published ones, its threshold, its reliability."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+BLUE, RED, GREEN, GREY = "#1f5a96", "#c8442d", "#2c7f4f", "#8a8a8a"
+ESTIMATES = {
+    "count": "(a) count above threshold",
+    "sum": "(b) sum of vote fractions",
+    "corrected": "(c) corrected count",
+    "calibrated": "(d) calibrated probabilities",
+}
+
+
+def figures(results: dict[str, Any]) -> dict[str, Figure]:
+    """'fractions', 'threshold' and 'reliability' from the results of `merger_report.merger_report`."""
+    return {
+        "fractions": comparison(results),
+        "threshold": threshold_curve(results),
+        "reliability": reliability(results),
+    }
+
+
+def _title(results: dict[str, Any]) -> str:
+    return f"{results['answer']} ({results['meaning']}), {results['catalogue']['galaxies']:,} galaxies"
+
+
+def comparison(results: dict[str, Any]) -> Figure:
+    """Every estimate with its interval, the seeds' spread, the labels' own fraction and published values."""
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    axes = figure.subplots()
+    rows = [
+        (f"({k}) {name}", e, BLUE) for k, (name, e) in zip("abcd", results["estimates"].items(), strict=True)
+    ]
+    rows += [(f"labels above {results['threshold']:g}, {k}", e, RED) for k, e in results["labels"].items()]
+    rows += [
+        (source, {"fraction": value, "low": low, "high": high}, GREY)
+        for source, value, low, high in results["published"]
+    ]
+    top = max([e["high"] for _, e, _ in rows if e["fraction"] is not None or e["high"] < 1], default=1)
+    seeds_of = {ESTIMATES[k]: v for k, v in results["seeds"].items()}
+    for place, (name, e, colour) in enumerate(rows):
+        axes.hlines(place, e["low"], e["high"], color=colour, lw=2.5, alpha=0.8)
+        if e["fraction"] is not None:
+            axes.plot(e["fraction"], place, "o", color=colour, ms=7)
+        elif e["high"] > top:
+            axes.text(top / 2, place - 0.12, "not measurable", ha="center", va="bottom", color=colour)
+        seeds = seeds_of.get(name, [])
+        axes.plot(seeds, np.full(len(seeds), place + 0.25), "|", color=colour, ms=9)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, top * 1.08)
+    axes.set_xlabel(
+        f"fraction of galaxies, {100 * results['confidence']:g} % intervals; ticks: single networks"
+    )
+    axes.set_title(_title(results))
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def threshold_curve(results: dict[str, Any]) -> Figure:
+    """The counted and the corrected fraction against the threshold, beside the labels' own share."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes, curve = figure.subplots(), results["curve"]
+    x = np.array(curve["threshold"])
+    for key, text, colour in (
+        ("count", "predictions above", BLUE),
+        ("corrected", "corrected count", GREEN),
+    ):
+        value, low, high = np.array(
+            [list(e.values()) for e in curve[key]], float
+        ).T  # None becomes NaN: a gap
+        known = np.isfinite(value)
+        axes.plot(x, np.where(value > 0, value, np.nan), "o-", color=colour, ms=4, label=text)
+        axes.fill_between(x, np.maximum(low, 1e-9), high, where=known, color=colour, alpha=0.2, lw=0)
+    for source, line in zip(curve["labels"], ("--", ":"), strict=False):
+        shares = np.array(curve["labels"][source])
+        text = f"votes above, {source} labels"
+        axes.plot(x, np.where(shares > 0, shares, np.nan), "s", ls=line, color=RED, ms=4, label=text)
+    axes.axvline(results["threshold"], color=GREY, lw=1, ls=":")
+    counts = [e["fraction"] for e in curve["count"]] + [v for part in curve["labels"].values() for v in part]
+    positive = [v for v in counts if v > 0]
+    axes.set_yscale("log")
+    axes.set_ylim(min(positive, default=1e-3) / 2, min(1.0, 3 * max(positive, default=1)))
+    axes.set_xlabel("threshold of the vote fraction")
+    axes.set_ylabel("fraction of galaxies above")
+    axes.set_title(_title(results))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def reliability(results: dict[str, Any]) -> Figure:
+    """Predicted and volunteers' fractions; calibrated probability and the share above the threshold."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    texts = {
+        "votes": ("predicted vote fraction", "mean vote fraction"),
+        "calibrated": (
+            f"calibrated probability of a vote fraction above {results['threshold']:g}",
+            "share of galaxies above it",
+        ),
+    }
+    panels = results["reliability"]
+    for axes, (key, bins) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1)
+        axes.plot(bins["predicted"], bins["observed"], "o", color=BLUE)
+        axes.vlines(bins["predicted"], bins["low"], bins["high"], color=BLUE)
+        for x, y, n in zip(bins["predicted"], bins["observed"], bins["galaxies"], strict=True):
+            axes.annotate(f"{n:,}", (x, y), (5, -11), textcoords="offset points", fontsize=7, color=GREY)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=texts[key][0], ylabel=texts[key][1])
+        axes.set_aspect("equal")
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{_title(results)}: validation, number of galaxies at each point", fontsize=10)
+    return figure

@@ -1,0 +1,286 @@
+"""The three reports: of the data, of a run, and of runs beside one another.
+
+Each is one function, arrays to files.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gz_jax.analysis import compare, evaluate, mergers, plots, plots_labels, plots_predictions
+from gz_jax.analysis.evaluate import Estimate
+from gz_jax.analysis.page import Picture, Section, Table, publish, text
+from gz_jax.errors import UserError
+from gz_jax.files import atomic
+from gz_jax.labels import COLUMNS, MERGER, NUM_ANSWERS
+
+Images = Callable[[np.ndarray], np.ndarray]  # int64 [n] rows -> uint8 [n, S, S, 3]
+GRID = 24  # galaxies in a picture of mergers or examples
+THRESHOLDS = np.linspace(0.01, 0.99, 99)
+
+
+class TestSet(NamedTuple):
+    """Galaxies without labels: int64 [M], predicted [M, 37], and their images by row."""
+
+    galaxy_id: np.ndarray
+    predicted: np.ndarray
+    images: Images | None = None
+
+
+class EvaluationInputs(NamedTuple):
+    """A run's predictions for labelled galaxies and what is known of it.
+
+    `truth` and `predicted` are [N, 37]; `mask` (bool [N]) is False on padding rows. `images(rows)` reads
+    galaxies by row of these arrays; without it the pictures are left out. `history` are the log's rows with
+    Keras' names. `views` maps a text such as '16 views' to predictions [N, 37], the first being what the
+    others are compared with. `context` may hold config, versions, commit, data fingerprint, timings: anything
+    JSON-ready.
+    """
+
+    name: str
+    galaxy_id: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    history: Sequence[Mapping[str, Any]] = ()
+    images: Images | None = None
+    mask: np.ndarray | None = None
+    views: Mapping[str, np.ndarray] | None = None
+    test: TestSet | None = None
+    context: Mapping[str, Any] | None = None
+    merger_threshold: float = 0.3
+    applies: float = 0.5
+    resamples: int = 1000
+
+
+SCORES = {
+    "mse": "mean squared error over galaxies and answers",
+    "rmse": "its root, the competition's metric",
+    "guess_rmse": "RMSE of always answering these galaxies' mean labels",
+    "r2": "share of the labels' variance explained",
+    "accuracy": "share where the largest of the 37 answers is the right one (Keras' accuracy)",
+    "majority_share": "the accuracy of always naming the commonest such answer",
+}
+
+
+def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Everything about one run's predictions, as files in `outdir`; returns the overall numbers.
+
+    Raises:
+      UserError: nothing to evaluate, or values that are not finite.
+    """
+    keep = np.arange(len(inputs.truth)) if inputs.mask is None else np.flatnonzero(inputs.mask)
+    truth, predicted = evaluate.select(inputs.truth[keep], inputs.predicted[keep])
+    ids = np.asarray(inputs.galaxy_id)[keep]
+    images = None if inputs.images is None else lambda rows: inputs.images(keep[rows])
+    sums = evaluate.galaxy_sums(truth, predicted, inputs.applies)
+    found = evaluate.bootstrap(sums, evaluate.scores, inputs.resamples)
+    selection, merger_section = _mergers(inputs, images, ids, truth, predicted)
+    numbers = {"run": inputs.name, "galaxies": len(truth), **{name: found[name] for name in SCORES}}
+    numbers["mergers"] = selection
+    rows = [{"score": name, "value": found[name], "meaning": meaning} for name, meaning in SCORES.items()]
+    sections = [
+        *_training(inputs),
+        Section("scores", [Table("scores", rows)], {"galaxies": len(truth)}),
+        *_answers(found, sums, truth, predicted, inputs.applies),
+        *([] if images is None else _galaxies(images, ids, truth, predicted)),
+        merger_section,
+        _tree(predicted),
+    ]
+    if inputs.views:
+        gains = evaluate.views_gain(truth, {k: v[keep] for k, v in inputs.views.items()}, inputs.resamples)
+        sections.append(Section("views", [Table("views", gains)]))
+    if inputs.test is not None:
+        numbers["test"], section = _test(inputs.test, inputs.merger_threshold, inputs.resamples)
+        sections.append(section)
+    value = {name: float(found[name].value) for name in SCORES}
+    low, high = found["rmse"].low, found["rmse"].high
+    cards = [
+        ("RMSE", f"{value['rmse']:.4f}", f"95 % interval {low:.4f} to {high:.4f}"),
+        ("MSE", f"{value['mse']:.5f}", f"guessing the means: {value['guess_rmse'] ** 2:.5f}"),
+        ("accuracy", f"{value['accuracy']:.1%}", f"the commonest answer: {value['majority_share']:.1%}"),
+        ("galaxies", text(len(truth)), "predicted and compared"),
+    ]
+    publish(outdir, f"Galaxy Zoo: {inputs.name}", sections, numbers, cards, inputs.context)
+    return numbers
+
+
+def _training(inputs: EvaluationInputs) -> list[Section]:
+    history = compare.columns(inputs.history)
+    if not np.isfinite(history.get("loss", np.nan)).any():
+        return []
+    best = compare.best_epoch(inputs.history)
+    prose = [f"{len(inputs.history)} epochs, counted from 0."]
+    prose += [] if best is None else [f"Epoch {best} has the lowest validation loss."]
+    if "epoch_seconds" in history:
+        prose.append(f"They took {np.nansum(history['epoch_seconds']) / 60:.1f} minutes.")
+    picture = Picture("loss_curve", lambda: plots.loss_curve(history, inputs.name))
+    return [Section("training", [picture, Table("history", inputs.history)], text=[" ".join(prose)])]
+
+
+def _answers(
+    found: Mapping[str, Estimate],
+    sums: evaluate.Sums,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    applies: float,
+) -> list[Section]:
+    calibration, asked = evaluate.reliability(truth, predicted), sums["asked"].sum(0)
+    spread, majority = found["answer_std"].value, found["question_majority"].value
+    pictures = {
+        "answer_rmse": lambda: plots_predictions.answer_scores(*found["answer_rmse"], spread),
+        "question_accuracy": lambda: plots_predictions.question_scores(
+            *found["question_accuracy"], majority, asked
+        ),
+        "predicted_vs_true": lambda: plots_predictions.predicted_vs_true(
+            evaluate.density(truth, predicted), found["answer_rmse"].value
+        ),
+        "reliability": lambda: plots_predictions.reliability_diagrams(calibration),
+    }
+    answers, questions, against, diagrams = (Picture(name, draw) for name, draw in pictures.items())
+    answer_rows = evaluate.answer_table(found, calibration["error"])
+    question_rows = evaluate.question_table(found, asked)
+    return [
+        Section("answers", [answers, Table("per_answer", answer_rows)]),
+        Section("questions", [questions, Table("per_question", question_rows)], {"percent": 100 * applies}),
+        Section("predicted", [against]),
+        Section("calibration", [diagrams, Table("reliability", evaluate.reliability_table(calibration))]),
+    ]
+
+
+def _galaxies(images: Images, ids: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> list[Section]:
+    top, (worst, error) = evaluate.most_confident(predicted, ids), evaluate.worst_failures(truth, predicted)
+    best_rows = [
+        {"column": c, "galaxy_id": str(ids[r]), "predicted": predicted[r, j], "true": truth[r, j]}
+        for j, (c, r) in enumerate(zip(COLUMNS, top, strict=True))
+    ]
+    worst_rows = [{"galaxy_id": str(ids[r]), "rmse": e} for r, e in zip(worst, error, strict=True)]
+    titles = [f"{row['galaxy_id']}, RMSE {row['rmse']:.2f}" for row in worst_rows]
+    pictures = {
+        "most_confident": lambda: plots_labels.answer_images(images(top), predicted.max(0)),
+        "worst_failures": lambda: plots_predictions.failures(
+            images(worst), truth[worst], predicted[worst], titles
+        ),
+    }
+    confident, failures = (Picture(name, draw) for name, draw in pictures.items())
+    return [
+        Section("confident", [confident, Table("most_confident", best_rows)]),
+        Section("failures", [failures, Table("worst_failures", worst_rows)]),
+    ]
+
+
+def _selection(
+    name: str,
+    table: str,
+    found: Mapping[str, Any],
+    images: Images | None,
+    rows: np.ndarray,
+    captions: Sequence[str],
+) -> tuple[list[Picture | Table], dict[str, Any]]:
+    """The grid of the first selected galaxies with the table of the selection, and what their texts need."""
+    shown = rows[:GRID]
+    items: list[Picture | Table] = [Table(table, [{"quantity": key, "value": x} for key, x in found.items()])]
+    if images is not None and len(shown):
+        items.insert(0, Picture(name, lambda: plots.mosaic(images(shown), captions)))
+    return items, {**found, "shown": len(shown)}
+
+
+def _mergers(
+    inputs: EvaluationInputs, images: Images | None, ids: np.ndarray, truth: np.ndarray, predicted: np.ndarray
+) -> tuple[dict[str, Any], Section]:
+    found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold, inputs.resamples)
+    curve = mergers.merger_curve(truth, predicted, THRESHOLDS, inputs.merger_threshold)
+    captions = [
+        f"{ids[r]}\n{predicted[r, MERGER]:.2f} (volunteers {truth[r, MERGER]:.2f})" for r in rows[:GRID]
+    ]
+    items, values = _selection("mergers_validation", "mergers", found, images, rows, captions)
+    steps = [
+        {"threshold": t, "purity": p, "completeness": c} for t, p, c in zip(THRESHOLDS, *curve, strict=True)
+    ]
+    draw = lambda: plots_predictions.purity_completeness(THRESHOLDS, curve, inputs.merger_threshold)  # noqa: E731
+    items += [Picture("purity_completeness", draw), Table("merger_curve", steps)]
+    return found, Section("mergers", items, values)
+
+
+def _test(test: TestSet, threshold: float, resamples: int) -> tuple[dict[str, Any], Section]:
+    found, rows = mergers.mergers(test.predicted, None, threshold, resamples)
+    captions = [f"{test.galaxy_id[r]}\n{test.predicted[r, MERGER]:.2f}" for r in rows[:GRID]]
+    items, values = _selection("mergers_test", "mergers_test", found, test.images, rows, captions)
+    return found, Section("test", items, values)
+
+
+def _tree(predicted: np.ndarray) -> Section:
+    rows = evaluate.tree_check(predicted)
+    largest = max(row["largest violation"] for row in rows)
+    verdict = "They do here." if largest < 1e-3 else f"Here they do not, by up to {largest:.3f}."
+    return Section("tree", [Table("tree", rows)], {"verdict": verdict})
+
+
+def compare_report(
+    runs: Sequence[compare.Run],
+    outdir: str | os.PathLike[str],
+    context: Mapping[str, Any] | None = None,
+    resamples: int = 1000,
+) -> compare.Comparison:
+    """Table 1 and figures 8 and 9 of the paper for any runs, as files in `outdir`; returns the tables.
+
+    Raises:
+      UserError: the runs cannot be compared (see `compare.align`).
+    """
+    result = compare.compare(runs, resamples)
+    histories = {run.name: compare.columns(run.history) for run in runs}
+    curves = []
+    if any("val_loss" in history for history in histories.values()):
+        draw = functools.partial(plots.run_curves, histories)
+        curves = [
+            Picture("runs_loss", lambda: draw("val_loss", "mean squared error", log=True)),
+            Picture("runs_accuracy", lambda: draw("val_accuracy", "accuracy (largest of the 37 answers)")),
+        ]
+    notes = [result.note] if result.note else []
+    sections = [Section("runs", [Table("runs", result.runs)], {"galaxies": result.galaxies}, notes)]
+    if result.differences:
+        table = Table("differences", result.differences)
+        few = result.statements[: len(result.differences)] if len(runs) <= 3 else []
+        sections.append(Section("differences", [table], text=few))
+    sections += [Section("curves", curves)] if curves else []
+    if result.seeds:
+        welch = result.statements[len(result.differences) :]
+        sections.append(Section("seeds", [Table("seeds", result.seeds)], text=welch))
+    best = min(result.runs, key=lambda row: row["val. MSE"].value)
+    cards = [
+        ("lowest MSE", f"{best['val. MSE'].value:.5f}", best["run"]),
+        ("runs", str(len(runs)), "compared"),
+    ]
+    numbers = {"galaxies": result.galaxies, "note": result.note, "statements": result.statements}
+    publish(outdir, "Galaxy Zoo: runs compared", sections, numbers, cards, context)
+    return result
+
+
+def write_submission(path: str | os.PathLike[str], galaxy_id: np.ndarray, predicted: np.ndarray) -> None:
+    """Kaggle's submission: header GalaxyID,Class1.1,...; a row for each galaxy, by id; whole or not at all.
+
+    Args:
+      galaxy_id: int64 [N], each once.
+      predicted: [N, 37], finite.
+
+    Raises:
+      UserError: what Kaggle would refuse.
+    """
+    if predicted.shape != (len(galaxy_id), NUM_ANSWERS) or not len(galaxy_id):
+        raise UserError(
+            f"a submission needs {NUM_ANSWERS} predictions for each galaxy, not {predicted.shape}"
+        )
+    if bad := int((~np.isfinite(predicted)).any(axis=1).sum()):
+        raise UserError(
+            f"{bad} galaxies have predictions that are not finite numbers; Kaggle would refuse them"
+        )
+    order = np.argsort(galaxy_id, kind="stable")
+    if (np.diff(np.asarray(galaxy_id)[order]) == 0).any():
+        raise UserError("some galaxies are predicted more than once; a submission has each once")
+    with atomic(pathlib.Path(path), encoding="ascii", newline="") as file:
+        file.write(",".join(("GalaxyID", *COLUMNS)) + "\n")
+        for i in order:
+            file.write(f"{galaxy_id[i]}," + ",".join(f"{x:.7g}" for x in predicted[i].tolist()) + "\n")

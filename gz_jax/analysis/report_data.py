@@ -1,0 +1,113 @@
+"""The report of the data: the paper's figures 1 to 4, from one pass over the labels."""
+
+import itertools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gz_jax.analysis import explore, plots, plots_labels
+from gz_jax.analysis.page import Picture, Section, Table, publish, text
+from gz_jax.labels import COLUMNS, NUM_ANSWERS, QUESTION_OF
+
+EXAMPLES = 24
+
+
+class PipelineExamples(NamedTuple):
+    """A few galaxies on their way to the network: see `plots_labels.pipeline_examples`."""
+
+    raw: np.ndarray
+    crop: np.ndarray
+    augmented: np.ndarray
+    names: Sequence[str] | None = None
+
+
+def explore_report(
+    train: explore.Side,
+    validation: explore.Side | None,
+    outdir: str | os.PathLike[str],
+    context: Mapping[str, Any] | None = None,
+    pipeline: PipelineExamples | None = None,
+    seed: int = 0,
+) -> pathlib.Path:
+    """What the data look like (the paper's figures 1 to 4).
+
+    One pass over the labels of each side; returns the page.
+    """
+    a = explore.summarise(train.blocks())
+    b = None if validation is None else explore.summarise(validation.blocks())
+    chosen = np.sort(np.random.default_rng(seed).choice(a.seen, min(EXAMPLES, a.seen), replace=False))
+    correlation = explore.correlation(a)
+    pairs = [
+        {"first": COLUMNS[i], "second": COLUMNS[j], "correlation": correlation[i, j]}
+        for i, j in itertools.combinations(range(NUM_ANSWERS), 2)
+        if QUESTION_OF[i] != QUESTION_OF[j]
+    ]
+    pairs.sort(key=lambda row: -abs(np.nan_to_num(row["correlation"])))
+    prototypes = [
+        {"column": c, "galaxy_id": str(i), "vote fraction": v}
+        for c, i, v in zip(COLUMNS, a.prototype_id, a.high, strict=True)
+    ]
+    numbers = {"training galaxies": a.count, "correlation": correlation}
+    cards = [("training galaxies", text(a.count), f"{a.seen - a.count:,} more have no labels")]
+    prose = []
+    if b is not None:
+        compared, prose = _against(a, b)
+        numbers |= compared
+        cards += [
+            ("validation galaxies", text(b.count), f"{100 * b.count / (a.count + b.count):.1f} % of all"),
+            ("guess RMSE", f"{compared['guess RMSE']:.4f}", "always answering the training means"),
+        ]
+    shares = explore.histograms(a), None if b is None else explore.histograms(b)
+    sections = [
+        Section(
+            "examples", [Picture("examples", lambda: plots.mosaic(train.images(chosen), [""] * len(chosen)))]
+        ),
+        Section(
+            "labels",
+            [
+                Picture("label_histograms", lambda: plots_labels.label_histograms(*shares)),
+                Table("labels", explore.label_table(a, b)),
+            ],
+            text=prose,
+        ),
+        Section(
+            "prototypes",
+            [
+                Picture("prototypes", lambda: plots_labels.answer_images(train.images(a.prototype), a.high)),
+                Table("prototypes", prototypes),
+            ],
+        ),
+        Section(
+            "correlation",
+            [
+                Picture("correlation", lambda: plots_labels.correlation_matrix(correlation)),
+                Table("correlations", pairs[:15]),
+            ],
+        ),
+    ]
+    if pipeline is not None:
+        picture = Picture("pipeline", lambda: plots_labels.pipeline_examples(*pipeline))
+        sections.append(Section("pipeline", [picture]))
+    return publish(outdir, "Galaxy Zoo: the data", sections, numbers, cards, context)
+
+
+def _against(a: explore.LabelSummary, b: explore.LabelSummary) -> tuple[dict[str, Any], list[str]]:
+    """How the validation labels stand to the training ones: numbers, and what to say of them."""
+    guess, distance = explore.guess_rmse(a, b), explore.ks_distance(a, b)
+    critical = 1.358 * np.sqrt((a.count + b.count) / (a.count * b.count))  # asymptotic, two samples, 5 %
+    beyond = int((distance > critical).sum())
+    numbers = {
+        "validation galaxies": b.count,
+        "guess RMSE": guess,
+        "critical KS distance": critical,
+        "answers beyond it": beyond,
+    }
+    return numbers, [
+        f"Always answering with the training means gives an RMSE of {guess:.4f} on the validation galaxies: "
+        "what any model has to beat.",
+        f"With a random split, the Kolmogorov-Smirnov distance of training and validation labels is above "
+        f"{critical:.3f} for about one answer in twenty; here for {beyond} of {NUM_ANSWERS}.",
+    ]

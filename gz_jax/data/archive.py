@@ -1,0 +1,166 @@
+"""Files by name out of a folder, a zip, or a zip inside a zip, with nothing unpacked to disk.
+
+Kaggle's one big zip holds further zips, stored or deflated. A stored one is a window on the big file. A
+deflated one is inflated from the nearest of the decompressor's states kept every 4 MiB, so that memory stays
+small in any order of reading; finding those states costs one pass over the file when it is opened.
+"""
+
+import bisect
+import functools
+import io
+import os
+import pathlib
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gz_jax.errors import UserError
+
+_BLOCK = 4 << 20  # bytes between two kept states of a decompressor; each state takes some 50 kB
+READ_ERRORS = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+class Source(NamedTuple):
+    """Files at one place: `where` for messages, `sizes` in bytes by name; `read(name)` is safe in threads."""
+
+    where: str
+    sizes: dict[str, int]
+    read: Callable[[str], bytes]
+
+
+class _Window(io.RawIOBase):
+    """`size` bytes of a zip's file from `start` on as a seekable file of its own position."""
+
+    def __init__(self, outer: zipfile.ZipFile, start: int, size: int):
+        self._outer, self._start, self._size, self._at = outer, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def pread(self, count: int, at: int) -> bytes:
+        return os.pread(self._outer.fp.fileno(), max(0, min(count, self._size - at)), self._start + at)
+
+    def readinto(self, buffer) -> int:
+        filled, view = 0, memoryview(buffer)
+        while filled < len(view) and (data := self.pread(len(view) - filled, self._at)):
+            view[filled : filled + len(data)] = data
+            filled, self._at = filled + len(data), self._at + len(data)
+        return filled
+
+
+class _Inflated(_Window):
+    """The same for a deflated member: `size` inflated bytes out of the `packed` window."""
+
+    def __init__(self, packed: _Window, size: int):
+        super().__init__(packed._outer, 0, size)
+        self._packed = packed
+        self._states = [(0, 0, zlib.decompressobj(-zlib.MAX_WBITS))]  # (inflated offset, packed offset, state)
+        self._block = functools.lru_cache(maxsize=4)(self._inflate)
+
+    def pread(self, count: int, at: int) -> bytes:
+        if at >= self._size:
+            return b""
+        while self._states[-1][0] + _BLOCK <= at:
+            self._inflate(len(self._states) - 1)
+        number = bisect.bisect_right(self._states, at, key=lambda state: state[0]) - 1
+        skip = at - self._states[number][0]
+        return self._block(number)[skip : skip + count]
+
+    def _inflate(self, number: int) -> bytes:
+        offset, position, state = self._states[number]
+        wanted, state, out = min(_BLOCK, self._size - offset), state.copy(), bytearray()
+        while len(out) < wanted:
+            data = self._packed.pread(1 << 14, position)  # small: a kept state holds on to what it left of it
+            out += (new := state.decompress(data, wanted - len(out)))
+            position += len(data) - len(state.unconsumed_tail)
+            if not new and (state.eof or not data):
+                raise EOFError("the deflated data end early")
+        if number + 1 == len(self._states):
+            self._states.append((offset + wanted, position, state))
+        return bytes(out)
+
+
+def _ignored(name: str) -> bool:
+    parts = name.split("/")
+    return not parts[-1] or parts[-1].startswith(".") or "__MACOSX" in parts
+
+
+def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
+    """A zip and those of its entries that matter, all with safe paths."""
+    try:
+        archive = zipfile.ZipFile(file)
+        infos = archive.infolist()
+        if infos and min(info.header_offset for info in infos):  # the end of an inner zip, taken for the outer's
+            raise zipfile.BadZipFile("its end is missing")
+    except PermissionError as error:
+        raise UserError(f"cannot read {where}: {error.strerror}") from error
+    except READ_ERRORS as error:
+        raise UserError(f"{where} is not a zip file or is truncated ({error}): download it again") from error
+    for info in infos:
+        if ".." in re.split(r"[/\\]", info.filename) or re.match(r"[/\\]|[A-Za-z]:", info.filename):
+            raise UserError(f"{where} holds an unsafe path, {info.filename!r}: this is not Kaggle's zip")
+        if info.flag_bits & 1:
+            raise UserError(f"{where} is encrypted ({info.filename}): this is not Kaggle's zip")
+    return archive, [info for info in infos if not _ignored(info.filename)]
+
+
+def _nested(outer: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Window:
+    """The zip `info` inside the zip `outer` as a seekable file."""
+    header = os.pread(outer.fp.fileno(), 30, info.header_offset)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise UserError(f"{where} is damaged at {info.filename}: download it again")
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+    window = _Window(outer, start, info.compress_size)
+    if info.compress_type == zipfile.ZIP_STORED:
+        return window
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        return _Inflated(window, info.file_size)
+    raise UserError(f"{where}: {info.filename} is compressed by method {info.compress_type}, only deflate is known")
+
+
+def _source(where: str, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], suffix: str) -> Source:
+    chosen = {info.filename: info for info in infos if info.filename.lower().endswith(suffix)}
+    sizes = {name: info.file_size for name, info in chosen.items()}
+    return Source(where, sizes, lambda name: archive.read(chosen[name]))
+
+
+def from_folder(folder: pathlib.Path, suffix: str) -> Source:
+    """The files below a folder that end in `suffix` (lower case); names are relative to its parent."""
+    sizes = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = pathlib.Path(root, name)
+            relative = path.relative_to(folder.parent).as_posix()
+            if name.lower().endswith(suffix) and not _ignored(relative):
+                sizes[relative] = path.stat().st_size
+    return Source(str(folder), sizes, lambda name: (folder.parent / name).read_bytes())
+
+
+def from_zip(path: pathlib.Path, suffix: str, inner: str | None = None) -> Source:
+    """The files of a zip that end in `suffix`; with `inner`, only those of that zip or folder in it.
+
+    Raises:
+      UserError: no zip, truncated, encrypted, or an entry with an absolute path or '..'.
+    """
+    archive, infos = _open(path, str(path))
+    if inner is None:
+        return _source(str(path), archive, infos, suffix)
+    for info in infos:
+        if info.filename.rsplit("/", 1)[-1] == f"{inner}.zip":
+            where = f"{path}/{info.filename}"
+            return _source(where, *_open(_nested(archive, info, str(path)), where), suffix)
+    wanted = [i for i in infos if inner in i.filename.split("/")[:-1] or i.filename.endswith(f"{inner}{suffix}")]
+    return _source(str(path), archive, wanted, suffix)

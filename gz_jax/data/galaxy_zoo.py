@@ -1,0 +1,161 @@
+"""Kaggle's Galaxy Zoo files as the TFDS data set `galaxy_zoo_challenge`: prepared once, then read by index.
+
+Preparing checks everything first, then writes ArrayRecord files with the original JPEG bytes into a temporary
+directory that is renamed when whole. A data set's name holds everything that decides its content, so that
+other files, another split or another treatment of bad galaxies never meet an old preparation. TFDS needs no
+TensorFlow for this.
+"""
+
+import functools
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from gz_jax import labels
+from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
+from gz_jax.data.galaxy_zoo_builder import quiet
+from gz_jax.data.split import Dataset, Records, Split
+from gz_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+def _split_reader(shards: Sequence[Any]) -> Callable[[np.ndarray], Records]:
+    """Random access to the records of a split, TFDS' file instructions; images stay JPEG bytes."""
+    from array_record.python.array_record_module import ArrayRecordReader
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    ends = np.cumsum([shard.examples_in_shard for shard in shards])
+    options = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 1 << 15}  # for random access
+    reader = functools.cache(lambda shard: ArrayRecordReader(os.fspath(shards[shard].filename), **options))
+
+    def read(indices: np.ndarray) -> Records:
+        indices = np.asarray(indices, np.int64)
+        n, shard_of = len(indices), np.searchsorted(ends, indices, side="right")
+        galaxy_id, image = np.empty(n, np.int64), np.empty(n, object)
+        fractions = np.empty((n, labels.NUM_ANSWERS), np.float32)
+        for shard in np.unique(shard_of).tolist():
+            wanted = np.nonzero(shard_of == shard)[0]
+            start = ends[shard] - shards[shard].examples_in_shard
+            records = reader(shard).read((indices[wanted] - start).tolist())
+            for i, record in zip(wanted.tolist(), records, strict=True):
+                feature = tf_example_pb2.Example.FromString(record).features.feature
+                galaxy_id[i] = feature["galaxy_id"].int64_list.value[0]
+                image[i] = feature["image"].bytes_list.value[0]
+                fractions[i] = feature["vote_fractions"].float_list.value
+        return {"galaxy_id": galaxy_id, "vote_fractions": fractions, "image": image}
+
+    return read
+
+
+def open_dataset(
+    data_dir: str | os.PathLike | None,
+    *,
+    seed: int = 0,
+    validation_fraction: float = 0.2,
+    on_bad: Literal["fail", "skip"] = "fail",
+    image_size: int = 424,
+    store: str | os.PathLike | None = None,
+    workers: int | None = None,
+) -> Dataset:
+    """Kaggle's galaxies with random access; checked and prepared the first time, opened after that.
+
+    Args:
+      data_dir: where Kaggle's files lie (see `kaggle.find`); None downloads, given Kaggle credentials.
+      seed: of the split between train and validation.
+      validation_fraction: share of the training images that validates, above 0 and below 1.
+      on_bad: 'fail' refuses files with bad galaxies, 'skip' leaves these out (`Dataset.skipped`).
+      image_size: side of the images in pixels; another is a fault.
+      store: TFDS' data directory; default TFDS' own (`~/tensorflow_datasets`, or TFDS_DATA_DIR).
+      workers: threads that check images; default one per core.
+
+    Returns:
+      Dataset with splits 'train', 'validation' and, given test images, 'test'; ordered by galaxy_id.
+      `statistics` has the galaxies per split and what `kaggle_split.compare_splits` says.
+
+    Raises:
+      UserError: wrong arguments or files, with all that is wrong.
+    """
+    if on_bad not in ("fail", "skip"):
+        raise UserError(f"config.data.on_bad is {on_bad!r}; it must be 'fail' or 'skip'")
+    if not 0 < validation_fraction < 1:
+        raise UserError(f"the validation fraction is {validation_fraction}; it must lie between 0 and 1")
+    tensorflow_cpu.quiet()
+    import tensorflow_datasets as tfds
+
+    store = pathlib.Path(store or tfds.core.constants.DATA_DIR).expanduser()
+    files = _find_or_download(data_dir, store)
+    name = f"{kaggle.fingerprint(files)}_seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
+    open_builder = functools.partial(
+        galaxy_zoo_builder.builder_class(), data_dir=store, config=tfds.core.BuilderConfig(name=name)
+    )
+    with quiet():
+        builder = open_builder()
+    if not builder.info.initialized:
+        with galaxy_zoo_builder.locked(pathlib.Path(builder.data_path.parent)):
+            with quiet():
+                builder = open_builder()  # another process may have prepared it while we waited
+            if not builder.info.initialized:
+                solutions, problems = galaxy_zoo_builder.check(files, image_size, workers)
+                if problems and on_bad == "fail":
+                    raise UserError(
+                        f"{kaggle_check.report(problems, files.directory)}\n"
+                        "Repair the files, or go on without these galaxies: --config.data.on_bad=skip"
+                    )
+                contents = galaxy_zoo_builder.choose(files, solutions, problems, seed, validation_fraction)
+                with quiet():
+                    galaxy_zoo_builder.prepare(open_builder(contents=contents), contents, store)
+                    builder = open_builder()
+    statistics, skipped = builder.info.metadata["statistics"], builder.info.metadata["skipped"]
+    if statistics["ks_exceeded"]:
+        worst = ", ".join(f"{c} ({statistics['ks_distance'][c]:.3f})" for c in statistics["ks_exceeded"])
+        _log.warning("train and validation differ more than chance allows (KS distance) in %s", worst)
+    splits = {
+        key: Split(info.num_examples, _split_reader(info.file_instructions))
+        for key, info in builder.info.splits.items()
+    }
+    return Dataset(splits, name, statistics, tuple(map(tuple, skipped)))
+
+
+def _has_kaggle_credentials() -> bool:
+    folder = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser()
+    return {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or (folder / "kaggle.json").is_file()
+
+
+def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -> kaggle.KaggleFiles:
+    reason = "config.data.dir is not set"
+    if data_dir is not None:
+        try:
+            return kaggle.find(data_dir)
+        except kaggle.NoKaggleFilesError as error:
+            reason = str(error)
+    page = f"https://www.kaggle.com/c/{kaggle.COMPETITION}"
+    if not _has_kaggle_credentials():
+        raise UserError(
+            f"{reason}. To get Galaxy Zoo's images:\n"
+            f"  1. log in at {page} and accept the competition's rules;\n"
+            f"  2. download {kaggle.TRAIN}.zip, {kaggle.SOLUTIONS}.zip and, if you like, {kaggle.TEST}.zip\n"
+            f"     (or all in one, {kaggle.COMPETITION}.zip) into one directory; do not unpack them;\n"
+            "  3. set --config.data.dir to that directory.\n"
+            "Or try without: --config.data.source=synthetic"
+        )
+    if shutil.which("kaggle") is None:
+        raise UserError(
+            f"{reason}; there are Kaggle credentials, but no `kaggle` command: pip install kaggle"
+        )
+    tensorflow_cpu.import_tensorflow()  # TFDS needs it to download
+    import tensorflow_datasets as tfds
+
+    downloads = store / "downloads"
+    _log.warning("%s: with your Kaggle credentials, getting %s (2 GB) into %s", reason, page, downloads)
+    try:
+        with quiet():
+            manager = tfds.download.DownloadManager(download_dir=downloads)
+            return kaggle.find(manager.download_kaggle_data(kaggle.COMPETITION))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"Kaggle's download failed; are the rules at {page} accepted?\n{error}") from error

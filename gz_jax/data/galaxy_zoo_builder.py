@@ -1,0 +1,209 @@
+"""The TFDS builder `galaxy_zoo_challenge`, and what happens first: check all, choose who goes where."""
+
+import contextlib
+import fcntl
+import functools
+import io
+import logging
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+
+from gz_jax import labels
+from gz_jax.data import kaggle, kaggle_check, kaggle_split, tensorflow_cpu
+from gz_jax.errors import UserError
+
+_PER_SHARD = 2048  # galaxies; TFDS holds one shard's records (30 MB) in memory while writing
+_log = logging.getLogger(__name__)
+
+
+class Contents(NamedTuple):
+    """What to prepare: (images, galaxy_id [n], vote_fractions [n, 37]) by split, and the metadata."""
+
+    splits: dict[str, tuple[kaggle.Images, np.ndarray, np.ndarray]]
+    metadata: dict[str, Any]
+
+
+@functools.cache
+def builder_class() -> type:
+    """The TFDS builder; in a function so that TFDS is imported only when needed.
+
+    Its config's name identifies the data; `contents` is needed for preparing only.
+    """
+    tensorflow_cpu.quiet()
+    import tensorflow_datasets as tfds
+
+    class GalaxyZooChallenge(tfds.core.ShardBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        url_infos = None  # no downloads by URL; looking for them needs a package TFDS forgets to install
+
+        def __init__(self, *, contents: Contents | None = None, **kwargs):
+            self.contents = contents
+            super().__init__(file_format="array_record", **kwargs)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Galaxy images with volunteers' vote fractions (Galaxy Zoo 2; Kaggle, 2013).",
+                features=tfds.features.FeaturesDict(
+                    {
+                        "galaxy_id": np.int64,
+                        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                        "vote_fractions": tfds.features.Tensor(shape=(labels.NUM_ANSWERS,), dtype=np.float32),
+                    }
+                ),
+                homepage=f"https://www.kaggle.com/c/{kaggle.COMPETITION}",
+                metadata=tfds.core.MetadataDict(self.contents.metadata if self.contents else {}),
+                disable_shuffling=True,
+            )
+
+        def _shard_iterators_per_split(self, dl_manager):
+            del dl_manager
+            total = sum(len(ids) for _, ids, _ in self.contents.splits.values())
+            bar = progress_bar(total, "Preparing galaxies")
+
+            def examples(images, ids, fractions):
+                for galaxy_id, votes in zip(ids.tolist(), fractions, strict=True):
+                    yield (
+                        galaxy_id,
+                        {
+                            "galaxy_id": galaxy_id,
+                            "image": images.read(galaxy_id),
+                            "vote_fractions": votes,
+                        },
+                    )
+                    bar.update()
+                if bar.n == total:
+                    bar.close()
+
+            return {
+                name: [
+                    functools.partial(
+                        examples, images, ids[i : i + _PER_SHARD], fractions[i : i + _PER_SHARD]
+                    )
+                    for i in range(0, len(ids), _PER_SHARD)
+                ]
+                for name, (images, ids, fractions) in self.contents.splits.items()
+            }
+
+        def _example_writer(self):
+            return _RecordWriter()
+
+    return GalaxyZooChallenge
+
+
+class _RecordWriter:
+    """TFDS' ExampleWriter without compression: JPEGs do not shrink, and reading is faster by half."""
+
+    def write(self, path: os.PathLike, examples: Iterable[tuple[int, bytes]]) -> None:
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+        for _, record in examples:
+            writer.write(record)
+        writer.close()
+
+
+def progress_bar(total: int, text: str) -> tqdm.tqdm:
+    """A bar with ETA; in a log file a line every half minute."""
+    interval = 0.2 if sys.stderr.isatty() else 30
+    return tqdm.tqdm(total=total, desc=text, unit=" galaxies", mininterval=interval, maxinterval=interval)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what TFDS logs and prints about itself."""
+    from absl import logging as absl_logging
+
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl_logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def locked(directory: pathlib.Path) -> Iterator[None]:
+    """Only one process at a time; the kernel frees the lock of a process that dies."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write prepared data to {directory}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process is preparing %s; waiting for it", directory.name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def check(
+    files: kaggle.KaggleFiles, image_size: int, workers: int | None
+) -> tuple[kaggle_check.Solutions, list[kaggle_check.Problem]]:
+    """The labels, and all that is wrong with labels and images."""
+    solutions = kaggle_check.read_solutions(files.solutions)
+    problems = [*solutions.problems, *kaggle_check.match(files.train, solutions)]
+    both = [images for images in (files.train, files.test) if images]
+    with progress_bar(sum(len(images.names) for images in both), "Checking images") as bar:
+        for images in both:
+            problems += kaggle_check.check_images(images, image_size, workers, bar.update)
+    return solutions, problems
+
+
+def choose(
+    files: kaggle.KaggleFiles,
+    solutions: kaggle_check.Solutions,
+    problems: Sequence[kaggle_check.Problem],
+    seed: int,
+    validation_fraction: float,
+) -> Contents:
+    """Leave out the galaxies with problems and send each other one to its side.
+
+    Raises:
+      UserError: no galaxy is left for training or for validation.
+    """
+    bad = {problem.galaxy_id for problem in problems}
+    kept = np.array([str(i) not in bad for i in solutions.galaxy_id.tolist()], bool)
+    ids, fractions = solutions.galaxy_id[kept], solutions.vote_fractions[kept]
+    validates = kaggle_split.side(ids, seed, validation_fraction)
+    splits = {
+        name: (files.train, ids[mask], fractions[mask])
+        for name, mask in (("train", ~validates), ("validation", validates))
+    }
+    for name, (_, members, _) in splits.items():
+        if not len(members):
+            raise UserError(f"of {len(ids)} valid galaxies in {files.directory} none is left for {name}")
+    statistics = kaggle_split.compare_splits(splits["train"][2], splits["validation"][2])
+    test = np.array(
+        [i for i in sorted(files.test.names) if str(i) not in bad] if files.test else [], np.int64
+    )
+    if len(test):
+        splits["test"] = (files.test, test, np.full((len(test), labels.NUM_ANSWERS), np.nan, np.float32))
+    galaxies = {name: len(members) for name, (_, members, _) in splits.items()}
+    skipped = [(p.galaxy_id, p.file, p.reason) for p in problems]
+    return Contents(splits, {"statistics": {"galaxies": galaxies, **statistics}, "skipped": skipped})
+
+
+def prepare(builder: Any, contents: Contents, store: pathlib.Path) -> None:
+    """Write the data set; call it under the lock, so that what lies there half-written is of the dead."""
+    import tensorflow_datasets as tfds
+
+    for stale in builder.data_path.parent.glob("incomplete.*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    needed = 1.1 * sum(images.sizes[i] for images, ids, _ in contents.splits.values() for i in ids.tolist())
+    if (free := shutil.disk_usage(store).free) < needed:
+        raise UserError(f"{store} has {free / 1e9:.1f} GB left, {needed / 1e9:.1f} GB are needed")
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except OSError as error:
+        raise UserError(f"preparing the data set in {store} failed: {error}") from error

@@ -1,0 +1,136 @@
+"""Kaggle's Galaxy Zoo files, wherever they lie: found and read. No TensorFlow.
+
+The competition's one big zip, its inner zips and the extracted folders are all read as they are, also mixed.
+Source: Kaggle, "Galaxy Zoo - The Galaxy Challenge" (2013): 61,578 training JPEGs of 424 x 424 pixels with 37
+vote fractions each, 79,975 test JPEGs.
+"""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gz_jax.data import archive
+from gz_jax.errors import UserError
+
+COMPETITION = "galaxy-zoo-the-galaxy-challenge"
+TRAIN, TEST, SOLUTIONS = "images_training_rev1", "images_test_rev1", "training_solutions_rev1"
+_MAX_CSV = 256 << 20  # bytes; Kaggle's has 17 MB
+
+
+class NoKaggleFilesError(UserError):
+    """The directory holds none of Kaggle's files."""
+
+
+class Images(NamedTuple):
+    """JPEG files by galaxy_id; `misnamed` are those whose name is no GalaxyID."""
+
+    where: str
+    names: dict[int, str]
+    sizes: dict[int, int]
+    misnamed: tuple[str, ...]
+    source: archive.Source
+
+    def read(self, galaxy_id: int) -> bytes:
+        """The original JPEG bytes; safe in threads. Raises one of archive.READ_ERRORS."""
+        return self.source.read(self.names[galaxy_id])
+
+
+class KaggleFiles(NamedTuple):
+    """What `find` found; `test` is None where there is none."""
+
+    directory: pathlib.Path
+    solutions: archive.Source
+    train: Images
+    test: Images | None
+
+
+def galaxy_id_of(text: str) -> int | None:
+    """The GalaxyID a text names; None if it is no whole number."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def _images(source: archive.Source) -> Images:
+    names: dict[int, str] = {}
+    misnamed = []
+    for name in sorted(source.sizes):
+        galaxy_id = galaxy_id_of(pathlib.PurePosixPath(name).stem)
+        if galaxy_id is None:
+            misnamed.append(name)
+        elif galaxy_id in names:
+            raise UserError(
+                f"{source.where} holds two images of galaxy {galaxy_id}: {names[galaxy_id]} and {name}"
+            )
+        else:
+            names[galaxy_id] = name
+    sizes = {galaxy_id: source.sizes[name] for galaxy_id, name in names.items()}
+    return Images(source.where, names, sizes, tuple(misnamed), source)
+
+
+def _locate(directory: pathlib.Path, stem: str, suffix: str) -> archive.Source | None:
+    """Extracted files first, then the inner zip, then the big one; None if nowhere."""
+    places: list[Callable[[], archive.Source]] = []
+    if (directory / stem).is_dir():
+        places.append(lambda: archive.from_folder(directory / stem, suffix))
+    if (plain := directory / f"{stem}{suffix}").is_file():
+        places.append(
+            lambda: archive.Source(
+                str(plain), {plain.name: plain.stat().st_size}, lambda _: plain.read_bytes()
+            )
+        )
+    if (inner := directory / f"{stem}.zip").is_file():
+        places.append(lambda: archive.from_zip(inner, suffix))
+    big = directory if directory.is_file() else directory / f"{COMPETITION}.zip"
+    if big.is_file():
+        places.append(lambda: archive.from_zip(big, suffix, inner=stem))
+    return next((source for place in places if (source := place()).sizes), None)
+
+
+def find(directory: str | os.PathLike) -> KaggleFiles:
+    """Find Kaggle's files in a directory (or name the big zip itself).
+
+    Raises:
+      NoKaggleFilesError: the directory holds none of them.
+      UserError: no such directory; a zip that is truncated or none; training images or solutions missing.
+    """
+    directory = pathlib.Path(directory).expanduser()
+    if not directory.exists():
+        raise UserError(
+            f"the data directory {directory} does not exist; set config.data.dir to Kaggle's files"
+        )
+    solutions = _locate(directory, SOLUTIONS, ".csv")
+    train, test = (_locate(directory, stem, ".jpg") for stem in (TRAIN, TEST))
+    if not (solutions or train or test):
+        raise NoKaggleFilesError(
+            f"{directory} holds none of Kaggle's files ({COMPETITION}.zip, {TRAIN}.zip, ...)"
+        )
+    missing = [stem for stem, source in ((SOLUTIONS, solutions), (TRAIN, train)) if source is None]
+    if solutions is None or train is None:
+        raise UserError(
+            f"{directory} lacks {' and '.join(missing)}: as .zip, extracted, or in {COMPETITION}.zip"
+        )
+    return KaggleFiles(directory, solutions, _images(train), _images(test) if test else None)
+
+
+def csv_bytes(source: archive.Source) -> tuple[str, bytes]:
+    """Name and content of the one CSV of a source. Raises UserError: several, too large, or unreadable."""
+    if len(source.sizes) > 1:
+        raise UserError(f"{source.where} holds several CSV files: {list(source.sizes)}")
+    (name, size), *_ = source.sizes.items()
+    if size > _MAX_CSV:
+        raise UserError(f"{source.where}: {name} says it is {size} bytes; more than {_MAX_CSV} is refused")
+    try:
+        return name, source.read(name)
+    except archive.READ_ERRORS as error:
+        raise UserError(f"cannot read {name} from {source.where} ({error}): download it again") from error
+
+
+def fingerprint(files: KaggleFiles) -> str:
+    """16 hex digits, of the CSV's bytes and the images' names and sizes; equal in any layout."""
+    digest = hashlib.sha256(csv_bytes(files.solutions)[1])
+    for side, images in (("train", files.train), ("test", files.test)):
+        for galaxy_id in sorted(images.names) if images else ():
+            digest.update(f"{side} {galaxy_id} {images.sizes[galaxy_id]}\n".encode())
+        digest.update("".join(images.misnamed).encode() if images else b"")
+    return digest.hexdigest()[:16]

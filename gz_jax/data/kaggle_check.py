@@ -1,0 +1,235 @@
+"""What can be wrong with Kaggle's files, found before anything is built, and reported all at once."""
+
+import collections
+import concurrent.futures
+import csv
+import io
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import JpegImagePlugin
+
+from gz_jax import labels
+from gz_jax.data import archive
+from gz_jax.data.kaggle import Images, csv_bytes, galaxy_id_of
+from gz_jax.errors import UserError
+
+_MAX_IMAGE = 64 << 20  # bytes; Kaggle's largest has 27 kB
+_SHOWN = 10  # galaxies named per kind of problem
+
+
+class Problem(NamedTuple):
+    """A fault that concerns one galaxy (`galaxy_id` is the file's name where that is no number)."""
+
+    galaxy_id: str
+    file: str
+    kind: str
+    detail: str = ""
+
+    @property
+    def reason(self) -> str:
+        return f"{self.kind} ({self.detail})" if self.detail else self.kind
+
+
+class Solutions(NamedTuple):
+    """The valid rows of the CSV, and what is wrong with the others; `seen` are the ids of all rows."""
+
+    galaxy_id: np.ndarray
+    vote_fractions: np.ndarray
+    seen: frozenset[int]
+    problems: tuple[Problem, ...]
+
+
+def _parse(name: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header, checked, and (line, fields) of every other row."""
+    try:
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        rows = [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{name} is not a CSV file in UTF-8 ({error}): download it again") from error
+    if len(rows) < 2:
+        raise UserError(f"{name} is empty" if not rows else f"{name} has a header but no galaxies")
+    header = [field.strip() for field in rows[0][1]]
+    expected = ("GalaxyID", *labels.COLUMNS)
+    faults = [
+        f"{what} {', '.join(columns)}"
+        for what, columns in (
+            ("lacks the column", [c for c in expected if c not in header]),
+            ("has the unknown column", [c for c in header if c not in expected]),
+            ("has more than once the column", [c for c, n in collections.Counter(header).items() if n > 1]),
+        )
+        if columns
+    ]
+    if faults:
+        raise UserError(f"{name} {' and '.join(faults)}: it must have GalaxyID and the 37 vote fractions")
+    return header, rows[1:]
+
+
+def read_solutions(source: archive.Source) -> Solutions:
+    """Read and check the training labels.
+
+    Returns:
+      Solutions: galaxy_id int64 [n] and vote_fractions float32 [n, 37] of the valid rows, ordered by
+      galaxy_id, columns in labels.COLUMNS order. A tree sum may be off by 1e-3, a fraction by 1e-5 (rounding;
+      it is clipped).
+
+    Raises:
+      UserError: the file itself is wrong (empty, not a CSV, columns missing or unknown).
+    """
+    name, data = csv_bytes(source)
+    header, rows = _parse(name, data)
+    problems: list[Problem] = []
+    ids, lines, values, seen = [], [], [], set()
+
+    def fault(galaxy_id: object, line: int, kind: str, detail: str = "") -> None:
+        problems.append(Problem(str(galaxy_id), name, kind, f"line {line}{detail and ', '}{detail}"))
+
+    order = [header.index(column) for column in labels.COLUMNS]
+    id_column = header.index("GalaxyID")
+    for line, row in rows:
+        text = row[id_column].strip() if len(row) > id_column else ""
+        galaxy_id = galaxy_id_of(text)
+        if galaxy_id is None:
+            fault(text, line, "GalaxyID is not a whole number", repr(text))
+            continue
+        seen.add(galaxy_id)
+        if len(row) != len(header):
+            fault(galaxy_id, line, "row of the wrong length", f"{len(row)} fields instead of {len(header)}")
+            continue
+        try:
+            values.append([float(row[i]) for i in order])
+        except ValueError:
+            for i, column in zip(order, labels.COLUMNS, strict=True):
+                try:
+                    float(row[i])
+                except ValueError:
+                    fault(galaxy_id, line, "text where a number belongs", f"{column} = {row[i]!r}")
+            continue
+        ids.append(galaxy_id)
+        lines.append(line)
+    galaxy_ids, fractions = np.array(ids, np.int64), np.array(values).reshape(-1, labels.NUM_ANSWERS)
+
+    finite = np.isfinite(fractions)
+    outside = finite & ((fractions < -1e-5) | (fractions > 1 + 1e-5))
+    bad = ~finite.all(1) | outside.any(1)
+    broken = np.where(bad[:, None], 0, labels.tree_violation(fractions)) > 1e-3
+    for kind, where in (("NaN or infinite", ~finite), ("outside 0..1", outside)):
+        for i, j in zip(*np.nonzero(where), strict=True):
+            fault(ids[i], lines[i], f"vote fraction {kind}", f"{labels.COLUMNS[j]} = {fractions[i, j]:g}")
+    for i in np.nonzero(broken.any(1))[0]:
+        questions = ", ".join(str(labels.QUESTIONS[q].number) for q in np.nonzero(broken[i])[0])
+        fault(ids[i], lines[i], "vote fractions break the decision tree", f"question {questions}")
+    count = collections.Counter(ids)
+    for i in (i for i, galaxy_id in enumerate(ids) if count[galaxy_id] > 1):
+        fault(ids[i], lines[i], "duplicate GalaxyID")
+        bad[i] = True
+    keep = np.nonzero(~(bad | broken.any(1)))[0]
+    keep = keep[np.argsort(galaxy_ids[keep])]
+    valid = np.clip(fractions[keep], 0, 1).astype(np.float32)
+    return Solutions(galaxy_ids[keep], valid, frozenset(seen), tuple(problems))
+
+
+def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:
+    """(kind, detail) of what is wrong with a JPEG of `image_size` squared RGB pixels; None if nothing is.
+
+    The size is looked at before anything is decoded, so that a decompression bomb stays unexploded.
+    """
+    if not data:
+        return "image of 0 bytes", ""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return "image is not a JPEG", ""
+    try:
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        if image.size != (image_size, image_size):
+            return "image of the wrong size", "{} x {}, expected {} x {}".format(
+                *image.size, *(image_size,) * 2
+            )
+        if image.mode != "RGB":
+            kind = {"L": "greyscale", "CMYK": "CMYK"}.get(image.mode, image.mode)
+            return f"image is {kind}, not RGB", ""
+        image.load()
+    except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError) as error:
+        return "image is truncated or damaged", str(error)
+    return None
+
+
+def check_images(
+    images: Images,
+    image_size: int = 424,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[Problem]:
+    """Decode every image once, in threads; only as many as there are threads are in memory.
+
+    Args:
+      images: what `find` found.
+      image_size: expected side in pixels.
+      workers: number of threads; default one per core.
+      progress: called with the number of images done since it was last called.
+    """
+
+    def check(galaxy_ids: Sequence[int]) -> list[Problem]:
+        found = []
+        for galaxy_id in galaxy_ids:
+            try:
+                size = images.sizes[galaxy_id]
+                fault = ("image is too large", f"{size} bytes") if size > _MAX_IMAGE else None
+                fault = fault or jpeg_fault(images.read(galaxy_id), image_size)
+            except archive.READ_ERRORS as error:
+                fault = ("image cannot be read", str(error))
+            if fault:
+                found.append(Problem(str(galaxy_id), images.names[galaxy_id], *fault))
+        return found
+
+    problems = [Problem(name, name, "image name is not a GalaxyID") for name in images.misnamed]
+    ids = sorted(images.names)
+    chunks = [ids[i : i + 32] for i in range(0, len(ids), 32)]
+    with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        try:
+            for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
+                problems += found
+                if progress:
+                    progress(len(chunk))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return problems
+
+
+def match(images: Images, solutions: Solutions) -> list[Problem]:
+    """Training images without a row, and valid rows without an image."""
+    lonely = sorted(set(images.names) - solutions.seen)
+    bare = [galaxy_id for galaxy_id in solutions.galaxy_id.tolist() if galaxy_id not in images.names]
+    return [Problem(str(i), images.names[i], "image without a row") for i in lonely] + [
+        Problem(str(i), images.where, "row without an image") for i in bare
+    ]
+
+
+def report(problems: Sequence[Problem], where: object) -> str:
+    """One message: each kind of problem with its count and the first few galaxies."""
+    kinds = collections.defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in Kaggle's files at {where}:"]
+    for kind, group in kinds.items():
+        shown = ", ".join(p.galaxy_id + (f" ({p.detail})" if p.detail else "") for p in group[:_SHOWN])
+        more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
+        lines.append(f"  {kind}: {len(group)}: {shown}{more}")
+    return "\n".join(lines)
+
+
+def write_skipped_csv(path: str | os.PathLike, skipped: Iterable[tuple[str, str, str]]) -> None:
+    """Write (galaxy_id, file, reason) rows, under a temporary name first."""
+    path = pathlib.Path(path)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", newline="", delete=False) as file:
+        try:
+            csv.writer(file).writerows([("galaxy_id", "file", "reason"), *skipped])
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -1,0 +1,69 @@
+"""Which galaxies validate, decided by a hash; and whether the two sides look alike."""
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from gz_jax import labels
+
+_SIGNIFICANCE = 0.001  # of a Kolmogorov-Smirnov test; divided by the 37 columns (Bonferroni)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014) on uint64 [...]."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float) -> np.ndarray:
+    """Which galaxies are for validation: bool [n] from (seed, galaxy_id) alone.
+
+    The same galaxy falls on the same side on every machine, whatever else is in the set. A larger fraction
+    only adds galaxies to validation.
+
+    Args:
+      galaxy_id: int64 [n].
+      seed: any integer.
+      validation_fraction: expected share, 0..1.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    key = _mix(np.array([seed % 2**64], np.uint64) + golden)
+    hashed = _mix((np.asarray(galaxy_id).astype(np.uint64) ^ key) + golden)
+    return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < validation_fraction
+
+
+def compare_splits(train: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+    """Do both sides follow the same distributions? (The paper, section 3, looks at histograms.)
+
+    Args:
+      train: vote fractions [n, 37], n > 0.
+      validation: vote fractions [m, 37], m > 0.
+
+    Returns:
+      JSON-ready: mean vote fraction per answer and side; two-sample Kolmogorov-Smirnov distance per answer,
+      its critical value (99.9 %, Bonferroni over 37 columns, asymptotic) and the answers beyond it; RMSE of
+      guessing the training means for validation; the most common largest answer of validation, its share.
+    """
+    train, validation = np.asarray(train, np.float64), np.asarray(validation, np.float64)
+    distances = [
+        stats.ks_2samp(a, b, method="asymp").statistic for a, b in zip(train.T, validation.T, strict=True)
+    ]
+    n, m = len(train), len(validation)
+    critical = np.sqrt(-np.log(_SIGNIFICANCE / labels.NUM_ANSWERS / 2) / 2 * (n + m) / (n * m))
+    largest = np.bincount(validation.argmax(1), minlength=labels.NUM_ANSWERS)
+
+    def by_answer(values: np.ndarray) -> dict[str, float]:
+        return dict(zip(labels.COLUMNS, map(float, values), strict=True))
+
+    return {
+        "train_mean": by_answer(train.mean(0)),
+        "validation_mean": by_answer(validation.mean(0)),
+        "ks_distance": by_answer(distances),
+        "ks_critical": float(critical),
+        "ks_exceeded": [c for c, d in zip(labels.COLUMNS, distances, strict=True) if d > critical],
+        "guess_the_means_rmse": float(np.sqrt(np.mean((validation - train.mean(0)) ** 2))),
+        "majority_share": float(largest.max() / m),
+        "majority_column": labels.COLUMNS[int(largest.argmax())],
+    }

@@ -1,0 +1,148 @@
+"""tf.data: shuffled, augmented training batches and finite, masked evaluation batches, as NumPy arrays.
+
+What an epoch holds is decided here in NumPy, as a function of (seed, epoch): the order of the galaxies and their
+affine maps. tf.data only carries it out, in parallel. A run can therefore start in the middle of an epoch, and each
+process of several can take its share of every batch, without any state to save.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gz_jax.data import augment
+from gz_jax.data.augment import Augmentation, View
+from gz_jax.data.split import Split
+from gz_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+Maps = Callable[[np.ndarray], np.ndarray]  # galaxy_id [n] -> affine maps [n, 2, 3]
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `size` galaxies in an epoch: int64 [size], a permutation that (seed, epoch) decide."""
+    return np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(size)
+
+
+def train_indices(size: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Indices of every training batch of an epoch: int64 [steps, batch_size]; the remainder rests until the next one.
+
+    Raises:
+      UserError: fewer galaxies than one batch.
+    """
+    steps = size // batch_size
+    if steps == 0:
+        raise UserError(
+            f"batch_size={batch_size} is more than the {size} training galaxies: set --config.batch_size to at most {size}."
+        )
+    return epoch_order(size, seed, epoch)[: steps * batch_size].reshape(steps, batch_size)
+
+
+def eval_indices(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices int64 [steps, batch_size] that meet every galaxy once, and the mask that is False on the padding."""
+    steps = -(-size // batch_size)
+    index = np.arange(steps * batch_size)
+    return np.minimum(index, size - 1).reshape(steps, batch_size), (index < size).reshape(steps, batch_size)
+
+
+def local_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch that one process feeds (batch_size is divisible by process_count)."""
+    rows = batch_size // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
+def train_batches(
+    split: Split,
+    view: View,
+    augmentation: Augmentation,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    first_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's rows of one epoch's training batches, from `first_step` on.
+
+    Yields:
+      image uint8 [b, size, size, 3], vote_fractions float32 [b, 37], galaxy_id int64 [b], mask bool [b] (all True).
+    """
+    rows = local_rows(batch_size, process_index, process_count)
+    indices = train_indices(split.size, batch_size, seed=seed, epoch=epoch)[first_step:, rows]
+
+    maps = None if augmentation.is_identity else functools.partial(augment.draw, augmentation, seed, epoch)
+    yield from _batches(split, view, indices, np.ones(indices.shape, bool), maps)
+
+
+def eval_batches(
+    split: Split,
+    view: View,
+    *,
+    batch_size: int,
+    affine: np.ndarray | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This process's rows of batches that hold every galaxy once, in order; the last is padded and masked.
+
+    Args:
+      affine: float32 [2, 3], one fixed view for all (see `augment.test_time_views`).
+    """
+    rows = local_rows(batch_size, process_index, process_count)
+    indices, mask = eval_indices(split.size, batch_size)
+    maps = None if affine is None else lambda ids: np.broadcast_to(affine, (len(ids), 2, 3))
+    yield from _batches(split, view, indices[:, rows], mask[:, rows], maps)
+
+
+def _batches(split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None) -> Iterator[Batch]:
+    """Batches of the galaxies at `indices` [steps, b]; `maps` None means the identity."""
+    first = split.read(indices[0, :1])["image"] if len(indices) else None
+    if first is None:
+        return
+    if maps is None and first.dtype != object and first.shape[1] == view.size:
+        for index, keep in zip(indices, mask, strict=True):  # nothing left to do to the images
+            yield {**split.read(index), "mask": keep}
+    else:
+        yield from _stream(split, view, indices, mask, maps, encoded=first.dtype == object)
+
+
+def _stream(
+    split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None, encoded: bool
+) -> Iterator[Batch]:
+    from gz_jax.data.tensorflow_cpu import import_tensorflow
+
+    tf = import_tensorflow()
+    batch = indices.shape[1]
+
+    def fetch(index: np.ndarray) -> tuple[np.ndarray, ...]:
+        records = split.read(index)
+        affines = np.zeros((len(index), 2, 3)) if maps is None else maps(records["galaxy_id"])
+        return records["image"], records["vote_fractions"], records["galaxy_id"], affines.astype(np.float32)
+
+    def read(index: Any, mask: Any) -> dict[str, Any]:
+        types = [tf.string if encoded else tf.uint8, tf.float32, tf.int64, tf.float32]
+        shapes = [[batch] if encoded else [batch, None, None, 3], [batch, 37], [batch], [batch, 2, 3]]
+        arrays = tf.numpy_function(fetch, [index], types)
+        arrays = [tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True)]
+        return dict(zip(("image", "vote_fractions", "galaxy_id", "affine"), arrays, strict=True), mask=mask)
+
+    def see(record: dict[str, Any]) -> dict[str, Any]:
+        image = _decode(tf, record["image"], view.cutout) if encoded else record["image"]
+        image = augment.warp_tensorflow(image, None if maps is None else record["affine"], view)
+        return {**{name: record[name] for name in ("vote_fractions", "galaxy_id", "mask")}, "image": image}
+
+    dataset = tf.data.Dataset.from_tensor_slices((indices, mask))
+    dataset = dataset.map(read, num_parallel_calls=2, deterministic=True).unbatch()
+    dataset = dataset.map(see, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    yield from dataset.batch(batch, drop_remainder=True).prefetch(4).as_numpy_iterator()
+
+
+def _decode(tf: Any, jpeg: Any, cutout: int) -> Any:
+    """The central `cutout` pixels of a JPEG, decoded without the rest."""
+    shape = tf.image.extract_jpeg_shape(jpeg)
+    top, left = (shape[0] - cutout) // 2, (shape[1] - cutout) // 2
+    return tf.image.decode_and_crop_jpeg(
+        jpeg, tf.stack([top, left, cutout, cutout]), channels=3, dct_method="INTEGER_ACCURATE"
+    )

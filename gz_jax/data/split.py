@@ -1,0 +1,34 @@
+"""What every source of galaxies offers: random access to records, whatever lies behind it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Records = dict[str, np.ndarray]
+
+
+class Split(NamedTuple):
+    """One side of a data set.
+
+    `read(indices)` takes int64 [n] in 0..size-1 and returns a dict of arrays with leading axis n:
+      galaxy_id: int64 [n];
+      vote_fractions: float32 [n, 37], NaN where a galaxy has none (the test set);
+      image: either object [n] of JPEG bytes, or uint8 [n, S, S, 3] already at the cutout's size.
+    """
+
+    size: int
+    read: Callable[[np.ndarray], Records]
+
+
+class Dataset(NamedTuple):
+    """Splits by name ('train', 'validation', 'test'), with what is known of the whole.
+
+    `fingerprint` changes when the files or the split do. `statistics` is JSON-ready (counts, per-answer means,
+    Kolmogorov-Smirnov distances between train and validation). `skipped` lists (galaxy_id or name, reason).
+    """
+
+    splits: dict[str, Split]
+    fingerprint: str
+    statistics: dict[str, Any]
+    skipped: tuple[tuple[str, str], ...] = ()

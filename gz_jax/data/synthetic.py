@@ -1,0 +1,266 @@
+"""Synthetic galaxies of known truth: a data set in memory, or files laid out as Kaggle's.
+
+`python -m gz_jax.data.synthetic DIRECTORY --num_galaxies=1000` writes the files, to exercise the whole path that
+real data takes. The galaxies themselves: `synthetic_votes` (parameters, truth, votes) and `synthetic_render`.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import zipfile
+from typing import Literal
+
+import numpy as np
+
+from gz_jax import labels
+from gz_jax.data.kaggle_split import side
+from gz_jax.data.split import Dataset, Records, Split
+from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
+from gz_jax.data.synthetic_votes import (
+    KINDS,
+    GalaxyParameters,
+    draw_parameters,
+    draw_votes,
+    true_fractions,
+)
+from gz_jax.errors import UserError
+
+__all__ = [
+    "KINDS", "RENDERER_VERSION", "GalaxyParameters", "draw_parameters", "draw_votes", "galaxy_ids", "main",
+    "make_dataset", "render", "true_fractions", "truth", "write_kaggle_files",
+]  # fmt: skip
+
+RENDERER_VERSION = 1  # raise it when the same arguments would give other galaxies
+_FIRST_ID = 100_001
+_JPEG_QUALITY = 75  # the quantisation tables of Kaggle's files are Pillow's at 75, 4:2:0
+_CHUNK = 64
+
+Layout = Literal["zips", "folders", "one zip"]
+
+
+def galaxy_ids(num_galaxies: int, num_test: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """GalaxyIDs, int64, of the labelled galaxies and of the test galaxies that follow them."""
+    ids = np.arange(_FIRST_ID, _FIRST_ID + num_galaxies + num_test, dtype=np.int64)
+    return ids[:num_galaxies], ids[num_galaxies:]
+
+
+def truth(
+    galaxy_id: np.ndarray, *, seed: int, merger_fraction: float = 0.04
+) -> tuple[GalaxyParameters, np.ndarray]:
+    """What was drawn, for the galaxies of `make_dataset` or `write_kaggle_files` of the same seed and fraction.
+
+    Args:
+      galaxy_id: int64 [n], any of a data set's GalaxyIDs in any order.
+
+    Returns:
+      the parameters (`is_merger`, `kind` and all others), and the noise-free vote fractions float32 [n, 37].
+    """
+    parameters = draw_parameters(galaxy_id, seed=seed, merger_fraction=merger_fraction)
+    return parameters, true_fractions(parameters)
+
+
+def _check(num_galaxies: int, seed: int, size: int, merger_fraction: float) -> None:
+    problems = [
+        (num_galaxies < 1, f"the number of galaxies must be at least 1, not {num_galaxies}"),
+        (not 0 <= seed < 2**32, f"the seed must be in 0..{2**32 - 1}, not {seed}"),
+        (size < 8, f"the image size must be at least 8 px, not {size}"),
+        (not 0 <= merger_fraction <= 1, f"the merger fraction must be in 0..1, not {merger_fraction}"),
+    ]
+    if wrong := [text for bad, text in problems if bad]:
+        raise UserError("Synthetic galaxies: " + "; ".join(wrong) + ".")
+
+
+def make_dataset(
+    num_galaxies: int,
+    *,
+    seed: int,
+    size: int,
+    validation_fraction: float = 0.2,
+    merger_fraction: float = 0.04,
+) -> Dataset:
+    """Render a data set into memory: num_galaxies * size**2 * 3 bytes, a few ms of one core per 68 px galaxy.
+
+    Args:
+      num_galaxies: galaxies with votes, divided into 'train' and 'validation' by a hash of (seed, GalaxyID).
+      seed: 0..2**32 - 1.
+      size: pixels on a side; the field is the customary central crop (204 of Kaggle's 424 px).
+      validation_fraction: expected share of validation, 0..1.
+      merger_fraction: expected share of mergers.
+
+    Returns:
+      Dataset with 'train', 'validation' and 'test' (num_galaxies // 10 more galaxies, at least one, whose votes
+      are NaN). The truth behind it: `truth(galaxy_id, seed=seed, merger_fraction=merger_fraction)`.
+
+    Raises:
+      UserError: an argument out of range, or one side of the split left empty.
+    """
+    _check(num_galaxies, seed, size, merger_fraction)
+    labelled, test = galaxy_ids(num_galaxies, max(num_galaxies // 10, 1))
+    validation = side(labelled, seed, validation_fraction)
+    if validation.all() or not validation.any():
+        raise UserError(
+            f"Synthetic galaxies: a validation fraction of {validation_fraction} of {num_galaxies} galaxies "
+            "leaves one side empty. Ask for more galaxies, or another fraction."
+        )
+    ids = np.concatenate([labelled, test])
+    parameters, fractions = truth(ids, seed=seed, merger_fraction=merger_fraction)
+    votes = draw_votes(fractions, ids, seed=seed)
+    votes[num_galaxies:] = np.nan
+    images = render(parameters, size=size, field=CENTRE_FIELD)
+
+    def split(rows: np.ndarray) -> Split:
+        def read(indices: np.ndarray) -> Records:
+            chosen = rows[indices]
+            return {"galaxy_id": ids[chosen], "vote_fractions": votes[chosen], "image": images[chosen]}
+
+        return Split(len(rows), read)
+
+    sides = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
+    sides["test"] = np.arange(num_galaxies, len(ids))
+    arguments = [
+        RENDERER_VERSION,
+        num_galaxies,
+        seed,
+        size,
+        float(validation_fraction),
+        float(merger_fraction),
+    ]
+    fingerprint = hashlib.sha256(json.dumps(["synthetic", *arguments]).encode()).hexdigest()[:16]
+    return Dataset({name: split(rows) for name, rows in sides.items()}, fingerprint, {})
+
+
+def _write_table(path: pathlib.Path, header: list[str], rows) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _write_images(path: pathlib.Path, ids: np.ndarray, size: int, seed: int, merger_fraction: float) -> None:
+    """A zip of JPEGs named as Kaggle's: NAME.zip holds NAME/<GalaxyID>.jpg."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    chunks = range(0, len(ids), _CHUNK)
+    with zipfile.ZipFile(path, "w") as file:
+        for start in tqdm(chunks, desc=path.name, disable=not sys.stderr.isatty()):
+            chunk = ids[start : start + _CHUNK]
+            parameters = draw_parameters(chunk, seed=seed, merger_fraction=merger_fraction)
+            for galaxy_id, image in zip(chunk, render(parameters, size=size, field=FULL_FIELD), strict=True):
+                jpeg = io.BytesIO()
+                Image.fromarray(image).save(jpeg, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:0")
+                file.writestr(f"{path.stem}/{galaxy_id}.jpg", jpeg.getvalue())
+
+
+def write_kaggle_files(
+    directory: str | os.PathLike[str],
+    num_galaxies: int,
+    *,
+    seed: int,
+    num_test: int,
+    size: int = FULL_FIELD,
+    layout: Layout = "zips",
+    merger_fraction: float = 0.04,
+) -> None:
+    """Write synthetic galaxies as Kaggle's competition files, and `synthetic_truth.csv` beside them.
+
+    Args:
+      directory: made if need be.
+      num_galaxies: training galaxies.
+      seed: 0..2**32 - 1.
+      num_test: test galaxies.
+      size: pixels on a side; always the whole field.
+      layout: 'zips' (the three inner zips), 'folders' (those extracted) or 'one zip' (the competition's download).
+      merger_fraction: expected share of mergers.
+
+    Raises:
+      UserError: an argument out of range, files of these names already there, or an unwritable directory.
+    """
+    _check(num_galaxies, seed, size, merger_fraction)
+    if layout not in ("zips", "folders", "one zip"):
+        raise UserError(f"Layout {layout!r} is not one of 'zips', 'folders', 'one zip'.")
+    directory = pathlib.Path(directory)
+    training, test = galaxy_ids(num_galaxies, num_test)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
+            _write_all(pathlib.Path(scratch), training, test, seed, size, layout, merger_fraction)
+            made = sorted(pathlib.Path(scratch).iterdir())
+            if there := [path.name for path in made if (directory / path.name).exists()]:
+                raise UserError(
+                    f"{directory} already holds {', '.join(there)}: remove them, or name another."
+                )
+            for path in made:
+                os.replace(path, directory / path.name)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write synthetic galaxies to {directory}: {error.strerror or error}."
+        ) from error
+
+
+def _write_all(
+    folder: pathlib.Path, training, test, seed, size, layout: Layout, merger_fraction: float
+) -> None:
+    ids = np.concatenate([training, test])
+    parameters, fractions = truth(ids, seed=seed, merger_fraction=merger_fraction)
+    votes = draw_votes(fractions[: len(training)], training, seed=seed)
+    exact = "{:.9g}".format  # float32 survives the round trip
+    solutions = folder / "training_solutions_rev1.csv"
+    rows = ([i, *map(exact, v)] for i, v in zip(training, votes, strict=True))
+    _write_table(solutions, ["GalaxyID", *labels.COLUMNS], rows)
+    _write_images(folder / "images_training_rev1.zip", training, size, seed, merger_fraction)
+    _write_images(folder / "images_test_rev1.zip", test, size, seed, merger_fraction)
+    if layout != "folders":
+        with zipfile.ZipFile(folder / "training_solutions_rev1.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.write(solutions, solutions.name)
+        solutions.unlink()
+    zips = sorted(folder.glob("*.zip"))
+    if layout == "one zip":
+        with zipfile.ZipFile(folder / "galaxy-zoo-the-galaxy-challenge.zip", "w") as file:
+            for path in zips:
+                file.write(path, path.name)
+    if layout == "folders":
+        for path in zips:
+            (folder / path.stem).mkdir()
+            with zipfile.ZipFile(path) as file:
+                file.extractall(folder)
+    if layout != "zips":
+        for path in zips:
+            path.unlink()
+    kinds = (KINDS[kind] for kind in parameters.kind)
+    table = zip(ids, parameters.is_merger, kinds, fractions, strict=True)
+    rows = ([i, int(merger), kind, *map(exact, f)] for i, merger, kind, f in table)
+    _write_table(folder / "synthetic_truth.csv", ["GalaxyID", "is_merger", "kind", *labels.COLUMNS], rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "gz_jax.data.synthetic", description=write_kaggle_files.__doc__.split("\n")[0]
+    )
+    parser.add_argument("directory")
+    parser.add_argument("--num_galaxies", type=int, default=1000)
+    parser.add_argument("--num_test", type=int, help="default: a tenth of --num_galaxies")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=FULL_FIELD, help="pixels on a side")
+    parser.add_argument("--layout", choices=("zips", "folders", "one zip"), default="zips")
+    parser.add_argument("--merger_fraction", type=float, default=0.04)
+    options = vars(parser.parse_args(arguments))
+    if options["num_test"] is None:
+        options["num_test"] = max(options["num_galaxies"] // 10, 1)
+    try:
+        write_kaggle_files(options.pop("directory"), options.pop("num_galaxies"), **options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

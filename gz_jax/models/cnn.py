@@ -1,0 +1,61 @@
+"""The paper's convolutional network (table of the first model): 1,963,749 parameters at 68 x 68 pixels.
+
+That count fixes what the paper leaves open: convolutions without padding and no pooling in the third block.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gz_jax.errors import UserError
+from gz_jax.labels import NUM_ANSWERS
+from gz_jax.models.layers import BatchNorm, Conv, Preprocess, max_pool, preprocess
+
+
+class CNN(nn.Module):
+    """Three unpadded convolutions, then dense layers; logits out. Initialised as Keras does by default.
+
+    Attributes:
+      features: channels of the 3x3, 3x3 and 6x6 convolutions.
+      hidden: widths of the dense layers before the 37 outputs.
+      dropout: rates after each convolution block and after each hidden layer.
+      preprocess: see `layers.preprocess`; the paper's pixels are 0..1.
+      dtype: what is computed in; parameters and logits are float32.
+    """
+
+    features: tuple[int, int, int] = (32, 64, 128)
+    hidden: Sequence[int] = (128, 64)
+    dropout: tuple[float, float] = (0.1, 0.15)
+    num_outputs: int = NUM_ANSWERS
+    preprocess: Preprocess = "unit"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Logits, float32 [B, num_outputs], of images [B, S, S, 3]: uint8 0..255 or float 0..1.
+
+        `train` needs an rng named 'dropout' and `mutable=['batch_stats']`.
+
+        Raises:
+          UserError: images smaller than 30 pixels a side.
+        """
+        if min(images.shape[1:3]) < 30:
+            raise UserError(f"the CNN needs images of 30 x 30 pixels or more, not {images.shape[1:3]}")
+        glorot = nn.initializers.glorot_uniform()
+        x = preprocess(images, self.preprocess)
+        x = Conv(self.features[0], 3, dtype=self.dtype, name="conv1")(x)
+        x = BatchNorm(momentum=0.99, epsilon=1e-3, dtype=self.dtype, name="bn1")(x, not train)
+        x = max_pool(nn.relu(x), 2, 2)
+        x = nn.Dropout(self.dropout[0], deterministic=not train)(x)
+        x = nn.relu(Conv(self.features[1], 3, dtype=self.dtype, name="conv2")(x))
+        x = nn.Dropout(self.dropout[0], deterministic=not train)(max_pool(x, 2, 2))
+        x = nn.relu(Conv(self.features[2], 6, dtype=self.dtype, name="conv3")(x))
+        x = nn.Dropout(self.dropout[0], deterministic=not train)(x)
+        x = x.reshape(x.shape[0], -1)
+        for i, width in enumerate(self.hidden, 1):
+            x = nn.relu(nn.Dense(width, kernel_init=glorot, dtype=self.dtype, name=f"dense{i}")(x))
+            x = nn.Dropout(self.dropout[1], deterministic=not train)(x)
+        head = nn.Dense(self.num_outputs, kernel_init=glorot, dtype=jnp.float32, name="head")
+        return head(x.astype(jnp.float32))

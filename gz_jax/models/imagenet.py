@@ -1,0 +1,319 @@
+"""ImageNet weights for ResNet50: any of the files in use -> Flax variables, or precisely why not.
+
+    python -m gz_jax.models.imagenet WEIGHTS IMAGE...
+
+prints the five best ImageNet classes of each photograph, for weights with a top. WEIGHTS is a file or a name
+of `DOWNLOADS`. Read are Keras' `.h5` (layer names of both generations, with or without top), torchvision's
+and timm's names in `.safetensors`, torchvision's `.pth` where PyTorch is installed (by its safe loader), and
+what `save_safetensors` wrote. The file decides the network's variant and its preprocessing. Nothing is
+unpickled.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gz_jax.errors import UserError
+from gz_jax.models.imagenet_tables import (
+    HEAD,
+    NUM_CLASSES,
+    TABLES,
+    Entry,
+    Tensor,
+    entries,
+    open_tensors,
+    shapes,
+)
+from gz_jax.models.layers import Preprocess
+from gz_jax.models.resnet import PREPROCESS, ResNet50Classifier, Variant
+
+FORMAT = "gz_jax resnet50"
+CLASS_INDEX = "imagenet_class_index.json"
+
+
+class Weights(NamedTuple):
+    """ResNet50's weights as float32 NumPy arrays.
+
+    Attributes:
+      body: {'params', 'batch_stats'} of `resnet.ResNet50`.
+      top: {'kernel' [2048, 1000], 'bias' [1000]} of ImageNet's classifier, or None.
+      variant: the network they belong to.
+      preprocess: what they were trained with, see `layers.preprocess`.
+      fingerprint: SHA-256 of the body's names, shapes and values: the same whatever file they came in.
+    """
+
+    body: dict[str, Any]
+    top: dict[str, np.ndarray] | None
+    variant: Variant
+    preprocess: Preprocess
+    fingerprint: str
+
+
+class Download(NamedTuple):
+    """Where a named file is, the hash of the file, and of its body's values where no SHA-256 of it is
+    known."""
+
+    url: str
+    file: str
+    known_hash: str
+    fingerprint: str | None
+
+
+# Keras publishes only an MD5 of its file (keras/src/applications/resnet.py): it is checked after the
+# download, and the SHA-256 of the body's values when they are read. The other is timm's copy of torchvision's
+# IMAGENET1K_V1.
+DOWNLOADS = {
+    "imagenet-keras": Download(
+        "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+        "resnet50_weights_tf_dim_ordering_tf_kernels.h5",
+        "resnet50_weights_tf_dim_ordering_tf_kernels.h5",
+        "md5:2cb95161c43110f7111970584f804107",
+        "e00c7d6d6e9f5c3351067c4a9477634d34c36026c8c1a7c97df73fe0d3140bf8",
+    ),
+    "imagenet-torchvision": Download(
+        "https://huggingface.co/timm/resnet50.tv_in1k/resolve/78f3ecfdb38e06d9b8397f662e7ab8fee96026fa/"
+        "model.safetensors",
+        "resnet50.tv_in1k.safetensors",
+        "sha256:5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+        None,
+    ),
+}
+
+
+def load(source: str | os.PathLike) -> Weights:
+    """Weights by a name of `DOWNLOADS`, fetched if need be, or by path. Raises what `fetch` and
+    `read_weights` do."""
+    name = os.fspath(source)
+    if name not in DOWNLOADS:
+        return read_weights(name)
+    path = fetch(name)
+    weights = read_weights(path)
+    if DOWNLOADS[name].fingerprint not in (None, weights.fingerprint):
+        raise UserError(f"{path} does not hold the values of {name!r}: delete it and run again")
+    return weights
+
+
+def fetch(name: str) -> pathlib.Path:
+    """The file of a name of `DOWNLOADS`, from pooch's cache or the network, its hash checked.
+
+    Raises:
+      UserError: unknown name; no network (says which file to put where); wrong hash.
+    """
+    import pooch
+
+    if name not in DOWNLOADS:
+        raise UserError(f"weights {name!r} are not one of {', '.join(map(repr, DOWNLOADS))}")
+    url, file, known_hash, _ = DOWNLOADS[name]
+    cache = pooch.os_cache("gz_jax")
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        return pathlib.Path(pooch.retrieve(url, known_hash, file, cache, progressbar=True))
+    except (OSError, ValueError) as error:  # no network, an unwritable cache; a wrong hash
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(
+            f"cannot fetch {name!r} ({reason}). Download {url} elsewhere and put it at {cache / file}, or give "
+            "the path of a weights file in place of the name"
+        ) from error
+
+
+def read_weights(path: str | os.PathLike) -> Weights:
+    """Weights from a file of any kind named at the top of this module.
+
+    Shapes are compared before anything is read, so that no file makes this allocate more than ResNet50 takes.
+
+    Raises:
+      UserError: no such file; not of these kinds, or truncated; not exactly ResNet50's tensors, in which case
+        every unused key, unfilled parameter and differing shape is named.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"no weights file at {path}; known names are {', '.join(map(repr, DOWNLOADS))}")
+    with open_tensors(path) as (tensors, metadata):
+        variant, expected = _choose(path, tensors, metadata)
+        if not any(key in tensors for key, entry in expected.items() if entry.path.startswith(HEAD)):
+            expected = {key: entry for key, entry in expected.items() if not entry.path.startswith(HEAD)}
+        _check(path, tensors, expected)
+        flat = {entry.path: _read(path, tensors[key], entry) for key, entry in expected.items()}
+    tree = unflatten_dict(flat, sep="/")
+    body = {collection: tree[collection]["body"] for collection in ("params", "batch_stats")}
+    return Weights(body, tree["params"].get("head"), variant, PREPROCESS[variant], _fingerprint(body))
+
+
+def _choose(path: pathlib.Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]):
+    """The variant and the entries of the source that has most of the file's keys; our own files say their
+    variant."""
+    if metadata.get("format") == FORMAT:
+        variant = metadata.get("variant")
+        if variant not in PREPROCESS or metadata.get("preprocess") != PREPROCESS[variant]:
+            raise UserError(f"{path}: unknown variant or preprocessing in the metadata {dict(metadata)}")
+        return variant, {key: Entry(key, shape) for key, shape in shapes(variant).items()}
+    candidates = [(table.variant, entries(table)) for table in TABLES]
+    variant, expected = max(candidates, key=lambda candidate: len(candidate[1].keys() & tensors.keys()))
+    if not expected.keys() & tensors.keys():
+        hint = ""
+        if any(key.startswith("layers/") for key in tensors):
+            hint = ". Keras 3's .weights.h5 keeps no layer names: write the model with model.save('name.h5')"
+        raise UserError(f"{path} holds no ResNet50: none of its {len(tensors)} tensors has a known name{hint}")
+    return variant, expected
+
+
+def _check(path: pathlib.Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Entry]) -> None:
+    """Raises one UserError that names every key missing, left over or of another shape."""
+    problems = [f"missing {key} {entry.shape}" for key, entry in expected.items() if key not in tensors]
+    for key, tensor in tensors.items():
+        if key not in expected and not key.endswith(".num_batches_tracked"):
+            problems.append(f"unused {tensor.name}")
+        elif key in expected and tensor.shape != expected[key].shape:
+            problems.append(f"{tensor.name} has shape {tensor.shape}, not {expected[key].shape}")
+    if problems:
+        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise UserError(f"{path} does not hold exactly a ResNet50: {'; '.join(problems[:20])}{more}")
+
+
+def _read(path: pathlib.Path, tensor: Tensor, entry: Entry) -> np.ndarray:
+    value = np.asarray(tensor.read())
+    if value.dtype.kind != "f" or not np.isfinite(value).all():
+        raise UserError(f"{path}: {tensor.name} is not made of finite floating-point numbers")
+    return np.ascontiguousarray(value.transpose(entry.axes) if entry.axes else value, np.float32)
+
+
+def _fingerprint(body: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(flatten_dict(body, sep="/").items()):
+        digest.update(f"{name} {value.shape}\n".encode())
+        digest.update(value)
+    return digest.hexdigest()
+
+
+def save_safetensors(weights: Weights, path: str | os.PathLike) -> None:
+    """Write weights under our own names, variant and preprocessing in the metadata. Raises UserError if it
+    cannot."""
+    from safetensors.numpy import save_file
+
+    tree: dict[str, Any] = {collection: {"body": values} for collection, values in weights.body.items()}
+    if weights.top is not None:
+        tree["params"]["head"] = weights.top
+    metadata = {"format": FORMAT, "variant": weights.variant, "preprocess": weights.preprocess}
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(flatten_dict(tree, sep="/"), partial, metadata)
+        os.replace(partial, path)
+    except Exception as error:  # safetensors has its own error for an unwritable file
+        raise UserError(f"cannot write {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def insert(variables: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
+    """The variables of `create('resnet50', ...)` with the weights' body in them; the head stays as it is.
+
+    Raises:
+      UserError: the model's body is not the weights' network (another variant, most likely).
+    """
+    result = {collection: dict(values) for collection, values in variables.items()}
+    for collection, new in weights.body.items():
+        want = {k: v.shape for k, v in flatten_dict(result[collection].get("body", {}), sep="/").items()}
+        have = {k: v.shape for k, v in flatten_dict(new, sep="/").items()}
+        differing = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
+        if differing:
+            raise UserError(
+                f"the weights are of ResNet50 variant {weights.variant!r} and the model is another network: "
+                f"{len(differing)} {collection} differ, {differing[0]} among them"
+            )
+        result[collection]["body"] = jax.tree.map(jnp.asarray, new)
+    return result
+
+
+def classifier(weights: Weights) -> tuple[ResNet50Classifier, dict[str, Any]]:
+    """The ImageNet network and its variables; its logits are [B, 1000]. Raises UserError without a top."""
+    if weights.top is None:
+        raise UserError("these weights have no top, so they cannot tell ImageNet's classes")
+    model = ResNet50Classifier(
+        variant=weights.variant, pooling="average", num_outputs=NUM_CLASSES, preprocess=weights.preprocess
+    )
+    params = {"body": weights.body["params"], "head": weights.top}
+    return model, {"params": params, "batch_stats": {"body": weights.body["batch_stats"]}}
+
+
+def read_photo(path: str | os.PathLike, size: int = 224) -> np.ndarray:
+    """A photograph as uint8 [size, size, 3]: shorter side to size * 8 / 7 (256), then the central square.
+
+    Raises:
+      UserError: no such file, or not an image.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the image {path}: {error}") from error
+    scale = size * 8 / 7 / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def class_names(candidates: list[pathlib.Path]) -> dict[int, str]:
+    """Names by index from the first of the files that exists, {} if none does: Keras' class index JSON.
+
+    Raises:
+      UserError: the file is not such a JSON.
+    """
+    for path in filter(pathlib.Path.is_file, candidates):
+        try:
+            return {int(index): str(name) for index, (_, name) in json.loads(path.read_text()).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            form = '{"0": ["n01440764", "tench"], ...}'
+            raise UserError(f"{path} is not a class index of the form {form}") from error
+    return {}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line described at the top of this module; returns the exit code, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m gz_jax.models.imagenet", description=main.__doc__)
+    parser.add_argument("weights", help=f"a file, or one of {', '.join(DOWNLOADS)}")
+    parser.add_argument("images", nargs="+", type=pathlib.Path)
+    parser.add_argument("--class_index", type=pathlib.Path, help=f"the classes' names, Keras' {CLASS_INDEX}")
+    args = parser.parse_args(argv)
+    folders = (
+        pathlib.Path(args.weights).parent,
+        args.images[0].parent,
+        pathlib.Path.home() / ".keras/models",
+    )
+    try:
+        if args.class_index and not args.class_index.is_file():
+            raise UserError(f"no class index at {args.class_index}")
+        names = class_names([args.class_index] if args.class_index else [f / CLASS_INDEX for f in folders])
+        model, variables = classifier(load(args.weights))
+        variables = jax.device_put(variables)
+        probabilities = jax.jit(lambda v, photos: jax.nn.softmax(model.apply(v, photos)))
+        for path in args.images:
+            p = np.asarray(probabilities(variables, read_photo(path)[None])[0])
+            lines = [f"{p[i]:8.4f}  {i:4d}  {names.get(int(i), '')}".rstrip() for i in np.argsort(-p)[:5]]
+            print(path.name, *lines, sep="\n", flush=True)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not names:
+        print(
+            f"For names pass --class_index, or put Keras' {CLASS_INDEX} beside the weights.", file=sys.stderr
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

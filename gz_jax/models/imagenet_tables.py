@@ -1,0 +1,207 @@
+"""How each source of ResNet50 weights names its tensors, and the readers of its files.
+
+One table per source: our layer -> its layer, where {s} is the stage from 1 and {s1} that plus one, {b} the
+block from 1, {b0} from 0, {letter} from 'a', {n} the convolution's place in its block from 1 and {n_letter}
+from 'a'; and our leaf -> its leaf. `entries` spells a table out into keys.
+"""
+
+import functools
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from gz_jax.errors import UserError
+from gz_jax.models.resnet import ResNet50Classifier, Variant
+
+NUM_CLASSES = 1000
+HEAD = "params/head/"
+
+_KERAS_LEAVES = {
+    "kernel": "kernel",
+    "bias": "bias",
+    "bn/scale": "gamma",
+    "bn/bias": "beta",
+    "bn/mean": "moving_mean",
+    "bn/var": "moving_variance",
+}
+_TORCH_LEAVES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "bn/scale": "weight",
+    "bn/bias": "bias",
+    "bn/mean": "running_mean",
+    "bn/var": "running_var",
+}
+_KERAS_LAYERS = {
+    "stem_conv": "conv1_conv",
+    "stem_bn": "conv1_bn",
+    "shortcut_conv": "conv{s1}_block{b}_0_conv",
+    "shortcut_bn": "conv{s1}_block{b}_0_bn",
+    "conv": "conv{s1}_block{b}_{n}_conv",
+    "bn": "conv{s1}_block{b}_{n}_bn",
+    "head": "predictions",
+}
+_OLD_KERAS_LAYERS = {
+    "stem_conv": "conv1",
+    "stem_bn": "bn_conv1",
+    "shortcut_conv": "res{s1}{letter}_branch1",
+    "shortcut_bn": "bn{s1}{letter}_branch1",
+    "conv": "res{s1}{letter}_branch2{n_letter}",
+    "bn": "bn{s1}{letter}_branch2{n_letter}",
+    "head": "fc1000",
+}
+_TORCH_LAYERS = {  # torchvision's names, and timm's for resnet50
+    "stem_conv": "conv1",
+    "stem_bn": "bn1",
+    "shortcut_conv": "layer{s}.{b0}.downsample.0",
+    "shortcut_bn": "layer{s}.{b0}.downsample.1",
+    "conv": "layer{s}.{b0}.conv{n}",
+    "bn": "layer{s}.{b0}.bn{n}",
+    "head": "fc",
+}
+
+
+class Table(NamedTuple):
+    """A source's names, as layer + separator + leaf. `torch` says that kernels are stored as PyTorch does."""
+
+    variant: Variant
+    layers: Mapping[str, str]
+    leaves: Mapping[str, str]
+    separator: str
+    torch: bool
+
+
+TABLES: tuple[Table, ...] = (
+    Table("keras", _KERAS_LAYERS, _KERAS_LEAVES, "/", torch=False),
+    Table("keras", _OLD_KERAS_LAYERS, _KERAS_LEAVES, "/", torch=False),
+    Table("torchvision", _TORCH_LAYERS, _TORCH_LEAVES, ".", torch=True),
+)
+
+
+class Entry(NamedTuple):
+    """Where a tensor goes: our path, its shape in the file, and the axes to transpose it by."""
+
+    path: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+
+
+@functools.cache
+def shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
+    """Shape by path, 'params/body/stem_conv/kernel' to 'params/head/bias', of ResNet50 with ImageNet's
+    top."""
+    model = ResNet50Classifier(variant=variant, pooling="average", num_outputs=NUM_CLASSES)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(model.init, key, jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8))
+    return {path: leaf.shape for path, leaf in flatten_dict(variables, sep="/").items()}
+
+
+def entries(table: Table) -> dict[str, Entry]:
+    """Every key that a file of this source has, its top included."""
+    result = {}
+    for path, shape in shapes(table.variant).items():
+        *_, block, layer, leaf = path.split("/")
+        fields: dict[str, Any] = {}
+        if match := re.fullmatch(r"stage(\d)_block(\d)", block):
+            s, b = map(int, match.groups())
+            fields = {"s": s, "s1": s + 1, "b": b, "b0": b - 1, "letter": "abcdef"[b - 1]}
+        if layer[0].isdigit():
+            n, layer = layer.split("_")
+            fields |= {"n": n, "n_letter": "abc"[int(n) - 1]}
+        kind = "bn/" if layer.endswith("bn") else ""
+        key = table.layers[layer].format(**fields) + table.separator + table.leaves[kind + leaf]
+        axes = None
+        if table.torch and leaf == "kernel":
+            # (out, in, height, width) there, (height, width, in, out) here; (out, in) there, (in, out) here.
+            axes = (2, 3, 1, 0) if len(shape) == 4 else (1, 0)
+            shape = shape[::-1] if len(shape) == 2 else (shape[3], shape[2], shape[0], shape[1])
+        result[key] = Entry(path, shape, axes)
+    return result
+
+
+class Tensor(NamedTuple):
+    """A tensor of a file, not read yet."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Any]
+
+
+@contextmanager
+def open_tensors(path: pathlib.Path) -> Iterator[tuple[dict[str, Tensor], Mapping[str, str]]]:
+    """The file's tensors by key and its metadata; tensors can be read while the context lasts.
+
+    Raises:
+      UserError: not a file of a known kind, damaged (found now or when reading), or PyTorch is needed and
+        absent.
+    """
+    suffix = path.suffix.lower()
+    readers = {".safetensors": _safetensors, ".h5": _hdf5, ".hdf5": _hdf5, ".pth": _torch, ".pt": _torch}
+    if suffix not in readers:
+        raise UserError(f"{path}: weights are read from files named {', '.join(readers)}")
+    try:
+        with readers[suffix](path) as found:
+            yield found
+    except UserError:
+        raise
+    except Exception as error:  # each library has its own errors for a broken file
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is truncated, damaged or not a {suffix} file: {reason}") from error
+
+
+@contextmanager
+def _safetensors(path: pathlib.Path):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        shape = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        yield (
+            {k: Tensor(k, shape[k], functools.partial(file.get_tensor, k)) for k in shape},
+            file.metadata() or {},
+        )
+
+
+@contextmanager
+def _torch(path: pathlib.Path):
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"reading {path} needs PyTorch (pip install torch); .safetensors and .h5 do not"
+        ) from error
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no state_dict of tensors")
+    yield {k: Tensor(k, tuple(v.shape), lambda v=v: v.float().numpy()) for k, v in state.items()}, {}
+
+
+# Keras 1 called the variance 'running_std'.
+_KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
+
+
+@contextmanager
+def _hdf5(path: pathlib.Path):
+    """Keras' tensors as layer/leaf: 'conv1/conv1_W_1:0' and 'conv1/conv1/kernel:0' are both
+    'conv1/kernel'."""
+    import h5py
+
+    found: dict[str, Tensor] = {}
+
+    def visit(name: str, item) -> None:
+        if isinstance(item, h5py.Dataset):
+            layer, _, rest = name.partition("/")
+            leaf = rest.rpartition("/")[2].removesuffix(":0").removeprefix(f"{layer}_").removesuffix("_1")
+            key = f"{layer}/{_KERAS_1.get(leaf, leaf)}"
+            found[name if key in found else key] = Tensor(name, item.shape, lambda: item[()])
+
+    with h5py.File(path, "r") as file:
+        file.get("model_weights", file).visititems(visit)
+        yield found, {}

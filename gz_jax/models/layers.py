@@ -1,0 +1,137 @@
+"""Layers shared by the models: input preprocessing, convolution, batch normalisation and max pooling.
+
+All take and return [B, H, W, C]. Parameters are float32; `dtype` is the dtype that is computed in.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Preprocess = Literal["unit", "keras", "torch"]
+Initializer = Callable[..., jax.Array]
+
+_KERAS_BGR_MEAN = (103.939, 116.779, 123.68)
+_TORCH_MEAN = (0.485, 0.456, 0.406)
+_TORCH_STD = (0.229, 0.224, 0.225)
+
+
+def preprocess(images: jax.Array, how: Preprocess) -> jax.Array:
+    """What a network was trained to see, from RGB images [B, H, W, 3]; returns float32 of that shape.
+
+    The dtype says the range: uint8 is 0..255, floating point 0..1. 'unit' gives RGB in 0..1; 'keras' BGR in
+    0..255 minus ImageNet's mean (`keras.applications.imagenet_utils`, mode 'caffe'); 'torch' RGB in 0..1
+    minus ImageNet's mean, over its standard deviation (torchvision's `ResNet50_Weights.transforms`).
+
+    Raises:
+      ValueError: unknown `how`, or a dtype that leaves the range open.
+    """
+    white = 255 if images.dtype == jnp.uint8 else 1
+    if white == 1 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images are {images.dtype}; pass uint8 (0..255) or floating point (0..1)")
+    images = images.astype(jnp.float32)
+    if how == "unit":
+        return images / white
+    if how == "keras":
+        return (images * (255 / white))[..., ::-1] - jnp.array(_KERAS_BGR_MEAN, ndmin=4)
+    if how == "torch":
+        return (images / white - jnp.array(_TORCH_MEAN, ndmin=4)) / jnp.array(_TORCH_STD, ndmin=4)
+    raise ValueError(f"preprocess {how!r} is not one of 'unit', 'keras', 'torch'")
+
+
+class Conv(nn.Module):
+    """Convolution with a square kernel and explicit `padding`, the same on every side ('SAME' is not).
+
+    A 1x1 convolution is computed as one matrix product, over [B * H * W, in], which XLA does faster on CPU;
+    its kernel still has the shape [1, 1, in, features].
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.size == 1 and self.padding == 0:
+            x = x[:, :: self.stride, :: self.stride]
+            x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
+        else:
+            x = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=[(self.padding, self.padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            x = x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return x
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, with float32 statistics whatever the compute dtype.
+
+    Flax's own layer keeps the biased variance only and by default computes it as E[x^2] - E[x]^2, which
+    cancels; here it is the mean squared deviation, and `unbiased` selects what the running variance averages:
+    n/(n-1) times it (PyTorch) or itself (Keras 3). Under jit with the batch sharded over a mesh the
+    statistics are those of the global batch. `momentum` is the weight of the old value (PyTorch's momentum is
+    1 minus it).
+    """
+
+    momentum: float
+    epsilon: float
+    unbiased: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        broadcast = (1,) * (x.ndim - 1) + shape
+        x = x.astype(jnp.float32)
+        if use_running_average:
+            mean, var = running_mean.value, running_var.value
+        else:
+            axes = tuple(range(x.ndim - 1))
+            mean = x.mean(axes)
+            # d(var)/d(mean) is zero: cutting that path leaves the gradient exact and the backward pass
+            # shorter.
+            var = jnp.square(x - jax.lax.stop_gradient(mean).reshape(broadcast)).mean(axes)
+            if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+                count = x.size // x.shape[-1]
+                new = var * (count / max(count - 1, 1)) if self.unbiased else var
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * new
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        x = (x - mean.reshape(broadcast)) * factor.reshape(broadcast) + bias.reshape(broadcast)
+        return x.astype(self.dtype)
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """Maximum over `size` x `size` windows of [B, H, W, C]; the padding never wins.
+
+    Rows, then columns, each as a maximum of strided slices: the gradient of `nn.max_pool` (a scatter) makes
+    the CNN's train step a third slower on CPU. Equal maxima share the gradient.
+    """
+    for axis in (1, 2):
+        if padding:
+            edges = [(padding, padding) if i == axis else (0, 0) for i in range(4)]
+            x = jnp.pad(x, edges, constant_values=-jnp.inf)
+        last = (x.shape[axis] - size) // stride * stride
+        slices = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size)]
+        x = functools.reduce(jnp.maximum, slices)
+    return x

@@ -1,0 +1,143 @@
+"""ResNet50 (He et al. 2015) in the two variants that share its name, and the paper's heads on top of it.
+
+'keras' is `keras.applications.ResNet50` (v1): the stride is in a stage's first 1x1 convolution, convolutions
+have biases, batch normalisation has momentum 0.99 and epsilon 1.001e-5. 'torchvision' is torchvision's and
+timm's v1.5: the stride is in the 3x3 convolution, no biases, momentum 0.9 (PyTorch's 0.1), epsilon 1e-5, and
+the running variance is the unbiased one. The paper used Keras'.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gz_jax.errors import UserError
+from gz_jax.labels import NUM_ANSWERS
+from gz_jax.models.layers import BatchNorm, Conv, Preprocess, max_pool, preprocess
+
+Variant = Literal["keras", "torchvision"]
+Pooling = Literal["flatten", "average"]
+
+STAGES: tuple[int, ...] = (3, 4, 6, 3)
+PREPROCESS: dict[str, Preprocess] = {"keras": "keras", "torchvision": "torch"}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut, which is itself a 1x1 convolution where `project`."""
+
+    features: int
+    stride: int
+    project: bool
+    variant: Variant
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+        keras = self.variant == "keras"
+        first, second = (self.stride, 1) if keras else (1, self.stride)
+
+        def conv_bn(x, name, features, size=1, stride=1):
+            x = _conv(self.variant, self.dtype, features, size, stride, size // 2, f"{name}_conv")(x)
+            return _batch_norm(self.variant, self.dtype, f"{name}_bn")(x, use_running_average)
+
+        shortcut = conv_bn(x, "shortcut", 4 * self.features, stride=self.stride) if self.project else x
+        x = nn.relu(conv_bn(x, "1", self.features, stride=first))
+        x = nn.relu(conv_bn(x, "2", self.features, size=3, stride=second))
+        return nn.relu(conv_bn(x, "3", 4 * self.features) + shortcut)
+
+
+def _conv(variant: Variant, dtype, features: int, size: int, stride: int, padding: int, name: str) -> Conv:
+    keras = variant == "keras"
+    init = (
+        nn.initializers.glorot_uniform()
+        if keras
+        else nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    )
+    return Conv(features, size, stride, padding, use_bias=keras, kernel_init=init, dtype=dtype, name=name)
+
+
+def _batch_norm(variant: Variant, dtype, name: str) -> BatchNorm:
+    if variant == "keras":
+        return BatchNorm(momentum=0.99, epsilon=1.001e-5, dtype=dtype, name=name)
+    return BatchNorm(momentum=0.9, epsilon=1e-5, unbiased=True, dtype=dtype, name=name)
+
+
+class ResNet50(nn.Module):
+    """The body: preprocessed images [B, S, S, 3] in, the last feature map [B, S/32, S/32, 2048] out.
+
+    Blocks are named stage<1-4>_block<n>, so `capture_intermediates=True` gives every block's output by name.
+    """
+
+    variant: Variant = "keras"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+        x = _conv(self.variant, self.dtype, 64, 7, 2, 3, "stem_conv")(x)
+        x = _batch_norm(self.variant, self.dtype, "stem_bn")(x, use_running_average)
+        x = max_pool(nn.relu(x), 3, 2, padding=1)
+        for stage, blocks in enumerate(STAGES, 1):
+            for block in range(1, blocks + 1):
+                stride = 2 if block == 1 and stage > 1 else 1
+                x = Bottleneck(
+                    features=32 * 2**stage,
+                    stride=stride,
+                    project=block == 1,
+                    variant=self.variant,
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{block}",
+                )(x, use_running_average)
+        return x
+
+
+class ResNet50Classifier(nn.Module):
+    """ResNet50 with a head: pooling, hidden dense layers with ReLU and dropout, then the outputs' logits.
+
+    Attributes:
+      variant: 'keras' or 'torchvision'; must be that of any weights put in.
+      hidden: widths of the dense layers before the outputs; the paper's default model has (), its optimised
+        one (200, 100).
+      dropout: rate after each hidden layer.
+      pooling: 'flatten' (the paper) or 'average' over the map.
+      preprocess: None for what the variant was trained with, or see `layers.preprocess`.
+      freeze_statistics: normalise with the running statistics in training too, and leave them as they are.
+      dtype: what is computed in; parameters, statistics and logits are float32.
+    """
+
+    variant: Variant = "keras"
+    hidden: Sequence[int] = ()
+    dropout: float = 0.1
+    pooling: Pooling = "flatten"
+    num_outputs: int = NUM_ANSWERS
+    preprocess: Preprocess | None = None
+    freeze_statistics: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        if self.variant not in PREPROCESS:
+            raise UserError(f"variant {self.variant!r} is not one of {', '.join(map(repr, PREPROCESS))}")
+        if self.pooling not in ("flatten", "average"):
+            raise UserError(f"pooling {self.pooling!r} is not one of 'flatten', 'average'")
+        init = nn.initializers.glorot_uniform()
+        self.body = ResNet50(self.variant, self.dtype)
+        self.dense = [nn.Dense(width, kernel_init=init, dtype=self.dtype) for width in self.hidden]
+        self.drop = nn.Dropout(self.dropout)
+        self.head = nn.Dense(self.num_outputs, kernel_init=init, dtype=jnp.float32)
+
+    def features(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """The body's output, float32: [B, 2048] if averaged, [B, (S/32)^2 * 2048] if flattened."""
+        x = preprocess(images, self.preprocess or PREPROCESS[self.variant])
+        x = self.body(x, use_running_average=not train or self.freeze_statistics).astype(jnp.float32)
+        return x.mean((1, 2)) if self.pooling == "average" else x.reshape(x.shape[0], -1)
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Logits, float32 [B, num_outputs], of images [B, S, S, 3]: uint8 0..255 or float 0..1.
+
+        `train` needs an rng named 'dropout' (where there are hidden layers) and `mutable=['batch_stats']`.
+        """
+        x = self.features(images, train)
+        for dense in self.dense:
+            x = self.drop(nn.relu(dense(x)), deterministic=not train)
+        return self.head(x.astype(jnp.float32))

@@ -1,0 +1,88 @@
+"""What `launch.py --mode=...` does: reads the config, builds the parts, calls them. I/O is here and below."""
+
+import functools
+import sys
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gz_jax import run
+from gz_jax.data import packed, pipeline
+from gz_jax.data.split import Dataset
+from gz_jax.training import loop, state
+from gz_jax.training.schedule import PlateauRule
+
+
+def settings(config: ConfigDict) -> loop.Settings:
+    """The training loop's numbers from a config."""
+    p = config.plateau
+    return loop.Settings(
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        plateau=PlateauRule(p.patience, p.factor, p.cooldown, p.min_delta, p.min_rate),
+        early_stop_patience=config.early_stop_patience,
+        activation=config.model.activation,
+        seed=config.seed,
+        every_seconds=config.checkpoint.every_seconds,
+        every_steps=config.checkpoint.every_steps,
+        tensorboard=config.tensorboard,
+    )
+
+
+def stream(config: ConfigDict, dataset: Dataset, parts: run.Parts) -> loop.Data:
+    """Training and validation batches of a data set."""
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    plain = parts.augmentation.is_identity
+    if config.data.cache:
+        train = packed.pack(train, parts.view, final=plain)
+        validation = packed.pack(validation, parts.view, final=True)
+    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    indices = functools.partial(pipeline.train_indices, train.size, config.batch_size, seed=config.seed)
+    return loop.Data(
+        train=lambda epoch, first: pipeline.train_batches(
+            train,
+            parts.view,
+            parts.augmentation,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            first_step=first,
+            **share,
+        ),
+        validation=lambda: pipeline.eval_batches(validation, parts.view, batch_size=config.batch_size, **share),
+        steps_per_epoch=len(indices(epoch=0)),
+        galaxy_ids=lambda epoch, at: train.read(indices(epoch=epoch)[at])["galaxy_id"],
+        statistics=dataset.statistics,
+    )
+
+
+def train(config: ConfigDict, workdir: str) -> int:
+    """`--mode=train`: returns the exit status."""
+    run.check(config, jax.device_count(), jax.process_count())
+    dataset = run.open_dataset(config)
+    path = run.open_workdir(workdir, config, dataset.fingerprint)
+    parts = run.parts(config)
+    mesh = state.make_mesh()
+    optimizer = state.adam()
+    data = stream(config, dataset, parts)
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    variables = state.initial_variables(parts.module, config.data.size, key)
+    print(_describe(config, dataset, variables, mesh.size), flush=True)
+    steps = loop.compile_steps(parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
+    try:
+        loop.train(path, settings(config), data, steps, state.start(variables, optimizer, mesh))
+    except loop.Interrupted:
+        print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
+        return loop.EXIT_INTERRUPTED
+    return 0
+
+
+def _describe(config: ConfigDict, dataset: Dataset, variables: dict, devices: int) -> str:
+    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
+    sizes = ", ".join(f"{split.size} {name}" for name, split in dataset.splits.items())
+    return (
+        f"{config.model.name}: {count:,} trainable parameters, {config.model.activation} outputs; "
+        f"{sizes} galaxies ({dataset.fingerprint}); {devices} {jax.devices()[0].platform} device(s)"
+    )

@@ -1,0 +1,281 @@
+"""The training loop: epochs of jitted steps, validation, the callbacks' rules, checkpoints and the log.
+
+Order of initialisation: (1) fresh variables from the seed, (2) pretrained ones put over them, (3) the latest checkpoint
+of the workdir put over everything, with its place in the epoch. What follows is a function of that state alone.
+"""
+
+import collections
+import dataclasses
+import functools
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from gz_jax import labels
+from gz_jax.errors import UserError
+from gz_jax.files import write_json
+from gz_jax.training import checkpoint, log, state, step
+from gz_jax.training.checkpoint import Progress
+from gz_jax.training.schedule import PlateauRule, start_plateau, update_early_stop, update_plateau
+from gz_jax.training.state import PyTree, TrainState
+
+AHEAD = 16  # steps that the host may run ahead of the device
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the same command continues
+
+
+class Settings(NamedTuple):
+    """The plain numbers of a run."""
+
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    plateau: PlateauRule
+    early_stop_patience: int
+    activation: labels.Activation
+    seed: int
+    every_seconds: float = 60.0
+    every_steps: int = 0
+    tensorboard: bool = False
+
+
+class Data(NamedTuple):
+    """Streams of batches: `train(epoch, first_step)` and `validation()` give NumPy batches of this process's rows."""
+
+    train: Callable[[int, int], Iterable[step.Batch]]
+    validation: Callable[[], Iterable[step.Batch]]
+    steps_per_epoch: int
+    galaxy_ids: Callable[[int, int], np.ndarray]  # of a batch of (epoch, step), to name them in an error
+    statistics: dict[str, Any]
+
+
+class Steps(NamedTuple):
+    """The jitted steps over a mesh."""
+
+    train: Callable[[TrainState, step.Batch], tuple[TrainState, jax.Array]]
+    evaluate: Callable[[PyTree, PyTree, step.Batch], tuple[state.Sums, jax.Array]]
+    put: Callable[[step.Batch], step.Batch]
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT came, and the state is saved."""
+
+
+def compile_steps(
+    apply: step.Apply,
+    optimizer: optax.GradientTransformation,
+    activation: labels.Activation,
+    seed: int,
+    mesh: Mesh,
+) -> Steps:
+    """Jit the steps: state replicated and donated, batches split over the mesh by galaxy."""
+    whole, split = state.replicated(mesh), state.by_galaxy(mesh)
+    key = jax.random.fold_in(jax.random.key(seed), 1)  # 0 drew the initial weights
+    train = functools.partial(step.train_step, apply=apply, optimizer=optimizer, activation=activation)
+    evaluate = functools.partial(step.eval_step, apply=apply, activation=activation)
+    jitted_train = jax.jit(train, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0)
+    jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=(whole, split))
+
+    def put(batch: step.Batch) -> step.Batch:
+        arrays = {name: batch[name] for name in ("image", "vote_fractions", "mask")}
+        return {name: jax.make_array_from_process_local_data(split, array) for name, array in arrays.items()}
+
+    return Steps(lambda s, b: jitted_train(s, b, key), jitted_eval, put)
+
+
+def evaluate(steps: Steps, params: PyTree, batch_stats: PyTree, batches: Iterable[step.Batch]) -> dict[str, float]:
+    """MSE and accuracy over every galaxy of a stream, each exactly once."""
+    totals = None
+    for batch in prefetch(steps.put, batches):
+        sums, _ = steps.evaluate(params, batch_stats, batch)
+        totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
+    return step.metrics(totals)
+
+
+def prefetch(put: Callable[[step.Batch], step.Batch], batches: Iterable[step.Batch]) -> Iterator[step.Batch]:
+    """Batches on the device, each sent while the one before is computed."""
+    ahead = None
+    for batch in batches:
+        ready, ahead = ahead, put(batch)
+        if ready is not None:
+            yield ready
+    if ahead is not None:
+        yield ahead
+
+
+class Run:
+    """One run in one workdir: holds the open checkpoints and the signals; all else is state that is passed on."""
+
+    def __init__(self, workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps) -> None:
+        self.workdir, self.settings, self.data, self.steps = workdir, settings, data, steps
+        self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
+        self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
+        self.saved_at = time.monotonic()
+        self.signal: int | None = None
+        self.events = log.tensorboard_writer(workdir / "events") if settings.tensorboard else None
+
+    def restore(self, fresh: TrainState) -> tuple[TrainState, Progress]:
+        """Where the workdir stands: its latest checkpoint, else the start."""
+        found = checkpoint.load(self.latest, fresh)
+        if found is None:
+            progress = Progress(0, 0, start_plateau(self.settings.learning_rate))
+            return state.with_rate(fresh, progress.plateau.rate), progress
+        _, tree, info = found
+        progress = Progress.from_json(info)
+        for later in [s for s in self.best.all_steps() if s > int(tree.step)]:
+            self.best.delete(later)  # of a life that is lived again from here
+        return tree, progress
+
+    def save(self, train_state: TrainState, progress: Progress) -> None:
+        self.check_finite(train_state, progress)
+        checkpoint.save(self.latest, int(train_state.step), train_state, progress.to_json())
+        self.saved_at = time.monotonic()
+
+    def check_finite(self, train_state: TrainState, progress: Progress) -> None:
+        bad = int(train_state.bad_step)
+        if bad < 0:
+            return
+        epoch, at = divmod(bad, self.data.steps_per_epoch)
+        ids = ", ".join(map(str, self.data.galaxy_ids(epoch, at)))
+        raise UserError(
+            f"the loss is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1}). The last good checkpoint is kept in "
+            f"{self.workdir}. A lower --config.learning_rate may help; else look at the batch's galaxies. GalaxyIDs: {ids}"
+        )
+
+    def save_is_due(self, global_step: int) -> bool:
+        every = self.settings.every_steps
+        if every and global_step % every == 0:
+            return True
+        if jax.process_count() > 1:  # clocks differ, and all processes must save together
+            return False
+        return time.monotonic() - self.saved_at >= self.settings.every_seconds
+
+    def train_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+        """The rest of the epoch that `progress` stands in."""
+        epoch, first = progress.epoch, progress.step_in_epoch
+        total = self.data.steps_per_epoch
+        start = time.monotonic() - progress.seconds
+        losses: collections.deque[jax.Array] = collections.deque()
+        bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size)
+        try:
+            for done, batch in enumerate(prefetch(self.steps.put, self.data.train(epoch, first)), first + 1):
+                train_state, loss = self.steps.train(train_state, batch)
+                losses.append(loss)
+                if len(losses) > AHEAD:  # a bound on what waits on the device, not a stall
+                    losses.popleft().block_until_ready()
+                bar.advance(float(loss) if bar.due() else None)
+                progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
+                if self.signal is not None:
+                    self.save(train_state, progress)
+                    raise Interrupted
+                if done < total and self.save_is_due(epoch * total + done):
+                    self.save(train_state, progress)
+        finally:
+            bar.close()
+        train_state.step.block_until_ready()
+        return train_state, dataclasses.replace(progress, seconds=time.monotonic() - start)
+
+    def finish_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+        """Validate, log, apply the callbacks' rules, keep the best."""
+        self.check_finite(train_state, progress)
+        training = step.metrics(train_state.sums)
+        train_seconds = progress.seconds
+        start = time.monotonic()
+        validation = evaluate(self.steps, train_state.params, train_state.batch_stats, self.data.validation())
+        seconds = train_seconds + time.monotonic() - start
+        row = {
+            "epoch": progress.epoch,
+            **training,
+            "learning_rate": progress.plateau.rate,
+            **{f"val_{name}": value for name, value in validation.items()},
+            "val_rmse": float(np.sqrt(validation["loss"])),
+            "epoch_seconds": round(seconds, 3),
+            "images_per_second": round(
+                self.data.steps_per_epoch * self.settings.batch_size / max(train_seconds, 1e-9), 1
+            ),
+        }
+        loss = validation["loss"]
+        stop = update_early_stop(progress.early_stop, progress.epoch, loss, self.settings.early_stop_patience)
+        plateau = update_plateau(progress.plateau, loss, self.settings.plateau)
+        history = (*progress.history, row)
+        is_best = stop.best_epoch == progress.epoch
+        if is_best:
+            checkpoint.save(self.best, int(train_state.step), checkpoint.best_tree(train_state), row)
+        if jax.process_index() == 0:
+            log.write_csv(self.workdir / "log.csv", history)
+            print(log.epoch_line(row, self.settings.num_epochs, is_best), flush=True)
+            if self.events:
+                for name, value in row.items():
+                    self.events.scalar(name, value, progress.epoch)
+                self.events.flush()
+        progress = Progress(progress.epoch + 1, 0, plateau, stop, history)
+        train_state = state.with_rate(train_state, plateau.rate)
+        zero = jax.tree.map(lambda x: jax.device_put(np.zeros((), np.float32), x.sharding), train_state.sums)
+        return train_state.replace(sums=zero), progress
+
+    def wanted(self, progress: Progress) -> bool:
+        return progress.epoch < self.settings.num_epochs and not progress.early_stop.stop
+
+
+def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, fresh: TrainState) -> Progress:
+    """Train until the last epoch or early stopping, continuing what the workdir holds.
+
+    Returns:
+      Where the run stands; `history` has a row for every epoch.
+
+    Raises:
+      Interrupted: a signal came; the state is saved.
+      UserError: the loss is not finite, or no checkpoint can be read.
+    """
+    run = Run(workdir, settings, data, steps)
+    train_state, progress = run.restore(fresh)
+    if progress.history or progress.step_in_epoch:
+        where = f"epoch {progress.epoch + 1}, batch {progress.step_in_epoch + 1}"
+        print(f"continuing {workdir} at {where}", flush=True)
+    with _signals(run):
+        while run.wanted(progress):
+            train_state, progress = run.train_epoch(train_state, progress)
+            train_state, progress = run.finish_epoch(train_state, progress)
+            last = not run.wanted(progress)
+            if last or run.save_is_due(int(train_state.step)):
+                run.save(train_state, progress)
+    for manager in (run.latest, run.best):
+        manager.close()
+    _write_metrics(workdir, progress, data.statistics)
+    return progress
+
+
+def _write_metrics(workdir: pathlib.Path, progress: Progress, statistics: dict[str, Any]) -> None:
+    if not progress.history or jax.process_index():
+        return
+    best = progress.history[progress.early_stop.best_epoch]
+    write_json(workdir / "metrics.json", {"best_epoch": best, "epochs": len(progress.history), "data": statistics})
+    why = "early stopping" if progress.early_stop.stop else "all epochs done"
+    print(log.summary(best, len(progress.history), statistics, why), flush=True)
+
+
+class _signals:
+    """While open, the first SIGTERM or SIGINT asks the run to save and stop; the second one ends the process."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> None:
+        def handle(number: int, frame: Any) -> None:
+            if self.run.signal is not None:
+                sys.exit(128 + number)
+            self.run.signal = number
+            print("\nstopping after this step; again to stop at once", file=sys.stderr, flush=True)
+
+        self.old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def __exit__(self, *exc: Any) -> None:
+        for number, old in self.old.items():
+            signal.signal(number, old)

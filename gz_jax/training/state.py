@@ -1,0 +1,90 @@
+"""What training carries on the device: one pytree, and how it is made and laid out over the devices."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+
+
+class Sums(struct.PyTreeNode):
+    """Metrics as sums and counts, divided once at the end (`step.metrics`); all float32 scalars."""
+
+    squared_error: jax.Array  # summed over galaxies, averaged over the 37 answers
+    correct: jax.Array  # galaxies whose largest answer is predicted (Keras' categorical accuracy)
+    count: jax.Array  # galaxies
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything on the device that is needed to continue; modules, optimiser and configs stay outside."""
+
+    step: jax.Array  # int32 scalar, updates made so far
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+    sums: Sums  # of this epoch's training batches so far
+    bad_step: jax.Array  # int32 scalar, the first step whose loss was not finite, else -1
+
+
+def zero_sums() -> Sums:
+    """Sums before the first batch."""
+    return Sums(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """One axis, 'data', over all devices (of all processes)."""
+    devices = jax.devices() if devices is None else devices
+    # Linen's dropout fails under Explicit axes, make_mesh's default.
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_galaxy(mesh: Mesh) -> NamedSharding:
+    """The leading axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def adam() -> optax.GradientTransformation:
+    """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), its learning rate in the state."""
+    return optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))(
+        learning_rate=0.0, eps=1e-7
+    )
+
+
+def with_rate(state: TrainState, rate: float) -> TrainState:
+    """The state with another learning rate."""
+    hyperparams = {**state.opt_state.hyperparams}
+    old = hyperparams["learning_rate"]
+    hyperparams["learning_rate"] = jax.device_put(np.asarray(rate, old.dtype), old.sharding)
+    return state.replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
+
+
+def initial_variables(module: nn.Module, size: int, key: jax.Array) -> dict[str, PyTree]:
+    """Fresh variables {'params', 'batch_stats'} for images of `size` x `size` pixels."""
+    return module.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False)
+
+
+def start(variables: dict[str, PyTree], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before the first step, replicated over the mesh."""
+
+    def make(variables: dict[str, PyTree]) -> TrainState:
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+            sums=zero_sums(),
+            bad_step=jnp.full((), -1, jnp.int32),
+        )
+
+    return jax.jit(make, out_shardings=replicated(mesh))(variables)
