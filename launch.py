@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -15,9 +16,7 @@ workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run; by defau
 mode_flag = flags.DEFINE_enum("mode", "train", ["train"], "What to do.")
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise UserError(f"unknown argument {argv[1]!r}: every flag begins with --; see --help.")
+def main() -> int:
     if config_flag.value is None:
         raise UserError("which config? For example: python launch.py --config=configs/demo.py")
     from gz_jax import modes  # after the flags: JAX takes seconds to load
@@ -29,19 +28,26 @@ def main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> list[str]:
     """Flags, with one line for a mistake in them."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, TypeError, ValueError, KeyError, OSError) as error:
-        fail(f"in the flags: {error}")
+        rest = flags.FLAGS(argv)
+        if config_flag.present:
+            config_flag.value["seed"]  # a file that cannot be loaded is said only when it is looked into
+    except (KeyError, AttributeError) as error:
+        fail(f"the config has no field {str(error).strip(chr(34))}; configs/default.py lists them all.")
+    except (flags.Error, TypeError, ValueError, OSError, SyntaxError) as error:
+        fail(" ".join(str(error).split()))
+    if len(rest) > 1:
+        fail(f"unknown argument {rest[1]!r}: every flag begins with --; see --help.")
+    return rest
 
 
-def fail(message: object) -> None:
+def fail(message: object) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def guarded(argv: list[str]) -> None:
+def guarded(_: list[str]) -> None:
     try:
-        sys.exit(main(argv))
+        sys.exit(main())
     except UserError as error:
         fail(error)
 

@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
     config.model.name = "cnn"  # 'cnn' or 'resnet50'
     config.model.activation = "sigmoid"  # 'sigmoid', or 'divisive' / 'softmax': rescaled down the tree
     config.model.dtype = "float32"  # what is computed in: 'float32' or 'bfloat16'; parameters stay float32
+    config.model.momentum = config_dict.placeholder(float)  # of batch normalisation; None: 0.99, v1.5 0.9
     config.model.variant = "keras"  # of ResNet50: 'keras' (v1, the paper's) or 'torchvision' (v1.5)
     config.model.hidden = ()  # widths of dense layers before the last one
     config.model.dropout = 0.1  # after each of them

@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     steps = loop.compile_steps(parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
     try:
         loop.train(path, settings(config), data, steps, state.start(variables, optimizer, mesh))
-    except loop.Interrupted:
+    except loop.InterruptedRun:
         print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
         return loop.EXIT_INTERRUPTED
     return 0

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from gz_jax import models
 from gz_jax.data import augment, pipeline
 from gz_jax.data.augment import Augmentation, View
+from gz_jax.data.kaggle_split import compare_splits
 from gz_jax.data.split import Dataset
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
@@ -111,7 +112,7 @@ class Parts(NamedTuple):
 def parts(config: ConfigDict) -> Parts:
     """The module and the way images reach it."""
     m, a = config.model, config.augment
-    options = {"dtype": m.dtype}
+    options = {"dtype": m.dtype, "momentum": m.momentum}
     if m.name == "resnet50":
         options |= {
             "variant": m.variant,
@@ -130,13 +131,15 @@ def open_dataset(config: ConfigDict) -> Dataset:
     if d.source == "synthetic":
         from gz_jax.data import synthetic
 
-        return synthetic.make_dataset(
+        dataset = synthetic.make_dataset(
             d.num_galaxies,
             seed=config.seed,
             size=d.size,
             validation_fraction=d.validation_fraction,
             merger_fraction=d.merger_fraction,
         )
+        votes = [s.read(np.arange(s.size))["vote_fractions"] for s in map(dataset.splits.get, ("train", "validation"))]
+        return dataset._replace(statistics=compare_splits(*votes))
     from gz_jax.data import galaxy_zoo
 
     return galaxy_zoo.open_dataset(

@@ -74,27 +74,25 @@ def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]
     """The galaxies all runs were validated on: (galaxy_id, truth, predicted of each run, a note or None).
 
     Raises:
-      UserError: no galaxy in common, a galaxy twice in a run, or labels that differ between runs.
+      UserError: two runs of one name, no galaxy in common, a galaxy twice in a run, or labels that differ between runs.
     """
     if not runs:
         raise UserError("there are no runs to compare")
+    if len({run.name for run in runs}) < len(runs):
+        raise UserError(f"two runs have the same name: {', '.join(run.name for run in runs)}")
     for run in runs:
         if len(np.unique(run.galaxy_id)) != len(run.galaxy_id):
             raise UserError(f"run {run.name!r} has predictions for some galaxies more than once")
     common = reduce(np.intersect1d, [run.galaxy_id for run in runs])
     if not len(common):
-        raise UserError(
-            "the runs share no validation galaxy, so they cannot be compared: use the same data and split"
-        )
+        raise UserError("the runs share no validation galaxy, so they cannot be compared: use the same data and split")
     truth, predicted = [], []
     for run in runs:
         order = np.argsort(run.galaxy_id)
         rows = order[np.searchsorted(run.galaxy_id, common, sorter=order)]
         true_rows, predicted_rows = select(run.truth[rows], run.predicted[rows])
         if truth and not np.allclose(true_rows, truth[0], atol=1e-5):
-            raise UserError(
-                f"runs {runs[0].name!r} and {run.name!r} have different labels for the same galaxies"
-            )
+            raise UserError(f"runs {runs[0].name!r} and {run.name!r} have different labels for the same galaxies")
         truth.append(true_rows)
         predicted.append(predicted_rows)
     note = None
@@ -116,9 +114,7 @@ def _verdict(first: str, second: str, difference: Estimate, lower_is_better: boo
 def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Comparison:
     """Table 1 of the paper for any runs, with 95 % intervals and the paired difference of every two."""
     common, truth, predicted, note = align(runs)
-    squared = np.stack(
-        [np.square(np.subtract(p, truth, dtype=np.float64)).mean(1) for p in predicted], axis=1
-    )
+    squared = np.stack([np.square(np.subtract(p, truth, dtype=np.float64)).mean(1) for p in predicted], axis=1)
     right = np.stack([agreement(truth, p) for p in predicted], axis=1)
     pairs = list(itertools.combinations(range(len(runs)), 2))
     a, b = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
@@ -141,12 +137,12 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
     table = [
         {
             "run": run.name,
-            "seed": run.seed,
-            "epochs": len(run.history),
-            "best epoch": best_epoch(run.history),
             "val. MSE": at("mse", i),
-            "val. RMSE": at("rmse", i),
             "val. accuracy": at("accuracy", i),
+            "val. RMSE": at("rmse", i),
+            "best epoch": best_epoch(run.history),
+            "epochs": len(run.history),
+            "seed": run.seed,
         }
         for i, run in enumerate(runs)
     ]
@@ -162,9 +158,9 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
             {
                 "first": names[0],
                 "second": names[1],
-                "MSE, first minus second": mse,
+                "MSE difference": mse,
                 "MSE verdict": verdicts[0],
-                "accuracy, first minus second": accuracy,
+                "accuracy difference": accuracy,
                 "accuracy verdict": verdicts[1],
             }
         )
@@ -173,9 +169,7 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
     return Comparison(len(common), note, table, differences, spread, statements + seed_statements)
 
 
-def seed_spread(
-    runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray
-) -> tuple[list[dict[str, Any]], list[str]]:
+def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> tuple[list[dict[str, Any]], list[str]]:
     """Spread over runs whose configs differ in the seed alone, and Welch's t-test between such groups."""
     groups: dict[str, list[int]] = {}
     for i, run in enumerate(runs):

@@ -24,9 +24,7 @@ class Estimate(NamedTuple):
     high: Any
 
 
-def select(
-    truth: np.ndarray, predicted: np.ndarray, mask: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def select(truth: np.ndarray, predicted: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Drop padding and check what is left: (truth, predicted), both [n, 37] and finite.
 
     Args:
@@ -37,9 +35,7 @@ def select(
       UserError: shapes differ, nothing is left, or a value is not finite.
     """
     if truth.shape != predicted.shape or truth.shape[-1:] != (NUM_ANSWERS,):
-        raise UserError(
-            f"true {truth.shape} and predicted {predicted.shape} vote fractions must both be [N, 37]"
-        )
+        raise UserError(f"true {truth.shape} and predicted {predicted.shape} vote fractions must both be [N, 37]")
     keep = slice(None) if mask is None else np.asarray(mask, bool)
     truth, predicted = truth[keep], predicted[keep]
     if not len(truth):
@@ -70,9 +66,7 @@ def galaxy_sums(truth: np.ndarray, predicted: np.ndarray, applies: float = 0.5) 
         [np.ones(len(truth), bool) if q.parent is None else truth[:, q.parent] >= applies for q in QUESTIONS],
         axis=1,
     )
-    right = np.stack(
-        [truth[:, q.columns].argmax(1) == predicted[:, q.columns].argmax(1) for q in QUESTIONS], axis=1
-    )
+    right = np.stack([truth[:, q.columns].argmax(1) == predicted[:, q.columns].argmax(1) for q in QUESTIONS], axis=1)
     top = np.concatenate([np.eye(q.stop - q.start)[truth[:, q.columns].argmax(1)] for q in QUESTIONS], axis=1)
     sums = {
         "galaxies": np.ones((len(truth), 1)),
@@ -152,12 +146,8 @@ def bootstrap(
     tail = (1 - level) / 2
     result = {}
     for name in value:
-        known = np.where(
-            np.isfinite(drawn[name]).any(0), drawn[name], 0.0
-        )  # no warning where all are undefined
-        low, high = np.where(
-            np.isfinite(value[name]), np.nanquantile(known, [tail, 1 - tail], axis=0), np.nan
-        )
+        known = np.where(np.isfinite(drawn[name]).any(0), drawn[name], 0.0)  # no warning where all are undefined
+        low, high = np.where(np.isfinite(value[name]), np.nanquantile(known, [tail, 1 - tail], axis=0), np.nan)
         result[name] = Estimate(value[name], low, high)
     return result
 

@@ -82,9 +82,7 @@ def update(summary: LabelSummary, galaxy_id: np.ndarray, vote_fractions: np.ndar
         seen=seen,
         count=n,
         mean=summary.mean + delta * len(x) / n,
-        comoment=summary.comoment
-        + centred.T @ centred
-        + np.outer(delta, delta) * (summary.count * len(x) / n),
+        comoment=summary.comoment + centred.T @ centred + np.outer(delta, delta) * (summary.count * len(x) / n),
         low=np.minimum(summary.low, x.min(0)),
         high=np.maximum(summary.high, x.max(0)),
         counts=summary.counts + fresh,
@@ -101,9 +99,7 @@ def summarise(blocks: Iterable[Block]) -> LabelSummary:
     """
     summary = reduce(lambda so_far, block: update(so_far, *block), blocks, empty_summary())
     if not summary.count:
-        raise UserError(
-            f"none of the {summary.seen} galaxies has vote fractions: there is nothing to explore"
-        )
+        raise UserError(f"none of the {summary.seen} galaxies has vote fractions: there is nothing to explore")
     return summary
 
 

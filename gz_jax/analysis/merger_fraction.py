@@ -40,9 +40,7 @@ def threshold_count(scores: np.ndarray, threshold: float, confidence: float = 0.
     return Estimate(float(test.statistic), float(interval.low), float(interval.high))
 
 
-def probability_sum(
-    scores: np.ndarray, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> Estimate:
+def probability_sum(scores: np.ndarray, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Estimate:
     """(b) The mean of the predicted vote fractions [n], with a percentile bootstrap over the galaxies.
 
     Willett et al. 2013 (MNRAS 435, 2835) advise summing vote fractions, not cutting them, for whole samples.
@@ -65,8 +63,8 @@ def corrected_mean(
     """The fraction of positives in a catalogue, from any score that differs on average for positives.
 
     mean(catalogue) = f mean(positives) + (1 - f) mean(negatives), solved for f. With 0/1 scores this is
-    Rogan & Gladen (1978), and the interval that of Lang & Reiczigel (2014, Prev. Vet. Med. 113, 13; with 1 -
-    P in their equation 4), which adds pseudo-counts to all three samples and propagates their errors. With
+    Rogan & Gladen (1978), and the interval that of Lang & Reiczigel (2014, Prev. Vet. Med. 113, 13; with
+    1 - P in their equation 4), which adds pseudo-counts to all three samples and propagates their errors. With
     probabilities it is the probabilistic adjusted count of Bella et al. (2010, ICDM), with the scores'
     variances in the interval.
 
@@ -164,8 +162,7 @@ def calibrated_fraction(
     The probabilities are moved to the catalogue's most likely prior; what the finite validation sample makes
     wrong in them is then removed by `corrected_mean`, whose means are cross-fitted. An error of the isotonic
     curve thus costs precision but brings no bias (the equation holds for any score), so the interval needs
-    the
-    errors of the two samples only: no bootstrap that refits, which may draw no positive at all.
+    the errors of the two samples only: no bootstrap that refits, which may draw no positive at all.
 
     Args:
       catalogue: scores [n]; scores, truth: float [m], bool [m], the validation sample.
@@ -196,9 +193,7 @@ def calibrated_fraction(
     return corrected_mean(moved, adjusted[truth], adjusted[~truth], confidence), details
 
 
-def confusion(
-    scores: np.ndarray, truth: np.ndarray, threshold: float, confidence: float = 0.95
-) -> dict[str, Any]:
+def confusion(scores: np.ndarray, truth: np.ndarray, threshold: float, confidence: float = 0.95) -> dict[str, Any]:
     """Counts of labelled galaxies at scores > threshold, and their purity, completeness and specificity."""
     chosen = scores > threshold
     among = {"purity": truth[chosen], "completeness": chosen[truth], "specificity": ~chosen[~truth]}
@@ -220,8 +215,7 @@ def merger_rate(
     Args:
       fraction: of galaxies seen merging.
       gyr, gyr_error: observability time and its standard error, Gyr. The time is taken as log-normal; the
-        errors
-        of fraction and time are added in quadrature in the logarithm, each side by itself.
+        errors of fraction and time are added in quadrature in the logarithm, each side by itself.
       merging: C_merg, the share of candidates that do merge.
 
     Raises:

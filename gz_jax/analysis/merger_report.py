@@ -78,9 +78,7 @@ def merger_report(
     catalogue, _ = _clean("the catalogue", predicted)
     tables, votes = _clean("the validation table", validation_predicted, validation_votes)
     if len(catalogue) != len(tables):
-        raise UserError(
-            f"{len(catalogue)} prediction tables of the catalogue, {len(tables)} of the validation"
-        )
+        raise UserError(f"{len(catalogue)} prediction tables of the catalogue, {len(tables)} of the validation")
     given = {"validation": votes}
     if training_votes is not None:
         given["training"] = _clean("the training labels", training_votes)[1]
@@ -119,15 +117,12 @@ def merger_report(
         results["reliability"]["calibrated"] = mf.reliability(held_out, truth.astype(float), confidence)
     if observability is not None:
         results["rate_per_gyr"] = {
-            k: mf.merger_rate(found[k], *observability, merging, confidence)
-            for k in ("corrected", "calibrated")
+            k: mf.merger_rate(found[k], *observability, merging, confidence) for k in ("corrected", "calibrated")
         }
     results = _plain(results)
     tabulated = (("", "estimates"), ("labels, ", "labels"), ("rate per Gyr, ", "rate_per_gyr"))
     rows = [
-        {"quantity": f"{prefix}{name}", **e}
-        for prefix, part in tabulated
-        for name, e in results.get(part, {}).items()
+        {"quantity": f"{prefix}{name}", **e} for prefix, part in tabulated for name, e in results.get(part, {}).items()
     ]
     return Report(results, rows, plots_mergers.figures(results))
 
@@ -186,9 +181,7 @@ def _warnings(found: dict[str, mf.Estimate], positives: int) -> list[str]:
     if positives < 30:
         texts.append(f"Only {positives} validation galaxies are positive: (c) and (d) rest on those few.")
     if corrected.low > calibrated.high or calibrated.low > corrected.high:
-        texts.append(
-            "(c) and (d) disagree: the scores mean something else in the catalogue than in validation."
-        )
+        texts.append("(c) and (d) disagree: the scores mean something else in the catalogue than in validation.")
     return texts
 
 

@@ -63,9 +63,7 @@ def mergers(
     return result, rows
 
 
-def merger_curve(
-    truth: np.ndarray, predicted: np.ndarray, thresholds: np.ndarray, real: float = 0.3
-) -> np.ndarray:
+def merger_curve(truth: np.ndarray, predicted: np.ndarray, thresholds: np.ndarray, real: float = 0.3) -> np.ndarray:
     """Purity and completeness above each predicted threshold: [2, len(thresholds)], NaN where undefined."""
     positive = truth[:, MERGER] > real
     chosen = predicted[:, MERGER] > np.asarray(thresholds)[:, None]

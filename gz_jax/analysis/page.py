@@ -77,6 +77,7 @@ def text(value: Any) -> str:
             return "–"
         width = high - low
         digits = min(max(1 - math.floor(math.log10(width)), 0), 7) if width > 0 else 4
+        number, low, high = (round(part, digits) + 0.0 for part in (number, low, high))  # + 0.0: no minus zero
         return f"{number:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
         return "–"
@@ -107,9 +108,7 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
                     f"{name}_high": parts.get("high"),
                 }
             else:
-                out[name] = (
-                    f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
-                )
+                out[name] = f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
         return out
 
     table = [cells(row) for row in rows]
@@ -161,11 +160,7 @@ def render(
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for key, value in values.items():
-        rows += (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else [(f"{prefix}{key}", text(value))]
-        )
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", text(value))]
     return rows
 
 
@@ -210,15 +205,11 @@ def publish(
             if isinstance(item, Table):
                 blocks.append(_table(item, words["table"][item.name], folder))
             else:
-                filled = {
-                    name: words["picture"][item.name][name].format(**values) for name in ("caption", "alt")
-                }
+                filled = {name: words["picture"][item.name][name].format(**values) for name in ("caption", "alt")}
                 blocks.append(_picture(item, filled, folder))
         paragraphs = [*extra, *(paragraph.format(**values) for paragraph in heading.get("text", ()))]
         prepared.append({"title": heading["title"], "text": paragraphs, "items": blocks})
-    tables = {
-        item.name: item.rows for section in sections for item in section.items if isinstance(item, Table)
-    }
+    tables = {item.name: item.rows for section in sections for item in section.items if isinstance(item, Table)}
     with atomic(folder / "metrics.json", encoding="utf-8") as file:
         everything = plain({**numbers, "tables": tables, "context": context or {}})
         json.dump(everything, file, indent=1, allow_nan=False)

@@ -23,7 +23,7 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
 )  # fmt: skip
 INK = "#1a1a1a"
 CYCLE = (BLUE, RED, GREEN, PINK, ORANGE, SKY, INK)
-WIDTH = 7.2  # inches: two columns of a journal page
+WIDTH, NARROW = 7.2, 4.6  # inches: two columns of a journal page, and a single chart
 STYLE = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -170,9 +170,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
     to_axes = ax.transData + ax.transAxes.inverted()
     heights = np.array([to_axes.transform((x, y))[1] for x, y, _, _ in ends])
     for (_, _, text, colour), height in zip(ends, _spread(heights, 0.065), strict=True):
-        ax.text(
-            1.015, height, text, transform=ax.transAxes, color=colour, va="center", fontsize=8, weight="bold"
-        )
+        ax.text(1.015, height, text, transform=ax.transAxes, color=colour, va="center", fontsize=8, weight="bold")
 
 
 @styled
@@ -188,13 +186,11 @@ def loss_curve(history: Mapping[str, np.ndarray], title: str = "") -> Figure:
     loss = np.asarray(history["loss"], float)
     epoch = np.asarray(history.get("epoch", np.arange(len(loss))), float)
     val, rate = history.get("val_loss"), history.get("learning_rate")
-    figure = Figure(figsize=(5.4, 3.3), layout="constrained")
+    figure = Figure(figsize=(NARROW, 3.0), layout="constrained")
     ax = figure.add_subplot()
     ax.set(yscale="log", xlabel="epoch (the first is 0)", ylabel="mean squared error")
     ax.set_title(title, loc="left", weight="bold")
-    lines = [(loss, "training", GREY)] + (
-        [] if val is None else [(np.asarray(val, float), "validation", BLUE)]
-    )
+    lines = [(loss, "training", GREY)] + ([] if val is None else [(np.asarray(val, float), "validation", BLUE)])
     ends = []
     for values, name, colour in lines:
         known = np.isfinite(values) & (values > 0)
@@ -247,9 +243,7 @@ def _sparse_log() -> mpl.ticker.Formatter:
 
 
 @styled
-def run_curves(
-    runs: Mapping[str, Mapping[str, np.ndarray]], column: str, ylabel: str, log: bool = False
-) -> Figure:
+def run_curves(runs: Mapping[str, Mapping[str, np.ndarray]], column: str, ylabel: str, log: bool = False) -> Figure:
     """A logged column of several runs, the training counterpart thin and dotted (figures 8 and 9).
 
     Args:
@@ -258,7 +252,7 @@ def run_curves(
       ylabel: of the axis.
       log: whether that axis is logarithmic.
     """
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.9, 3.4), layout="constrained")
     ax = figure.add_subplot()
     ax.set(xlabel="epoch (the first is 0)", ylabel=ylabel, yscale="log" if log else "linear")
     ax.set_title("solid: validation (dot: its best), dotted: training", loc="left", color=GREY, fontsize=7.5)

@@ -52,10 +52,10 @@ def answer_images(images: np.ndarray, values: np.ndarray) -> Figure:
 @styled
 def correlation_matrix(correlation: np.ndarray) -> Figure:
     """The labels' correlations (equation 1), grouped by question (figure 4): [37, 37], NaN drawn grey."""
-    height = 6.35
+    height = 6.5
     figure = Figure(figsize=(WIDTH, height))
-    ax = figure.add_axes((0.335, 0.085, 0.655, 0.655 * WIDTH / height))
-    bar = figure.add_axes((0.335, 0.065, 0.655, 0.01))
+    ax = figure.add_axes((0.34, 0.085, 0.645, 0.645 * WIDTH / height))
+    bar = figure.add_axes((0.34, 0.065, 0.645, 0.01))
     ax.set_facecolor("#cccccc")
     mesh = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     ax.set_xticks(range(NUM_ANSWERS), ANSWERS, rotation=90, fontsize=6.4)
@@ -68,10 +68,10 @@ def correlation_matrix(correlation: np.ndarray) -> Figure:
             ax.axhline(q.start - 0.5, color="white", linewidth=1.6)
             ax.axvline(q.start - 0.5, color="white", linewidth=1.6)
         low, high, middle = q.start - 0.35, q.stop - 0.65, (q.start + q.stop - 1) / 2
-        ax.plot([-7.15, -7.15], [low, high], color=GREY, linewidth=1.2, clip_on=False)
-        ax.text(-7.5, middle, f"{q.number} {q.text}", ha="right", va="center", fontsize=6.4, weight="bold")
-        ax.plot([low, high], [-6.9, -6.9], color=GREY, linewidth=1.2, clip_on=False)
-        ax.text(middle, -7.3, str(q.number), ha="center", va="bottom", fontsize=6.4, weight="bold")
+        ax.plot([-7.65, -7.65], [low, high], color=GREY, linewidth=1.2, clip_on=False)
+        ax.text(-8.0, middle, f"{q.number} {q.text}", ha="right", va="center", fontsize=6.4, weight="bold")
+        ax.plot([low, high], [-7.65, -7.65], color=GREY, linewidth=1.2, clip_on=False)
+        ax.text(middle, -7.95, str(q.number), ha="center", va="bottom", fontsize=6.4, weight="bold")
     ax.set(xlim=(-0.5, NUM_ANSWERS - 0.5), ylim=(NUM_ANSWERS - 0.5, -0.5))
     figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_xlabel("correlation of two vote fractions", fontsize=7.5, labelpad=1)

@@ -31,9 +31,7 @@ def comparison(results: dict[str, Any]) -> Figure:
     """Every estimate with its interval, the seeds' spread, the labels' own fraction and published values."""
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.subplots()
-    rows = [
-        (f"({k}) {name}", e, BLUE) for k, (name, e) in zip("abcd", results["estimates"].items(), strict=True)
-    ]
+    rows = [(ESTIMATES[k], e, BLUE) for k, e in results["estimates"].items()]
     rows += [(f"labels above {results['threshold']:g}, {k}", e, RED) for k, e in results["labels"].items()]
     rows += [
         (source, {"fraction": value, "low": low, "high": high}, GREY)
@@ -52,9 +50,7 @@ def comparison(results: dict[str, Any]) -> Figure:
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, top * 1.08)
-    axes.set_xlabel(
-        f"fraction of galaxies, {100 * results['confidence']:g} % intervals; ticks: single networks"
-    )
+    axes.set_xlabel(f"fraction of galaxies, {100 * results['confidence']:g} % intervals; ticks: single networks")
     axes.set_title(_title(results))
     axes.grid(axis="x", alpha=0.3)
     return figure
@@ -69,9 +65,7 @@ def threshold_curve(results: dict[str, Any]) -> Figure:
         ("count", "predictions above", BLUE),
         ("corrected", "corrected count", GREEN),
     ):
-        value, low, high = np.array(
-            [list(e.values()) for e in curve[key]], float
-        ).T  # None becomes NaN: a gap
+        value, low, high = np.array([list(e.values()) for e in curve[key]], float).T  # None becomes NaN: a gap
         known = np.isfinite(value)
         axes.plot(x, np.where(value > 0, value, np.nan), "o-", color=colour, ms=4, label=text)
         axes.fill_between(x, np.maximum(low, 1e-9), high, where=known, color=colour, alpha=0.2, lw=0)
@@ -103,9 +97,7 @@ def reliability(results: dict[str, Any]) -> Figure:
         ),
     }
     panels = results["reliability"]
-    for axes, (key, bins) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    for axes, (key, bins) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=GREY, lw=1)
         axes.plot(bins["predicted"], bins["observed"], "o", color=BLUE)
         axes.vlines(bins["predicted"], bins["low"], bins["high"], color=BLUE)

@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.colors import LogNorm
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
-from gz_jax.analysis.plots import BLUE, GREY, RED, WIDTH, answer_panels, outer_ticks, show, styled
+from gz_jax.analysis.plots import BLUE, GREY, NARROW, RED, WIDTH, answer_panels, outer_ticks, show, styled
 from gz_jax.labels import ANSWERS, QUESTIONS
+
+INKS = ListedColormap(colormaps["viridis_r"](np.linspace(0.1, 1, 256)))  # few galaxies light, many dark
+PLATE = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
 
 
 @styled
@@ -22,11 +26,9 @@ def predicted_vs_true(density: np.ndarray, rmse: np.ndarray) -> Figure:
     norm = LogNorm(1, max(float(density.max()), 10.0))
     for ax, counts, error in zip(axes, density, rmse, strict=True):
         cells = np.ma.masked_equal(counts, 0)
-        mesh = ax.imshow(
-            cells, origin="lower", extent=(0, 1, 0, 1), norm=norm, cmap="viridis", interpolation="nearest"
-        )
+        mesh = ax.imshow(cells, origin="lower", extent=(0, 1, 0, 1), norm=norm, cmap=INKS, interpolation="nearest")
         ax.plot([0, 1], [0, 1], color=RED, linewidth=0.8)
-        ax.text(0.05, 0.95, f"{error:.3f}", transform=ax.transAxes, fontsize=6.5, va="top", weight="bold")
+        ax.text(0.05, 0.95, f"{error:.3f}", transform=ax.transAxes, bbox=PLATE, fontsize=6.5, va="top", weight="bold")
         ax.set(xlim=(0, 1), ylim=(0, 1))
     outer_ticks(axes, "", "predicted vote fraction")
     height = figure.get_size_inches()[1]
@@ -73,22 +75,22 @@ def answer_scores(rmse: np.ndarray, low: np.ndarray, high: np.ndarray, spread: n
     Args:
       rmse, low, high, spread: [37].
     """
-    figure = Figure(figsize=(5.4, 7.6))
-    ax = figure.add_axes((0.36, 0.055, 0.6, 0.94))
-    y = np.array([j + 0.9 * i for i, q in enumerate(QUESTIONS) for j in range(q.start, q.stop)])
+    figure = Figure(figsize=(NARROW, 7.8))
+    ax = figure.add_axes((0.39, 0.055, 0.58, 0.94))
+    y = np.array([j + 1.05 * i for i, q in enumerate(QUESTIONS) for j in range(q.start, q.stop)])
     ax.hlines(y, 0, spread, color="#e3e3e3", linewidth=0.8, zorder=0)
     ax.plot(spread, y, "|", color=GREY, markersize=7, markeredgewidth=1.4)
     ax.hlines(y, low, high, color=BLUE, linewidth=1.2)
     ax.plot(np.r_[low, high], np.r_[y, y], "|", color=BLUE, markersize=5)
     ax.plot(rmse, y, "o", color=BLUE, markersize=3)
-    ax.text(spread[0], y[0] - 0.75, "guessing the mean", color=GREY, fontsize=7, ha="center")
-    ax.text(rmse[0], y[0] - 0.75, "this model", color=BLUE, fontsize=7, ha="center", weight="bold")
+    ax.text(rmse[0], y[0] - 0.8, "this model", color=BLUE, fontsize=7, ha="center", weight="bold")
     for q in QUESTIONS:
         text = f"{q.number}  {q.text}"
         place = {"transform": ax.get_yaxis_transform(), "va": "center"}
-        ax.text(-0.55, y[q.start] - 0.8, text, fontsize=7, weight="bold", **place)
+        ax.text(-0.66, y[q.start] - 0.9, text, fontsize=7, weight="bold", **place)
     ax.set_yticks(y, ANSWERS, fontsize=7)
     ax.set(ylim=(y[-1] + 0.8, -1.5), xlim=(0, 1.08 * max(float(np.nanmax(spread)), float(np.nanmax(high)))))
+    ax.text(ax.get_xlim()[1], y[0] - 0.8, "guessing the mean", color=GREY, fontsize=7, ha="right")
     ax.set_xlabel("RMSE of the vote fraction, 95 % interval")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -104,8 +106,8 @@ def question_scores(
     Args:
       accuracy, low, high, majority, asked: [11]; NaN where a question applies to no galaxy.
     """
-    figure = Figure(figsize=(5.4, 3.7))
-    ax = figure.add_axes((0.4, 0.13, 0.565, 0.8))
+    figure = Figure(figsize=(NARROW, 3.7))
+    ax = figure.add_axes((0.48, 0.13, 0.48, 0.8))
     y = np.arange(len(QUESTIONS))
     ax.hlines(y, 0, 1, color="#ececec", linewidth=0.7, zorder=0)
     ax.plot(majority, y, "|", color=GREY, markersize=9, markeredgewidth=1.6)
@@ -116,9 +118,9 @@ def question_scores(
     ax.set(
         ylim=(len(QUESTIONS) - 0.5, -0.9),
         xlim=(0, 1.01),
-        xlabel="accuracy where the question applies, 95 % interval",
+        xlabel="accuracy where it applies, 95 % interval",
     )
-    ax.text(0.0, 1.0, "grey: commonest answer", color=GREY, fontsize=7, transform=ax.transAxes)
+    ax.text(0.0, 1.0, "grey: commonest", color=GREY, fontsize=7, transform=ax.transAxes)
     ax.text(
         1.0,
         1.0,
@@ -138,16 +140,14 @@ def question_scores(
 @styled
 def purity_completeness(thresholds: np.ndarray, curve: np.ndarray, threshold: float) -> Figure:
     """Purity and completeness of mergers against the threshold of the predicted fraction: curve [2, n]."""
-    figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+    figure = Figure(figsize=(NARROW, 2.9), layout="constrained")
     ax = figure.add_subplot()
     for values, name, colour in zip(curve, ("purity", "completeness"), (BLUE, RED), strict=True):
         known = np.isfinite(values)
         ax.plot(thresholds[known], values[known], color=colour, label=name)
         if (middle := known & (values < 0.55)).any():
             at = np.flatnonzero(middle)[-1 if name == "purity" else 0]
-            side = (
-                {"xytext": (-8, 2), "ha": "right"} if name == "purity" else {"xytext": (8, 2), "ha": "left"}
-            )
+            side = {"xytext": (-8, 2), "ha": "right"} if name == "purity" else {"xytext": (8, 2), "ha": "left"}
             place = (thresholds[at], values[at])
             ax.annotate(name, place, textcoords="offset points", color=colour, weight="bold", **side)
     ax.axvline(threshold, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
@@ -190,10 +190,6 @@ def failures(
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         figure.text(left + 0.005, base + 1.14 / height, titles[i], fontsize=6.8, va="bottom")
-    figure.text(
-        0.38, 0.06 / height, "circle: volunteers", color=BLUE, fontsize=7.5, weight="bold", ha="center"
-    )
-    figure.text(
-        0.62, 0.06 / height, "diamond: predicted", color=RED, fontsize=7.5, weight="bold", ha="center"
-    )
+    figure.text(0.38, 0.06 / height, "circle: volunteers", color=BLUE, fontsize=7.5, weight="bold", ha="center")
+    figure.text(0.62, 0.06 / height, "diamond: predicted", color=RED, fontsize=7.5, weight="bold", ha="center")
     return figure

@@ -132,9 +132,7 @@ def _answers(
     spread, majority = found["answer_std"].value, found["question_majority"].value
     pictures = {
         "answer_rmse": lambda: plots_predictions.answer_scores(*found["answer_rmse"], spread),
-        "question_accuracy": lambda: plots_predictions.question_scores(
-            *found["question_accuracy"], majority, asked
-        ),
+        "question_accuracy": lambda: plots_predictions.question_scores(*found["question_accuracy"], majority, asked),
         "predicted_vs_true": lambda: plots_predictions.predicted_vs_true(
             evaluate.density(truth, predicted), found["answer_rmse"].value
         ),
@@ -161,9 +159,7 @@ def _galaxies(images: Images, ids: np.ndarray, truth: np.ndarray, predicted: np.
     titles = [f"{row['galaxy_id']}, RMSE {row['rmse']:.2f}" for row in worst_rows]
     pictures = {
         "most_confident": lambda: plots_labels.answer_images(images(top), predicted.max(0)),
-        "worst_failures": lambda: plots_predictions.failures(
-            images(worst), truth[worst], predicted[worst], titles
-        ),
+        "worst_failures": lambda: plots_predictions.failures(images(worst), truth[worst], predicted[worst], titles),
     }
     confident, failures = (Picture(name, draw) for name, draw in pictures.items())
     return [
@@ -193,13 +189,9 @@ def _mergers(
 ) -> tuple[dict[str, Any], Section]:
     found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold, inputs.resamples)
     curve = mergers.merger_curve(truth, predicted, THRESHOLDS, inputs.merger_threshold)
-    captions = [
-        f"{ids[r]}\n{predicted[r, MERGER]:.2f} (volunteers {truth[r, MERGER]:.2f})" for r in rows[:GRID]
-    ]
+    captions = [f"{ids[r]}\n{predicted[r, MERGER]:.2f} (volunteers {truth[r, MERGER]:.2f})" for r in rows[:GRID]]
     items, values = _selection("mergers_validation", "mergers", found, images, rows, captions)
-    steps = [
-        {"threshold": t, "purity": p, "completeness": c} for t, p, c in zip(THRESHOLDS, *curve, strict=True)
-    ]
+    steps = [{"threshold": t, "purity": p, "completeness": c} for t, p, c in zip(THRESHOLDS, *curve, strict=True)]
     draw = lambda: plots_predictions.purity_completeness(THRESHOLDS, curve, inputs.merger_threshold)  # noqa: E731
     items += [Picture("purity_completeness", draw), Table("merger_curve", steps)]
     return found, Section("mergers", items, values)
@@ -270,13 +262,9 @@ def write_submission(path: str | os.PathLike[str], galaxy_id: np.ndarray, predic
       UserError: what Kaggle would refuse.
     """
     if predicted.shape != (len(galaxy_id), NUM_ANSWERS) or not len(galaxy_id):
-        raise UserError(
-            f"a submission needs {NUM_ANSWERS} predictions for each galaxy, not {predicted.shape}"
-        )
+        raise UserError(f"a submission needs {NUM_ANSWERS} predictions for each galaxy, not {predicted.shape}")
     if bad := int((~np.isfinite(predicted)).any(axis=1).sum()):
-        raise UserError(
-            f"{bad} galaxies have predictions that are not finite numbers; Kaggle would refuse them"
-        )
+        raise UserError(f"{bad} galaxies have predictions that are not finite numbers; Kaggle would refuse them")
     order = np.argsort(galaxy_id, kind="stable")
     if (np.diff(np.asarray(galaxy_id)[order]) == 0).any():
         raise UserError("some galaxies are predicted more than once; a submission has each once")

@@ -62,9 +62,7 @@ def explore_report(
         ]
     shares = explore.histograms(a), None if b is None else explore.histograms(b)
     sections = [
-        Section(
-            "examples", [Picture("examples", lambda: plots.mosaic(train.images(chosen), [""] * len(chosen)))]
-        ),
+        Section("examples", [Picture("examples", lambda: plots.mosaic(train.images(chosen), [""] * len(chosen)))]),
         Section(
             "labels",
             [

@@ -145,9 +145,7 @@ def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -
             "Or try without: --config.data.source=synthetic"
         )
     if shutil.which("kaggle") is None:
-        raise UserError(
-            f"{reason}; there are Kaggle credentials, but no `kaggle` command: pip install kaggle"
-        )
+        raise UserError(f"{reason}; there are Kaggle credentials, but no `kaggle` command: pip install kaggle")
     tensorflow_cpu.import_tensorflow()  # TFDS needs it to download
     import tensorflow_datasets as tfds
 

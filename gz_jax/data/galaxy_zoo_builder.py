@@ -72,11 +72,7 @@ def builder_class() -> type:
                 for galaxy_id, votes in zip(ids.tolist(), fractions, strict=True):
                     yield (
                         galaxy_id,
-                        {
-                            "galaxy_id": galaxy_id,
-                            "image": images.read(galaxy_id),
-                            "vote_fractions": votes,
-                        },
+                        {"galaxy_id": galaxy_id, "image": images.read(galaxy_id), "vote_fractions": votes},
                     )
                     bar.update()
                 if bar.n == total:
@@ -84,9 +80,7 @@ def builder_class() -> type:
 
             return {
                 name: [
-                    functools.partial(
-                        examples, images, ids[i : i + _PER_SHARD], fractions[i : i + _PER_SHARD]
-                    )
+                    functools.partial(examples, images, ids[i : i + _PER_SHARD], fractions[i : i + _PER_SHARD])
                     for i in range(0, len(ids), _PER_SHARD)
                 ]
                 for name, (images, ids, fractions) in self.contents.splits.items()
@@ -184,9 +178,7 @@ def choose(
         if not len(members):
             raise UserError(f"of {len(ids)} valid galaxies in {files.directory} none is left for {name}")
     statistics = kaggle_split.compare_splits(splits["train"][2], splits["validation"][2])
-    test = np.array(
-        [i for i in sorted(files.test.names) if str(i) not in bad] if files.test else [], np.int64
-    )
+    test = np.array([i for i in sorted(files.test.names) if str(i) not in bad] if files.test else [], np.int64)
     if len(test):
         splits["test"] = (files.test, test, np.full((len(test), labels.NUM_ANSWERS), np.nan, np.float32))
     galaxies = {name: len(members) for name, (_, members, _) in splits.items()}

@@ -1,7 +1,7 @@
 """Anyone's cutouts as the network wants them: JPEG, PNG or FITS in, uint8 [size, size, 3] and a flag out.
 
 A file that cannot be used is never an error here: it comes back black, flagged `BAD`, with a reason. Memory
-  is bounded by `MAX_BYTES` and `MAX_PIXELS` whatever a header claims.
+is bounded by `MAX_BYTES` and `MAX_PIXELS` whatever a header claims.
 """
 
 import gzip
@@ -9,6 +9,7 @@ import io
 import os
 import re
 import stat
+import threading
 import warnings
 from typing import NamedTuple
 
@@ -20,18 +21,16 @@ from gz_jax.errors import UserError
 GOOD, NOTED, BAD = 0, 1, 2  # usable; usable with a remark (pixels missing, padded); not usable
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 50_000_000
-FIELD = (
-    204 / 424
-)  # what training sees of a Galaxy Zoo cutout, which spans 8.48 Petrosian 90 % radii (Willett+ 2013)
+FIELD = 204 / 424  # what training sees of a Galaxy Zoo cutout, which spans 8.48 Petrosian 90 % radii (Willett+ 2013)
+
+_WARNINGS = threading.Lock()  # catch_warnings swaps a global; astropy's parsing is single-threaded anyway
 
 
 class Stretch(NamedTuple):
     """Brightness of FITS pixels, Lupton et al. 2004 (PASP 116, 133): asinh(q I / softening) / q, white at 1.
 
-    I is the mean of the bands above the sky in units of the sky's noise, so that cutouts of any flux unit
-    come out
-    alike: linear below `softening`, logarithmic above, white at softening sinh(q) / q (3,700 sigma by
-      default).
+    I is the mean of the bands above the sky in units of the sky's noise, so that cutouts of any flux unit come
+    out alike: linear below `softening`, logarithmic above, white at softening sinh(q) / q (3,700 by default).
     """
 
     q: float = 8.0
@@ -72,8 +71,7 @@ def read_cutout(
       size: pixels across the result. Downsizing averages areas (204 to 68: exact 3 x 3 boxes), upsizing is
         bilinear.
       crop: pixels across the central square; None takes `FIELD` of the shorter side, which is 204 of
-        Kaggle's 424.
-        Where the square is larger than the image it is padded with black, so that the scale stays.
+        Kaggle's 424. Where the square is larger than the image it is padded with black, so that the scale stays.
       stretch: of FITS data. extension: FITS extension by number or name; None takes the first with an image.
       planes: of a FITS cube, shown as red, green and blue (bands stored as g, r, i: (2, 1, 0)).
 
@@ -92,19 +90,15 @@ def read_cutout(
             side = _side(crop, *image.size)
         left, top = ((length - side) // 2 for length in image.size)
         if min(left, top) < 0:
-            note = "; ".join(
-                filter(None, [note, f"padded: {image.width} x {image.height} pixels, crop {side}"])
-            )
+            note = "; ".join(filter(None, [note, f"padded: {image.width} x {image.height} pixels, crop {side}"]))
         image = image.crop((left, top, left + side, top + side)).convert("RGB")
-        if side % size == 0:  # whole boxes, rounded once; `resize` rounds after each of its two passes
-            image = image.reduce(side // size)
+        if side % size == 0:
+            shown = _boxes(np.asarray(image), side // size)
         else:
             way = Image.Resampling.BOX if side > size else Image.Resampling.BILINEAR
-            image = image.resize((size, size), way)
-        return np.asarray(image), NOTED if note else GOOD, note
-    except (
-        Exception
-    ) as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
+            shown = np.asarray(image.resize((size, size), way))
+        return shown, NOTED if note else GOOD, note
+    except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
         return np.zeros((size, size, 3), np.uint8), BAD, _reason(error)
 
 
@@ -112,6 +106,12 @@ def _side(crop: float | None, width: int, height: int) -> int:
     side = max(1, round(FIELD * min(width, height) if crop is None else crop))
     _require(side * side <= MAX_PIXELS, f"crop of {side} pixels is too large")
     return side
+
+
+def _boxes(pixels: np.ndarray, k: int) -> np.ndarray:
+    """Means of k x k boxes of uint8 [H, W, 3], rounded once (Pillow's `resize` rounds twice, `reduce` down)."""
+    rows = sum(pixels[i::k].astype(np.uint32) for i in range(k))
+    return ((sum(rows[:, i::k] for i in range(k)) + k * k // 2) // (k * k)).astype(np.uint8)
 
 
 def _require(condition: bool, reason: str) -> None:
@@ -128,19 +128,13 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "too large: a decompression bomb"
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>| at 0x[0-9a-f]+", "", str(error))).strip()[:160]
-    return (
-        text
-        if isinstance(error, _UnusableError)
-        else f"damaged or unreadable: {text or type(error).__name__}"
-    )
+    return text if isinstance(error, _UnusableError) else f"damaged or unreadable: {text or type(error).__name__}"
 
 
 def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
     if not isinstance(source, bytes):
-        # Not blocking: a named pipe must not hang a run.
-        flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        with open(os.open(source, os.O_RDONLY | flags), "rb") as file:
-            _require(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "not a regular file")
+        _require(stat.S_ISREG(os.stat(source).st_mode), "not a regular file")  # a named pipe would hang the run
+        with open(source, "rb") as file:
             source = file.read(MAX_BYTES + 1)
     _require(len(source) > 0, "empty file")
     _require(len(source) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB")
@@ -172,7 +166,7 @@ def _fits(
     """The central square of a FITS image or cube, stretched; its side; a remark about missing pixels."""
     from astropy.io import fits  # here, for those who never meet FITS: importing it takes a third of a second
 
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with fits.open(io.BytesIO(data), memmap=False, lazy_load_hdus=True) as units:
             pixels = _pixels(units, len(data), extension)[:, ::-1]
@@ -186,10 +180,11 @@ def _fits(
     with np.errstate(over="ignore", invalid="ignore"):
         centre = pixels[:, rows, columns].astype(np.float32)
         samples = pixels[:, ::step, ::step].astype(np.float32)
+        shown = _lupton(centre, samples, stretch) if np.isfinite(centre).any() else None
     missing = ~np.isfinite(centre)
-    _require(not missing.all(), "no valid pixel in the central square")
+    _require(shown is not None, "no valid pixel in the central square")
     note = f"{100 * missing.mean():.2g} % of pixels missing" if missing.any() else ""
-    return Image.fromarray(_lupton(centre, samples, stretch)), side, note
+    return Image.fromarray(shown), side, note
 
 
 def _pixels(units, length: int, extension: int | str | None) -> np.ndarray:

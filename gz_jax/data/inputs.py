@@ -26,15 +26,12 @@ class Catalogue(NamedTuple):
     where: str
 
 
-def list_inputs(
-    spec: str | os.PathLike[str], *, id_column: str = "id", file_column: str = "file"
-) -> Catalogue:
+def list_inputs(spec: str | os.PathLike[str], *, id_column: str = "id", file_column: str = "file") -> Catalogue:
     """The images that `spec` names; none is opened yet.
 
     Args:
       spec: a folder (searched through), a glob, a zip (Kaggle's images_test_rev1.zip), or a CSV or Parquet
-        table
-        with `id_column` and `file_column`, whose relative paths start at the table's folder.
+        table with `id_column` and `file_column`, whose relative paths start at the table's folder.
 
     Returns:
       The catalogue, in the table's order, else sorted by id. Without a table the id is the path below the
@@ -103,9 +100,7 @@ def _of_table(path: pathlib.Path, id_column: str, file_column: str) -> Catalogue
     try:
         if path.suffix.lower() == ".csv":
             # As text: an id of 007 is not 7, and an empty file name is a missing one.
-            options = csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=True
-            )
+            options = csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=True)
             table = csv.read_csv(path, convert_options=options)
         else:
             there = set(parquet.read_schema(path).names)
@@ -157,8 +152,7 @@ def read_batches(
       how: further arguments of `images.read_cutout`.
 
     Yields:
-      {'index': int64 [B], 'image': uint8 [B, size, size, 3], 'flag': uint8 [B], 'reason': object [B] of
-      str}.
+      {'index': int64 [B], 'image': uint8 [B, size, size, 3], 'flag': uint8 [B], 'reason': object [B]}, reasons as str.
     """
     workers = workers or os.cpu_count() or 4
 

@@ -59,9 +59,7 @@ def _images(source: archive.Source) -> Images:
         if galaxy_id is None:
             misnamed.append(name)
         elif galaxy_id in names:
-            raise UserError(
-                f"{source.where} holds two images of galaxy {galaxy_id}: {names[galaxy_id]} and {name}"
-            )
+            raise UserError(f"{source.where} holds two images of galaxy {galaxy_id}: {names[galaxy_id]} and {name}")
         else:
             names[galaxy_id] = name
     sizes = {galaxy_id: source.sizes[name] for galaxy_id, name in names.items()}
@@ -75,9 +73,7 @@ def _locate(directory: pathlib.Path, stem: str, suffix: str) -> archive.Source |
         places.append(lambda: archive.from_folder(directory / stem, suffix))
     if (plain := directory / f"{stem}{suffix}").is_file():
         places.append(
-            lambda: archive.Source(
-                str(plain), {plain.name: plain.stat().st_size}, lambda _: plain.read_bytes()
-            )
+            lambda: archive.Source(str(plain), {plain.name: plain.stat().st_size}, lambda _: plain.read_bytes())
         )
     if (inner := directory / f"{stem}.zip").is_file():
         places.append(lambda: archive.from_zip(inner, suffix))
@@ -96,20 +92,14 @@ def find(directory: str | os.PathLike) -> KaggleFiles:
     """
     directory = pathlib.Path(directory).expanduser()
     if not directory.exists():
-        raise UserError(
-            f"the data directory {directory} does not exist; set config.data.dir to Kaggle's files"
-        )
+        raise UserError(f"the data directory {directory} does not exist; set config.data.dir to Kaggle's files")
     solutions = _locate(directory, SOLUTIONS, ".csv")
     train, test = (_locate(directory, stem, ".jpg") for stem in (TRAIN, TEST))
     if not (solutions or train or test):
-        raise NoKaggleFilesError(
-            f"{directory} holds none of Kaggle's files ({COMPETITION}.zip, {TRAIN}.zip, ...)"
-        )
+        raise NoKaggleFilesError(f"{directory} holds none of Kaggle's files ({COMPETITION}.zip, {TRAIN}.zip, ...)")
     missing = [stem for stem, source in ((SOLUTIONS, solutions), (TRAIN, train)) if source is None]
     if solutions is None or train is None:
-        raise UserError(
-            f"{directory} lacks {' and '.join(missing)}: as .zip, extracted, or in {COMPETITION}.zip"
-        )
+        raise UserError(f"{directory} lacks {' and '.join(missing)}: as .zip, extracted, or in {COMPETITION}.zip")
     return KaggleFiles(directory, solutions, _images(train), _images(test) if test else None)
 
 

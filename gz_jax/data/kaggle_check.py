@@ -6,8 +6,7 @@ import csv
 import io
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,29 +43,31 @@ class Solutions(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def _parse(name: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header, checked, and (line, fields) of every other row."""
+def _rows(name: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
+    """(line, fields) of the header and every other row; the header is checked."""
     try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        rows = [(reader.line_num, row) for row in reader if row]
+        with io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = [field.strip() for field in next(reader, [])]
+            if not header:
+                raise UserError(f"{name} is empty")
+            _check_header(name, header)
+            yield 1, header
+            yield from ((reader.line_num, row) for row in reader if row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{name} is not a CSV file in UTF-8 ({error}): download it again") from error
-    if len(rows) < 2:
-        raise UserError(f"{name} is empty" if not rows else f"{name} has a header but no galaxies")
-    header = [field.strip() for field in rows[0][1]]
+
+
+def _check_header(name: str, header: Sequence[str]) -> None:
     expected = ("GalaxyID", *labels.COLUMNS)
-    faults = [
-        f"{what} {', '.join(columns)}"
-        for what, columns in (
-            ("lacks the column", [c for c in expected if c not in header]),
-            ("has the unknown column", [c for c in header if c not in expected]),
-            ("has more than once the column", [c for c, n in collections.Counter(header).items() if n > 1]),
-        )
-        if columns
-    ]
-    if faults:
-        raise UserError(f"{name} {' and '.join(faults)}: it must have GalaxyID and the 37 vote fractions")
-    return header, rows[1:]
+    faults = {
+        "lacks the column": [c for c in expected if c not in header],
+        "has the unknown column": [c for c in header if c not in expected],
+        "has more than once the column": [c for c, n in collections.Counter(header).items() if n > 1],
+    }
+    text = " and ".join(f"{what} {', '.join(columns)}" for what, columns in faults.items() if columns)
+    if text:
+        raise UserError(f"{name} {text}: it must have GalaxyID and the 37 vote fractions")
 
 
 def read_solutions(source: archive.Source) -> Solutions:
@@ -81,9 +82,10 @@ def read_solutions(source: archive.Source) -> Solutions:
       UserError: the file itself is wrong (empty, not a CSV, columns missing or unknown).
     """
     name, data = csv_bytes(source)
-    header, rows = _parse(name, data)
+    rows = _rows(name, data)
+    _, header = next(rows)
     problems: list[Problem] = []
-    ids, lines, values, seen = [], [], [], set()
+    ids, lines, values, seen = [], [], [], collections.Counter()
 
     def fault(galaxy_id: object, line: int, kind: str, detail: str = "") -> None:
         problems.append(Problem(str(galaxy_id), name, kind, f"line {line}{detail and ', '}{detail}"))
@@ -96,12 +98,12 @@ def read_solutions(source: archive.Source) -> Solutions:
         if galaxy_id is None:
             fault(text, line, "GalaxyID is not a whole number", repr(text))
             continue
-        seen.add(galaxy_id)
+        seen[galaxy_id] += 1
         if len(row) != len(header):
             fault(galaxy_id, line, "row of the wrong length", f"{len(row)} fields instead of {len(header)}")
             continue
         try:
-            values.append([float(row[i]) for i in order])
+            values.append(np.array([float(row[i]) for i in order]))
         except ValueError:
             for i, column in zip(order, labels.COLUMNS, strict=True):
                 try:
@@ -111,20 +113,21 @@ def read_solutions(source: archive.Source) -> Solutions:
             continue
         ids.append(galaxy_id)
         lines.append(line)
+    if not (seen or problems):
+        raise UserError(f"{name} has a header but no galaxies")
     galaxy_ids, fractions = np.array(ids, np.int64), np.array(values).reshape(-1, labels.NUM_ANSWERS)
 
     finite = np.isfinite(fractions)
     outside = finite & ((fractions < -1e-5) | (fractions > 1 + 1e-5))
     bad = ~finite.all(1) | outside.any(1)
-    broken = np.where(bad[:, None], 0, labels.tree_violation(fractions)) > 1e-3
+    broken = np.where(bad[:, None], 0, labels.tree_violation(np.where(finite, fractions, 0))) > 1e-3
     for kind, where in (("NaN or infinite", ~finite), ("outside 0..1", outside)):
         for i, j in zip(*np.nonzero(where), strict=True):
             fault(ids[i], lines[i], f"vote fraction {kind}", f"{labels.COLUMNS[j]} = {fractions[i, j]:g}")
     for i in np.nonzero(broken.any(1))[0]:
         questions = ", ".join(str(labels.QUESTIONS[q].number) for q in np.nonzero(broken[i])[0])
         fault(ids[i], lines[i], "vote fractions break the decision tree", f"question {questions}")
-    count = collections.Counter(ids)
-    for i in (i for i, galaxy_id in enumerate(ids) if count[galaxy_id] > 1):
+    for i in (i for i, galaxy_id in enumerate(ids) if seen[galaxy_id] > 1):
         fault(ids[i], lines[i], "duplicate GalaxyID")
         bad[i] = True
     keep = np.nonzero(~(bad | broken.any(1)))[0]
@@ -145,9 +148,7 @@ def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:
     try:
         image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
         if image.size != (image_size, image_size):
-            return "image of the wrong size", "{} x {}, expected {} x {}".format(
-                *image.size, *(image_size,) * 2
-            )
+            return "image of the wrong size", "{} x {}, expected {} x {}".format(*image.size, *(image_size,) * 2)
         if image.mode != "RGB":
             kind = {"L": "greyscale", "CMYK": "CMYK"}.get(image.mode, image.mode)
             return f"image is {kind}, not RGB", ""
@@ -158,10 +159,7 @@ def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:
 
 
 def check_images(
-    images: Images,
-    image_size: int = 424,
-    workers: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    images: Images, image_size: int = 424, workers: int | None = None, progress: Callable[[int], object] | None = None
 ) -> list[Problem]:
     """Decode every image once, in threads; only as many as there are threads are in memory.
 
@@ -224,12 +222,10 @@ def report(problems: Sequence[Problem], where: object) -> str:
 
 def write_skipped_csv(path: str | os.PathLike, skipped: Iterable[tuple[str, str, str]]) -> None:
     """Write (galaxy_id, file, reason) rows, under a temporary name first."""
-    path = pathlib.Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", newline="", delete=False) as file:
-        try:
+    temporary = pathlib.Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", newline="") as file:
             csv.writer(file).writerows([("galaxy_id", "file", "reason"), *skipped])
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -47,9 +47,7 @@ def compare_splits(train: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
       guessing the training means for validation; the most common largest answer of validation, its share.
     """
     train, validation = np.asarray(train, np.float64), np.asarray(validation, np.float64)
-    distances = [
-        stats.ks_2samp(a, b, method="asymp").statistic for a, b in zip(train.T, validation.T, strict=True)
-    ]
+    distances = [stats.ks_2samp(a, b, method="asymp").statistic for a, b in zip(train.T, validation.T, strict=True)]
     n, m = len(train), len(validation)
     critical = np.sqrt(-np.log(_SIGNIFICANCE / labels.NUM_ANSWERS / 2) / 2 * (n + m) / (n * m))
     largest = np.bincount(validation.argmax(1), minlength=labels.NUM_ANSWERS)

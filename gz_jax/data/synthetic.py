@@ -50,9 +50,7 @@ def galaxy_ids(num_galaxies: int, num_test: int = 0) -> tuple[np.ndarray, np.nda
     return ids[:num_galaxies], ids[num_galaxies:]
 
 
-def truth(
-    galaxy_id: np.ndarray, *, seed: int, merger_fraction: float = 0.04
-) -> tuple[GalaxyParameters, np.ndarray]:
+def truth(galaxy_id: np.ndarray, *, seed: int, merger_fraction: float = 0.04) -> tuple[GalaxyParameters, np.ndarray]:
     """What was drawn, for the galaxies of `make_dataset` or `write_kaggle_files` of the same seed and fraction.
 
     Args:
@@ -193,20 +191,14 @@ def write_kaggle_files(
             _write_all(pathlib.Path(scratch), training, test, seed, size, layout, merger_fraction)
             made = sorted(pathlib.Path(scratch).iterdir())
             if there := [path.name for path in made if (directory / path.name).exists()]:
-                raise UserError(
-                    f"{directory} already holds {', '.join(there)}: remove them, or name another."
-                )
+                raise UserError(f"{directory} already holds {', '.join(there)}: remove them, or name another.")
             for path in made:
                 os.replace(path, directory / path.name)
     except OSError as error:
-        raise UserError(
-            f"Cannot write synthetic galaxies to {directory}: {error.strerror or error}."
-        ) from error
+        raise UserError(f"Cannot write synthetic galaxies to {directory}: {error.strerror or error}.") from error
 
 
-def _write_all(
-    folder: pathlib.Path, training, test, seed, size, layout: Layout, merger_fraction: float
-) -> None:
+def _write_all(folder: pathlib.Path, training, test, seed, size, layout: Layout, merger_fraction: float) -> None:
     ids = np.concatenate([training, test])
     parameters, fractions = truth(ids, seed=seed, merger_fraction=merger_fraction)
     votes = draw_votes(fractions[: len(training)], training, seed=seed)
@@ -241,9 +233,7 @@ def _write_all(
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "gz_jax.data.synthetic", description=write_kaggle_files.__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser("gz_jax.data.synthetic", description=write_kaggle_files.__doc__.split("\n")[0])
     parser.add_argument("directory")
     parser.add_argument("--num_galaxies", type=int, default=1000)
     parser.add_argument("--num_test", type=int, help="default: a tenth of --num_galaxies")

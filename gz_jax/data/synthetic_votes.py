@@ -161,9 +161,7 @@ def _share(*weights: np.ndarray) -> np.ndarray:
 
 def _graded(value: np.ndarray, thresholds: tuple[float, ...], width: float) -> np.ndarray:
     """Answers in order of a quantity, a soft border `width` at each threshold: [n, len(thresholds) + 1]."""
-    above = np.stack(
-        [np.ones_like(value), *(expit((value - t) / width) for t in thresholds), np.zeros_like(value)], -1
-    )
+    above = np.stack([np.ones_like(value), *(expit((value - t) / width) for t in thresholds), np.zeros_like(value)], -1)
     return above[..., :-1] - above[..., 1:]
 
 

@@ -28,6 +28,7 @@ def create(
     variant: Variant = "keras",
     pooling: Pooling = "flatten",
     freeze_statistics: bool = False,
+    momentum: float | None = None,
 ) -> nn.Module:
     """A network by name: 'cnn' (the paper's first) or 'resnet50'.
 
@@ -39,6 +40,7 @@ def create(
       preprocess: 'unit', 'keras' or 'torch' (see `layers.preprocess`); None for 'unit' with the CNN, and with
         ResNet50 for what the variant's ImageNet weights were trained with.
       dtype: 'float32' or 'bfloat16', what is computed in; parameters, statistics and logits stay float32.
+      momentum: of batch normalisation's running statistics; None for the model's own.
       variant, pooling, freeze_statistics: of ResNet50 alone, see `resnet.ResNet50Classifier`.
 
     Raises:
@@ -52,7 +54,9 @@ def create(
     if name == "cnn":
         rates = (0.1, 0.15 if dropout is None else dropout)
         widths = (128, 64) if hidden is None else tuple(hidden)
-        return CNN(hidden=widths, dropout=rates, preprocess=preprocess or "unit", dtype=compute)
+        return CNN(
+            hidden=widths, dropout=rates, momentum=momentum or 0.99, preprocess=preprocess or "unit", dtype=compute
+        )
     if name == "resnet50":
         return ResNet50Classifier(
             variant=variant,
@@ -61,6 +65,7 @@ def create(
             pooling=pooling,
             preprocess=preprocess,
             freeze_statistics=freeze_statistics,
+            momentum=momentum,
             dtype=compute,
         )
     raise UserError(f"model {name!r} is not one of {', '.join(map(repr, NAMES))}")

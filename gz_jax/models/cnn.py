@@ -21,6 +21,7 @@ class CNN(nn.Module):
       features: channels of the 3x3, 3x3 and 6x6 convolutions.
       hidden: widths of the dense layers before the 37 outputs.
       dropout: rates after each convolution block and after each hidden layer.
+      momentum: weight of the old value in batch normalisation's running statistics; Keras' default is 0.99.
       preprocess: see `layers.preprocess`; the paper's pixels are 0..1.
       dtype: what is computed in; parameters and logits are float32.
     """
@@ -29,6 +30,7 @@ class CNN(nn.Module):
     hidden: Sequence[int] = (128, 64)
     dropout: tuple[float, float] = (0.1, 0.15)
     num_outputs: int = NUM_ANSWERS
+    momentum: float = 0.99
     preprocess: Preprocess = "unit"
     dtype: jnp.dtype = jnp.float32
 
@@ -46,7 +48,7 @@ class CNN(nn.Module):
         glorot = nn.initializers.glorot_uniform()
         x = preprocess(images, self.preprocess)
         x = Conv(self.features[0], 3, dtype=self.dtype, name="conv1")(x)
-        x = BatchNorm(momentum=0.99, epsilon=1e-3, dtype=self.dtype, name="bn1")(x, not train)
+        x = BatchNorm(momentum=self.momentum, epsilon=1e-3, dtype=self.dtype, name="bn1")(x, not train)
         x = max_pool(nn.relu(x), 2, 2)
         x = nn.Dropout(self.dropout[0], deterministic=not train)(x)
         x = nn.relu(Conv(self.features[1], 3, dtype=self.dtype, name="conv2")(x))

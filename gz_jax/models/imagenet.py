@@ -309,9 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if not names:
-        print(
-            f"For names pass --class_index, or put Keras' {CLASS_INDEX} beside the weights.", file=sys.stderr
-        )
+        print(f"For names pass --class_index, or put Keras' {CLASS_INDEX} beside the weights.", file=sys.stderr)
     return 0
 
 

@@ -173,9 +173,7 @@ def _torch(path: pathlib.Path):
     try:
         import torch
     except ImportError as error:
-        raise UserError(
-            f"reading {path} needs PyTorch (pip install torch); .safetensors and .h5 do not"
-        ) from error
+        raise UserError(f"reading {path} needs PyTorch (pip install torch); .safetensors and .h5 do not") from error
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

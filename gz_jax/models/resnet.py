@@ -32,6 +32,7 @@ class Bottleneck(nn.Module):
     project: bool
     variant: Variant
     dtype: jnp.dtype
+    momentum: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
@@ -40,7 +41,7 @@ class Bottleneck(nn.Module):
 
         def conv_bn(x, name, features, size=1, stride=1):
             x = _conv(self.variant, self.dtype, features, size, stride, size // 2, f"{name}_conv")(x)
-            return _batch_norm(self.variant, self.dtype, f"{name}_bn")(x, use_running_average)
+            return _batch_norm(self.variant, self.dtype, f"{name}_bn", self.momentum)(x, use_running_average)
 
         shortcut = conv_bn(x, "shortcut", 4 * self.features, stride=self.stride) if self.project else x
         x = nn.relu(conv_bn(x, "1", self.features, stride=first))
@@ -50,18 +51,14 @@ class Bottleneck(nn.Module):
 
 def _conv(variant: Variant, dtype, features: int, size: int, stride: int, padding: int, name: str) -> Conv:
     keras = variant == "keras"
-    init = (
-        nn.initializers.glorot_uniform()
-        if keras
-        else nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    )
+    init = nn.initializers.glorot_uniform() if keras else nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     return Conv(features, size, stride, padding, use_bias=keras, kernel_init=init, dtype=dtype, name=name)
 
 
-def _batch_norm(variant: Variant, dtype, name: str) -> BatchNorm:
+def _batch_norm(variant: Variant, dtype, name: str, momentum: float | None) -> BatchNorm:
     if variant == "keras":
-        return BatchNorm(momentum=0.99, epsilon=1.001e-5, dtype=dtype, name=name)
-    return BatchNorm(momentum=0.9, epsilon=1e-5, unbiased=True, dtype=dtype, name=name)
+        return BatchNorm(momentum=momentum or 0.99, epsilon=1.001e-5, dtype=dtype, name=name)
+    return BatchNorm(momentum=momentum or 0.9, epsilon=1e-5, unbiased=True, dtype=dtype, name=name)
 
 
 class ResNet50(nn.Module):
@@ -72,11 +69,12 @@ class ResNet50(nn.Module):
 
     variant: Variant = "keras"
     dtype: jnp.dtype = jnp.float32
+    momentum: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
         x = _conv(self.variant, self.dtype, 64, 7, 2, 3, "stem_conv")(x)
-        x = _batch_norm(self.variant, self.dtype, "stem_bn")(x, use_running_average)
+        x = _batch_norm(self.variant, self.dtype, "stem_bn", self.momentum)(x, use_running_average)
         x = max_pool(nn.relu(x), 3, 2, padding=1)
         for stage, blocks in enumerate(STAGES, 1):
             for block in range(1, blocks + 1):
@@ -87,6 +85,7 @@ class ResNet50(nn.Module):
                     project=block == 1,
                     variant=self.variant,
                     dtype=self.dtype,
+                    momentum=self.momentum,
                     name=f"stage{stage}_block{block}",
                 )(x, use_running_average)
         return x
@@ -103,6 +102,7 @@ class ResNet50Classifier(nn.Module):
       pooling: 'flatten' (the paper) or 'average' over the map.
       preprocess: None for what the variant was trained with, or see `layers.preprocess`.
       freeze_statistics: normalise with the running statistics in training too, and leave them as they are.
+      momentum: weight of the old value in the running statistics; None for the variant's own, 0.99 or 0.9.
       dtype: what is computed in; parameters, statistics and logits are float32.
     """
 
@@ -113,6 +113,7 @@ class ResNet50Classifier(nn.Module):
     num_outputs: int = NUM_ANSWERS
     preprocess: Preprocess | None = None
     freeze_statistics: bool = False
+    momentum: float | None = None
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -121,7 +122,7 @@ class ResNet50Classifier(nn.Module):
         if self.pooling not in ("flatten", "average"):
             raise UserError(f"pooling {self.pooling!r} is not one of 'flatten', 'average'")
         init = nn.initializers.glorot_uniform()
-        self.body = ResNet50(self.variant, self.dtype)
+        self.body = ResNet50(self.variant, self.dtype, self.momentum)
         self.dense = [nn.Dense(width, kernel_init=init, dtype=self.dtype) for width in self.hidden]
         self.drop = nn.Dropout(self.dropout)
         self.head = nn.Dense(self.num_outputs, kernel_init=init, dtype=jnp.float32)

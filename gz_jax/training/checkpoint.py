@@ -30,7 +30,7 @@ class Progress:
     epoch: int
     step_in_epoch: int
     plateau: Plateau
-    early_stop: EarlyStop = EarlyStop()
+    early_stop: EarlyStop
     history: tuple[Row, ...] = ()
     seconds: float = 0.0
 

@@ -89,7 +89,7 @@ def summary(best: Mapping[str, float], epochs: int, statistics: Mapping[str, Any
         ("best epoch", f"{int(best['epoch']) + 1} of {epochs} ({why})"),
         ("validation MSE", f"{best['val_loss']:.6f}"),
         ("validation RMSE", f"{best['val_rmse']:.5f}"),
-        ("guessing the means, RMSE", f"{statistics['guess_rmse']:.5f}"),
+        ("guessing the means, RMSE", f"{statistics['guess_the_means_rmse']:.5f}"),
         ("validation accuracy (Keras')", f"{best['val_accuracy']:.4f}"),
         ("share of the commonest answer", f"{statistics['majority_share']:.4f}"),
     ]

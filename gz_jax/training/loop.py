@@ -24,7 +24,7 @@ from gz_jax.errors import UserError
 from gz_jax.files import write_json
 from gz_jax.training import checkpoint, log, state, step
 from gz_jax.training.checkpoint import Progress
-from gz_jax.training.schedule import PlateauRule, start_plateau, update_early_stop, update_plateau
+from gz_jax.training.schedule import EarlyStop, PlateauRule, start_plateau, update_early_stop, update_plateau
 from gz_jax.training.state import PyTree, TrainState
 
 AHEAD = 16  # steps that the host may run ahead of the device
@@ -64,7 +64,7 @@ class Steps(NamedTuple):
     put: Callable[[step.Batch], step.Batch]
 
 
-class Interrupted(Exception):
+class InterruptedRun(Exception):  # noqa: N818:
     """SIGTERM or SIGINT came, and the state is saved."""
 
 
@@ -125,7 +125,7 @@ class Run:
         """Where the workdir stands: its latest checkpoint, else the start."""
         found = checkpoint.load(self.latest, fresh)
         if found is None:
-            progress = Progress(0, 0, start_plateau(self.settings.learning_rate))
+            progress = Progress(0, 0, start_plateau(self.settings.learning_rate), EarlyStop())
             return state.with_rate(fresh, progress.plateau.rate), progress
         _, tree, info = found
         progress = Progress.from_json(info)
@@ -174,7 +174,7 @@ class Run:
                 progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
                 if self.signal is not None:
                     self.save(train_state, progress)
-                    raise Interrupted
+                    raise InterruptedRun
                 if done < total and self.save_is_due(epoch * total + done):
                     self.save(train_state, progress)
         finally:
@@ -231,7 +231,7 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
       Where the run stands; `history` has a row for every epoch.
 
     Raises:
-      Interrupted: a signal came; the state is saved.
+      InterruptedRun: a signal came; the state is saved.
       UserError: the loss is not finite, or no checkpoint can be read.
     """
     run = Run(workdir, settings, data, steps)
@@ -239,7 +239,7 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
     if progress.history or progress.step_in_epoch:
         where = f"epoch {progress.epoch + 1}, batch {progress.step_in_epoch + 1}"
         print(f"continuing {workdir} at {where}", flush=True)
-    with _signals(run):
+    with _Signals(run):
         while run.wanted(progress):
             train_state, progress = run.train_epoch(train_state, progress)
             train_state, progress = run.finish_epoch(train_state, progress)
@@ -261,7 +261,7 @@ def _write_metrics(workdir: pathlib.Path, progress: Progress, statistics: dict[s
     print(log.summary(best, len(progress.history), statistics, why), flush=True)
 
 
-class _signals:
+class _Signals:
     """While open, the first SIGTERM or SIGINT asks the run to save and stop; the second one ends the process."""
 
     def __init__(self, run: Run) -> None:

@@ -29,21 +29,15 @@ def volunteers(rng: np.random.Generator, truth: np.ndarray) -> np.ndarray:
 def test_wilson_is_that_of_statsmodels(count, n):
     proportion = pytest.importorskip("statsmodels.stats.proportion")
     estimate = mf.threshold_count(zeros_and_ones(count, n), 0.5)
-    np.testing.assert_allclose(
-        estimate[1:], proportion.proportion_confint(count, n, 0.05, "wilson"), atol=1e-12
-    )
+    np.testing.assert_allclose(estimate[1:], proportion.proportion_confint(count, n, 0.05, "wilson"), atol=1e-12)
     assert estimate.fraction == count / n
 
 
 def test_wilson_of_published_example():
     # Newcombe 1998 (Stat. Med. 17, 857), table I, method 3: 81 of 263 gives 0.2553 to 0.3662; 1 of 29, 0.0061 to
     # 0.1718.
-    np.testing.assert_allclose(
-        mf.threshold_count(zeros_and_ones(81, 263), 0.5)[1:], [0.2553, 0.3662], atol=6e-5
-    )
-    np.testing.assert_allclose(
-        mf.threshold_count(zeros_and_ones(1, 29), 0.5)[1:], [0.0061, 0.1718], atol=6e-5
-    )
+    np.testing.assert_allclose(mf.threshold_count(zeros_and_ones(81, 263), 0.5)[1:], [0.2553, 0.3662], atol=6e-5)
+    np.testing.assert_allclose(mf.threshold_count(zeros_and_ones(1, 29), 0.5)[1:], [0.0061, 0.1718], atol=6e-5)
 
 
 @pytest.mark.parametrize(
@@ -176,16 +170,10 @@ def test_report():
     )
     json.dumps(report.results, allow_nan=False)
     assert report.results["catalogue"] == {"galaxies": 4993, "left_out": 7}
-    assert report.results["labels"]["training"]["fraction"] == pytest.approx(
-        (votes[1:] > 0.3).mean(), abs=1e-3
-    )
+    assert report.results["labels"]["training"]["fraction"] == pytest.approx((votes[1:] > 0.3).mean(), abs=1e-3)
     assert report.results["labels"]["validation"]["fraction"] == (votes[1:] > 0.3).sum() / 3000
     assert [len(v) for v in report.results["seeds"].values()] == [2] * 4
-    assert (
-        report.results["estimates"]["calibrated"]["low"]
-        < 0.02
-        < report.results["estimates"]["calibrated"]["high"]
-    )
+    assert report.results["estimates"]["calibrated"]["low"] < 0.02 < report.results["estimates"]["calibrated"]["high"]
     assert [row["quantity"] for row in report.rows][:4] == ["count", "sum", "corrected", "calibrated"]
     assert set(report.figures) == {"fractions", "threshold", "reliability"}
     for figure in report.figures.values():

@@ -29,7 +29,7 @@ def fractions(count: int, seed: int = 0) -> np.ndarray:
     """Joint vote fractions [count, 37] that obey the tree."""
     rng = np.random.default_rng(seed)
     conditional = [rng.dirichlet(np.ones(len(q.answers)), count) for q in labels.QUESTIONS]
-    return np.asarray(labels.joint(np.concatenate(conditional, 1)), np.float64)
+    return np.asarray(labels.joint(np.concatenate(conditional, 1, dtype=np.float32)), np.float64)
 
 
 def solutions(rows: dict, columns=("GalaxyID", *labels.COLUMNS)) -> bytes:

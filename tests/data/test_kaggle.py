@@ -228,9 +228,11 @@ def test_duplicate_and_ragged_rows_and_wrong_ids():
         ("M31", "GalaxyID is not a whole number (line 16, 'M31')"),
         (str(IDS[5]), "row of the wrong length (line 17, 37 fields instead of 38)"),
         (str(IDS[2]), "duplicate GalaxyID (line 4)"),
+        (str(IDS[3]), "duplicate GalaxyID (line 5)"),
+        (str(IDS[5]), "duplicate GalaxyID (line 7)"),
         (str(IDS[2]), "duplicate GalaxyID (line 14)"),
     ]
-    assert IDS[2] not in solutions.galaxy_id
+    assert solutions.galaxy_id.tolist() == [i for n, i in enumerate(IDS) if n not in (2, 3, 5)]
 
 
 def test_report_counts_and_shortens():

@@ -1,0 +1,197 @@
+"""Scores against hand-computed values, Keras and scikit-learn; intervals against simulation."""
+
+import numpy as np
+import pytest
+from galaxies import fractions, pair
+
+from gz_jax.analysis import evaluate, mergers
+from gz_jax.errors import UserError
+from gz_jax.labels import MERGER, QUESTIONS
+
+
+def scored(truth, predicted, **kwargs):
+    sums = evaluate.galaxy_sums(truth, predicted, **kwargs)
+    return evaluate.scores({name: values.sum(0) for name, values in sums.items()})
+
+
+def test_by_hand_with_padding():
+    truth, predicted = np.zeros((4, 37)), np.zeros((4, 37))
+    truth[:3, 0] = [1.0, 0.0, 0.2]  # smooth
+    truth[:3, 1] = [0.0, 1.0, 0.8]  # features or disk
+    predicted[:3, 0] = [0.5, 0.0, 0.6]
+    predicted[:3, 1] = [0.0, 1.0, 0.4]
+    truth[3] = np.nan  # a padding row may hold anything
+    kept = evaluate.select(truth, predicted, np.array([True, True, True, False]))
+    got = scored(*kept)
+    # Errors: -0.5 | none | 0.4 and -0.4.
+    assert got["mse"] == pytest.approx((0.25 + 0.16 + 0.16) / (3 * 37))
+    assert got["rmse"] == pytest.approx(np.sqrt(0.57 / 111))
+    assert got["accuracy"] == pytest.approx(2 / 3)
+    assert got["majority_share"] == pytest.approx(2 / 3)
+    assert got["answer_rmse"][0] == pytest.approx(np.sqrt(0.41 / 3))
+    assert got["answer_bias"][0] == pytest.approx(-0.1 / 3)
+    assert got["answer_bias"][1] == pytest.approx(-0.4 / 3)
+    # The mean of 1, 0, 0.2 is 0.4: squared deviations 0.36 + 0.16 + 0.04.
+    assert got["answer_std"][0] == pytest.approx(np.sqrt(0.56 / 3))
+    assert got["answer_r2"][0] == pytest.approx(1 - 0.41 / 0.56)
+    assert np.isnan(got["answer_r2"][2:]).all()
+    assert got["guess_rmse"] == pytest.approx(np.sqrt(2 * 0.56 / 111))
+    # Question 1 is asked of all, right for two; question 7 follows 'smooth', at least half for one galaxy only.
+    assert got["question_accuracy"][0] == pytest.approx(2 / 3)
+    assert got["question_majority"][0] == pytest.approx(2 / 3)
+    sums = evaluate.galaxy_sums(*kept)
+    np.testing.assert_array_equal(sums["asked"].sum(0), [3, 2, 0, 0, 0, 3, 1, 0, 0, 0, 0])
+    assert np.isnan(got["question_accuracy"][2])
+
+
+def test_scores_equal_the_plain_formulas():
+    truth, predicted = pair(300)
+    got = scored(truth, predicted)
+    error = predicted.astype(np.float64) - truth
+    assert got["mse"] == pytest.approx((error**2).mean(), rel=1e-12)
+    assert got["guess_rmse"] == pytest.approx(np.sqrt(truth.var(0, dtype=np.float64).mean()), rel=1e-9)
+    np.testing.assert_allclose(
+        got["answer_r2"], 1 - (error**2).sum(0) / ((truth - truth.mean(0, dtype=np.float64)) ** 2).sum(0), rtol=1e-6
+    )
+    for i, q in enumerate(QUESTIONS):
+        asked = np.ones(300, bool) if q.parent is None else truth[:, q.parent] >= 0.5
+        right = truth[asked][:, q.columns].argmax(1) == predicted[asked][:, q.columns].argmax(1)
+        np.testing.assert_allclose(got["question_accuracy"][i], right.mean() if asked.any() else np.nan)
+
+
+@pytest.mark.peers
+def test_accuracy_and_mse_are_keras():
+    keras = pytest.importorskip("keras")
+    truth, predicted = pair(257, noise=2.0)
+    accuracy = keras.metrics.CategoricalAccuracy()
+    for rows in (slice(0, 128), slice(128, 256), slice(256, 257)):
+        accuracy.update_state(truth[rows], predicted[rows])
+    got = scored(truth, predicted)
+    assert got["accuracy"] == pytest.approx(float(accuracy.result()), abs=1e-6)
+    assert 0.1 < got["accuracy"] < 0.95
+    loss = keras.losses.MeanSquaredError()(truth, predicted)
+    assert got["mse"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_accuracy_on_ties_takes_the_first_answer():
+    truth, predicted = np.zeros((2, 37)), np.zeros((2, 37))
+    truth[:, [3, 9]] = 0.5
+    predicted[0, [3, 20]] = 0.5
+    predicted[1, [9, 20]] = 0.5
+    np.testing.assert_array_equal(evaluate.agreement(truth, predicted), [True, False])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, p: (t[:0], p[:0]), "no galaxy"),
+        (lambda t, p: (t, p[:-1]), r"must both be \[N, 37\]"),
+        (lambda t, p: (np.where(np.arange(9)[:, None] < 2, np.nan, t), p), "2 of 9 galaxies have true"),
+        (lambda t, p: (t, p * np.inf), "9 of 9 galaxies have predicted"),
+    ],
+)
+def test_bad_arrays_are_refused(change, message):
+    with pytest.raises(UserError, match=message), np.errstate(invalid="ignore"):
+        evaluate.select(*change(*pair(9)))
+
+
+def test_bootstrap_covers_the_truth_in_95_of_100():
+    """500 surveys of 2,000 galaxies with skewed errors of known mean square: how often does the interval hold it?"""
+    rng = np.random.default_rng(7)
+    errors = rng.normal(size=(2000, 500)) * 0.1
+    found = evaluate.bootstrap(
+        {"squared": errors**2}, lambda s: {"rmse": np.sqrt(s["squared"] / 2000)}, resamples=1000, seed=1
+    )["rmse"]
+    covered = (found.low <= 0.1) & (found.high >= 0.1)
+    assert 0.93 <= covered.mean() <= 0.97
+    below, above = (found.high < 0.1).mean(), (found.low > 0.1).mean()
+    assert max(below, above) < 0.05
+
+
+def test_paired_interval_of_a_difference_is_narrower_than_the_single_ones():
+    truth, first = pair(500, noise=1.0)
+    second = np.clip(first + 0.002, 0, 1)
+    rows = evaluate.views_gain(truth, {"1 view": first, "4 views": second})
+    assert rows[0]["gain in rmse"] is None
+    gain, rmse = rows[1]["gain in rmse"], rows[1]["rmse"]
+    assert gain.value == pytest.approx(rows[0]["rmse"].value - rmse.value)
+    assert gain.high - gain.low < 0.2 * (rmse.high - rmse.low)
+
+
+def test_bootstrap_of_undefined_scores_is_quiet():
+    truth, predicted = pair(40)
+    truth, predicted = truth.copy(), predicted.copy()
+    truth[:, [0, 15, 16, 17]] = 0  # nobody calls them smooth
+    found = evaluate.bootstrap(evaluate.galaxy_sums(truth, predicted), evaluate.scores, resamples=50)
+    assert np.isnan(found["question_accuracy"].value[6])
+    assert np.isnan(found["question_accuracy"].low[6])
+    assert np.isfinite(found["rmse"].low)
+
+
+def test_reliability_by_hand():
+    truth, predicted = np.zeros((3, 37)), np.zeros((3, 37))
+    predicted[:, 0], truth[:, 0] = [0.11, 0.19, 1.0], [0.0, 0.4, 1.0]
+    table = evaluate.reliability(truth, predicted, bins=10)
+    np.testing.assert_array_equal(table["count"][0], [0, 2, 0, 0, 0, 0, 0, 0, 0, 1])
+    assert table["predicted"][0, 1] == pytest.approx(0.15)
+    assert table["true"][0, 1] == pytest.approx(0.2)
+    assert table["error"][0] == pytest.approx(np.sqrt(2 / 3 * 0.05**2))
+    np.testing.assert_array_equal(table["count"].sum(1), 3)
+
+
+def test_density_counts_every_galaxy_once_in_its_cell():
+    truth, predicted = pair(200)
+    table = evaluate.density(truth, predicted, bins=20)
+    np.testing.assert_array_equal(table.sum((1, 2)), 200)
+    expected = np.histogram2d(predicted[:, 7], truth[:, 7], bins=20, range=[[0, 1], [0, 1]])[0]
+    np.testing.assert_array_equal(table[7], expected)
+
+
+def test_most_confident_and_worst():
+    predicted = fractions(6, seed=1)
+    predicted[[1, 4], 9] = 0.99
+    ids = np.array([60, 50, 40, 30, 20, 10])
+    rows = evaluate.most_confident(predicted, ids)
+    assert rows[9] == 4  # id 20 stands before id 50
+    truth = predicted.copy()
+    truth[2, :4] += 0.4
+    truth[5, :4] += 0.2
+    rows, error = evaluate.worst_failures(truth, predicted, 2)
+    np.testing.assert_array_equal(rows, [2, 5])
+    np.testing.assert_allclose(error, [np.sqrt(4 * 0.16 / 37), np.sqrt(4 * 0.04 / 37)], rtol=1e-6)
+
+
+def test_mergers_by_hand():
+    truth, predicted = np.zeros((6, 37)), np.zeros((6, 37))
+    truth[:, MERGER] = [0.5, 0.4, 0.3, 0.1, 0.9, 0.0]  # above 0.3: rows 0, 1, 4
+    predicted[:, MERGER] = [0.6, 0.2, 0.8, 0.3, 0.7, 0.0]  # above 0.3: rows 2, 4, 0
+    found, rows = mergers.mergers(predicted, truth, 0.3)
+    np.testing.assert_array_equal(rows, [2, 4, 0])
+    assert found["selected"] == 3
+    assert found["fraction"].value == pytest.approx(0.5)
+    assert found["purity"].value == pytest.approx(2 / 3)
+    assert found["completeness"].value == pytest.approx(2 / 3)
+    # In falling order of prediction: no, yes, yes, no, yes, no.
+    assert found["average_precision"] == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
+    curve = mergers.merger_curve(truth, predicted, np.array([0.3, 0.95]))
+    np.testing.assert_allclose(curve, [[2 / 3, np.nan], [2 / 3, 0]])
+    unlabelled, rows = mergers.mergers(predicted, None, 0.65)
+    assert set(unlabelled) == {"threshold", "galaxies", "selected", "fraction"}
+    np.testing.assert_array_equal(rows, [2, 4])
+
+
+def test_average_precision_is_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    score = np.round(rng.random(500), 2)  # many ties
+    relevant = rng.random(500) < score * 0.3
+    expected = metrics.average_precision_score(relevant, score)
+    assert mergers.average_precision(relevant, score) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(mergers.average_precision(np.zeros(3, bool), score[:3]))
+
+
+def test_tree_check_sees_a_broken_sum():
+    predicted = fractions(20, seed=2)
+    assert max(row["largest violation"] for row in evaluate.tree_check(predicted)) < 1e-6
+    predicted[3, 15] += 0.25
+    assert evaluate.tree_check(predicted)[6]["largest violation"] == pytest.approx(0.25, abs=1e-6)

@@ -1,0 +1,119 @@
+"""The streamed summary against NumPy over all labels at once."""
+
+import numpy as np
+import pytest
+from galaxies import fractions
+from scipy import stats
+
+from gz_jax.analysis import explore
+from gz_jax.errors import UserError
+from gz_jax.labels import COLUMNS
+
+
+@pytest.fixture(scope="module")
+def labels() -> np.ndarray:
+    return fractions(701, seed=3)
+
+
+def summary_of(labels: np.ndarray, sizes: list[int], ids: np.ndarray | None = None) -> explore.LabelSummary:
+    ids = np.arange(len(labels)) + 100_000 if ids is None else ids
+    edges = np.cumsum(sizes)[:-1]
+    return explore.summarise(zip(np.split(ids, edges), np.split(labels, edges), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [[701], [1, 700], [100, 0, 300, 301]])
+def test_one_pass_in_any_blocks_equals_numpy(labels, sizes):
+    summary = summary_of(labels, sizes)
+    exact = labels.astype(np.float64)
+    assert summary.count == summary.seen == 701
+    np.testing.assert_allclose(summary.mean, exact.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(explore.std(summary), exact.std(0), rtol=1e-12)
+    np.testing.assert_allclose(explore.correlation(summary), np.corrcoef(exact.T), atol=1e-12)  # equation 1
+    np.testing.assert_array_equal(summary.low, exact.min(0))
+    np.testing.assert_array_equal(summary.high, exact.max(0))
+    np.testing.assert_array_equal(summary.prototype, exact.argmax(0))
+    q = (0.05, 0.5, 0.95)
+    expected = np.quantile(exact, q, axis=0, method="inverted_cdf")
+    np.testing.assert_allclose(explore.quantiles(summary, q), expected, atol=0.5 / explore.STEPS + 1e-9)
+
+
+def test_equation_1_as_printed(labels):
+    x = labels.astype(np.float64)
+    i, j = x[:, 0], x[:, 15]
+    printed = (np.mean(i * j) - np.mean(i) * np.mean(j)) / np.sqrt(
+        (np.mean(i**2) - np.mean(i) ** 2) * (np.mean(j**2) - np.mean(j) ** 2)
+    )
+    assert explore.correlation(summary_of(labels, [300, 401]))[0, 15] == pytest.approx(printed, abs=1e-12)
+
+
+def test_a_label_that_never_varies_has_no_correlation(labels):
+    constant = labels.copy()
+    constant[:, 5] = 0.25
+    correlation = explore.correlation(summary_of(constant, [701]))
+    assert np.isnan(correlation[5]).all()
+    assert np.isfinite(np.delete(np.delete(correlation, 5, 0), 5, 1)).all()
+
+
+def test_prototypes_among_equals_take_the_lowest_id_whatever_the_order(labels):
+    tied = labels.copy()
+    tied[[10, 400, 600], 0] = 1.0
+    ids = np.arange(len(tied))
+    ids[[10, 400, 600]] = [9_000, 5_000, 7_000]
+    for sizes in ([701], [50, 651], [500, 201]):
+        summary = summary_of(tied, sizes, ids)
+        assert (summary.prototype[0], summary.prototype_id[0]) == (400, 5_000)
+
+
+def test_histograms_and_ks_distance(labels):
+    a, b = summary_of(labels[:400], [400]), summary_of(labels[400:], [301])
+    grid = np.rint(labels.astype(np.float64) * explore.STEPS) / explore.STEPS
+    for j in (0, 14, 23):
+        counted = np.histogram(grid[:400, j] + 1e-9, np.linspace(0, 1, 21))[0] / 400
+        counted[-1] += (grid[:400, j] == 1).sum() / 400
+        np.testing.assert_allclose(explore.histograms(a)[j], counted, atol=1e-12)
+        expected = stats.ks_2samp(grid[:400, j], grid[400:, j]).statistic
+        assert explore.ks_distance(a, b)[j] == pytest.approx(expected, abs=1e-12)
+    np.testing.assert_allclose(explore.histograms(a).sum(1), 1)
+
+
+def test_guess_rmse_is_that_of_the_training_means(labels):
+    a, b = summary_of(labels[:400], [400]), summary_of(labels[400:], [301])
+    expected = np.sqrt(np.mean((labels[400:] - labels[:400].mean(0, dtype=np.float64)) ** 2))
+    assert explore.guess_rmse(a, b) == pytest.approx(expected, rel=1e-7)
+
+
+def test_galaxies_without_labels_are_counted_and_left_out(labels):
+    holes = labels.copy()
+    holes[[0, 5, 700]] = np.nan
+    summary = summary_of(holes, [3, 698])
+    known = np.isfinite(holes).all(1)
+    assert (summary.seen, summary.count) == (701, 698)
+    np.testing.assert_allclose(summary.mean, holes[known].mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_array_equal(summary.prototype, np.where(known[:, None], labels, -1).argmax(0))
+    with pytest.raises(UserError, match="none of the 4 galaxies"):
+        summary_of(np.full((4, 37), np.nan), [4])
+
+
+def test_the_size_of_a_summary_does_not_grow(labels):
+    size = [np.asarray(part).nbytes for part in summary_of(labels[:10], [10])]
+    assert [np.asarray(part).nbytes for part in summary_of(labels, [701])] == size
+
+
+def test_table_has_a_row_for_each_answer(labels):
+    a = summary_of(labels, [701])
+    rows = explore.label_table(a, a)
+    assert [row["column"] for row in rows] == list(COLUMNS)
+    assert rows[23]["answer"] == "merger"
+    assert all(row["KS distance"] == 0 for row in rows)
+
+
+def test_real_sample_has_the_known_guess_rmse(galaxy_zoo_sample):
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(galaxy_zoo_sample / "training_solutions_rev1.zip") as archive:
+        text = archive.read("training_solutions_rev1.csv").decode()
+    rows = np.loadtxt(io.StringIO(text), delimiter=",", skiprows=1)
+    summary = summary_of(rows[:, 1:], [1000, len(rows) - 1000], rows[:, 0].astype(np.int64))
+    assert explore.guess_rmse(summary, summary) == pytest.approx(0.1746, abs=5e-5)
+    np.testing.assert_allclose(explore.correlation(summary), np.corrcoef(rows[:, 1:].T), atol=1e-12)

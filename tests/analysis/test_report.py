@@ -1,0 +1,182 @@
+"""The reports as files, and as a person meets them: in a browser, at a phone's and a desktop's width."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from browser import browser
+from galaxies import history, images, pair
+
+from gz_jax.analysis import compare, evaluate, explore, page, report, report_data
+from gz_jax.errors import UserError
+from gz_jax.labels import COLUMNS
+
+HOSTILE = '=HYPERLINK("http://example.org")<script>alert(1)</script>'
+N, PADDED = 50, 56
+TRUTH, PREDICTED = pair(N)
+IDS = np.arange(N) + 100_000
+CONTEXT = {"commit": "0123abc", "data fingerprint": "f" * 200, "config": {"seed": 0, "model": {"name": "cnn"}}}
+
+
+def inputs() -> report.EvaluationInputs:
+    def pad(x, value):
+        return np.concatenate([x, np.full((PADDED - N, *x.shape[1:]), value, x.dtype)])
+
+    unlabelled = report.TestSet(IDS + 50, pair(N, 3, 2.0)[1], images)
+    return report.EvaluationInputs(
+        name=HOSTILE,
+        galaxy_id=pad(IDS, 0),
+        truth=pad(TRUTH, np.nan),
+        predicted=pad(PREDICTED, np.nan),
+        mask=np.arange(PADDED) < N,
+        history=history(6),
+        images=images,
+        views={"1 view": pad(PREDICTED, 0), "2 views": pad((PREDICTED + TRUTH) / 2, 0)},
+        test=unlabelled,
+        merger_threshold=0.05,
+        context=CONTEXT,
+        resamples=50,
+    )
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> dict[str, pathlib.Path]:
+    root = tmp_path_factory.mktemp("reports")
+    side = explore.Side(lambda: [(IDS[:20], TRUTH[:20]), (IDS[20:], TRUTH[20:])], images)
+    views = report_data.PipelineExamples(images(IDS[:2]), images(IDS[:2]), np.stack([images(IDS[:3])] * 2))
+    report_data.explore_report(side, side, root / "explore", CONTEXT, views)
+    report.evaluation_report(inputs(), root / "evaluate")
+    runs = [compare.Run(name, 0, history(6), IDS, TRUTH, PREDICTED) for name in ("a", HOSTILE)]
+    report.compare_report(runs, root / "compare", CONTEXT, resamples=50)
+    return {name: root / name for name in ("explore", "evaluate", "compare")}
+
+
+def rows(path: pathlib.Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_numbers_in_the_files_are_those_of_the_computation(reports):
+    folder = reports["evaluate"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    error = PREDICTED.astype(np.float64) - TRUTH
+    assert metrics["galaxies"] == N
+    assert metrics["mse"]["value"] == pytest.approx((error**2).mean())
+    assert metrics["mse"]["low"] < metrics["mse"]["value"] < metrics["mse"]["high"]
+    table = rows(folder / "per_answer.csv")
+    assert [row["column"] for row in table] == list(COLUMNS)
+    np.testing.assert_allclose([float(row["rmse"]) for row in table], np.sqrt((error**2).mean(0)))
+    assert all(float(row["rmse_low"]) <= float(row["rmse"]) <= float(row["rmse_high"]) for row in table)
+    assert len(rows(folder / "per_question.csv")) == 11
+    assert len(rows(folder / "history.csv")) == 6
+    assert {name.name for name in (folder / "figures").glob("*.png")} == {
+        name.with_suffix(".png").name for name in (folder / "figures").glob("*.pdf")
+    }
+    assert len(list((folder / "figures").glob("*.png"))) == 10
+    assert not list(folder.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_every_table_of_the_page_is_in_the_metrics(reports):
+    for folder in reports.values():
+        tables = json.loads((folder / "metrics.json").read_text())["tables"]
+        assert {f"{name}.csv" for name in tables} == {path.name for path in folder.glob("*.csv")}
+
+
+@pytest.mark.slow
+def test_hostile_text_is_only_text(reports):
+    html = (reports["evaluate"] / "report.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    table = rows(reports["compare"] / "runs.csv")
+    assert table[1]["run"] == "'" + HOSTILE
+
+
+@pytest.mark.slow
+def test_one_galaxy_and_no_images_and_no_log_still_make_a_report(tmp_path):
+    numbers = report.evaluation_report(
+        report.EvaluationInputs("one", IDS[:1], TRUTH[:1], PREDICTED[:1], resamples=20), tmp_path / "deep" / "er"
+    )
+    assert numbers["galaxies"] == 1
+    json.loads((tmp_path / "deep" / "er" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (evaluate.Estimate(0.058661, 0.05712, 0.06018), "0.0587 [0.0571, 0.0602]"),
+        (evaluate.Estimate(-0.0000001, -0.0001, 0.0001), "0.00000 [-0.00010, 0.00010]"),
+        (evaluate.Estimate(np.nan, np.nan, np.nan), "–"),
+        (evaluate.Estimate(0.5, 0.5, 0.5), "0.5000 [0.5000, 0.5000]"),
+        (61578, "61,578"),
+        (np.int64(3), "3"),
+        (0.123456, "0.1235"),
+        (None, "–"),
+        (True, "True"),
+        ("text", "text"),
+    ],
+)
+def test_numbers_for_a_reader(value, expected):
+    assert page.text(value) == expected
+
+
+def test_submission_is_kaggles_format(tmp_path):
+    path = tmp_path / "submission.csv"
+    report.write_submission(path, np.array([100037, 100018]), PREDICTED[:2])
+    lines = path.read_text().split("\n")
+    assert lines[0] == "GalaxyID," + ",".join(COLUMNS)
+    assert [line.split(",")[0] for line in lines[1:3]] == ["100018", "100037"]
+    assert lines[3:] == [""]
+    np.testing.assert_allclose([float(x) for x in lines[1].split(",")[1:]], PREDICTED[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ids", "predicted", "message"),
+    [
+        ([1, 1], PREDICTED[:2], "more than once"),
+        ([1, 2], PREDICTED[:2] * np.nan, "2 galaxies"),
+        ([1], PREDICTED[:2], "each galaxy"),
+    ],
+)
+def test_a_submission_kaggle_would_refuse_is_not_written(tmp_path, ids, predicted, message):
+    with pytest.raises(UserError, match=message):
+        report.write_submission(tmp_path / "s.csv", np.array(ids), predicted)
+    assert not list(tmp_path.iterdir())
+
+
+OVERFLOW = """
+const wide = [...document.querySelectorAll('body *')].filter(e => {
+  if (e.closest('.scroll, .sheet')) return false;
+  return e.getBoundingClientRect().right > innerWidth + 1;
+});
+return [document.documentElement.scrollWidth, innerWidth, wide.map(e => e.tagName)];
+"""
+
+
+@pytest.mark.slow
+def test_in_a_browser(reports, tmp_path):
+    with browser(tmp_path / "profile") as tab:
+        tab.open(reports["compare"] / "report.html", 1280)
+        tab.requested()  # what a fresh browser asks for before the first page
+        for name, folder in reports.items():
+            for width, dark in ((390, False), (390, True), (1280, False), (1280, True)):
+                tab.open(folder / "report.html", width, dark)
+                scroll, inner, wide = tab.run(OVERFLOW)
+                assert (inner, wide) == (width, []), name
+                assert scroll <= width, name
+                loaded = tab.run("return [...document.images].map(i => i.complete && i.naturalWidth > 0 && !!i.alt)")
+                assert loaded, name
+                assert all(loaded), name
+                background = tab.run("return getComputedStyle(document.body).backgroundColor")
+                assert (int(background[4:].split(",")[0]) < 60) == dark
+                assert tab.run("return document.querySelectorAll('nav a').length") == tab.run(
+                    "return [...document.querySelectorAll('nav a')].filter("
+                    "a => document.getElementById(a.hash.slice(1))).length"
+                )
+                assert tab.logged() == [], name
+                urls = tab.requested()
+                assert {url.split(":")[0] for url in urls} <= {"file", "data"}, name
+                assert [url for url in urls if url.startswith("file")] == [(folder / "report.html").as_uri()]

@@ -1,0 +1,182 @@
+"""The command itself, in processes of its own, with the shipped configs made small."""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gz_jax.training import checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = ("--config=configs/demo.py", "--config.data.num_galaxies=400", "--config.num_epochs=2")
+TIMES = ("epoch_seconds", "images_per_second")
+
+
+def command(*flags):
+    return [sys.executable, str(ROOT / "launch.py"), *flags]
+
+
+def environment(devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def launch(*flags, devices=1):
+    return subprocess.run(command(*flags), cwd=ROOT, env=environment(devices), capture_output=True, text=True)
+
+
+def log_rows(workdir):
+    with open(workdir / "log.csv") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def best(workdir):
+    manager = checkpoint.open_manager(workdir / "checkpoints" / "best", 1, read_only=True)
+    _, tree, info = checkpoint.load(manager, None)
+    return tree, {k: v for k, v in info.items() if k not in TIMES}
+
+
+def assert_same_run(a, b):
+    import jax
+
+    assert log_rows(a) == log_rows(b)
+    (tree_a, info_a), (tree_b, info_b) = best(a), best(b)
+    assert info_a == info_b
+    jax.tree.map(np.testing.assert_array_equal, tree_a, tree_b)
+
+
+def refusal(result):
+    """The one line of a refused command."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    result = launch(*SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_demo_trains_and_reports(whole):
+    workdir, result = whole
+    rows = log_rows(workdir)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    columns = ["epoch", "accuracy", "loss", "learning_rate", "val_accuracy", "val_loss", "val_rmse"]
+    assert list(rows[0]) == columns
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    losses = [float(row["val_loss"]) for row in rows]
+    assert metrics["best_epoch"]["val_loss"] == min(losses)
+    assert metrics["best_epoch"]["val_rmse"] == pytest.approx(min(losses) ** 0.5)
+    assert f"{min(losses):.6f}" in result.stdout
+    assert "tensorflow" not in result.stderr.lower()
+
+
+def test_the_same_command_again_has_nothing_left_to_do(whole):
+    workdir, _ = whole
+    before = (workdir / "log.csv").read_text()
+    result = launch(*SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "log.csv").read_text() == before
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_continued_equals_never_killed(whole, tmp_path):
+    workdir = tmp_path / "run"
+    flags = (*SMALL, f"--workdir={workdir}", "--config.checkpoint.every_steps=3")
+    delays = random.Random(0)
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(command(*flags), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:  # up to the start of training
+            if "trainable parameters" in line or "continuing" in line:
+                break
+        time.sleep(delays.uniform(0, 12))
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+    result = launch(*flags)
+    assert result.returncode == 0, result.stderr
+    assert killed >= 2
+    assert_same_run(workdir, whole[0])
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_continues(whole, tmp_path):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(*SMALL, f"--workdir={workdir}"), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch   1/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    result = launch(*SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "continuing" in result.stdout
+    assert_same_run(workdir, whole[0])
+
+
+@pytest.mark.slow
+def test_four_devices_log_what_one_does(whole, tmp_path):
+    result = launch(*SMALL, f"--workdir={tmp_path}/run", devices=4)
+    assert result.returncode == 0, result.stderr
+    for a, b in zip(log_rows(whole[0]), log_rows(tmp_path / "run"), strict=True):
+        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), abs=1e-4)
+
+
+def test_another_config_in_the_same_workdir_is_refused(whole):
+    workdir, _ = whole
+    message = refusal(launch(*SMALL, f"--workdir={workdir}", "--config.learning_rate=0.5"))
+    assert "learning_rate was 0.001 and is now 0.5" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (("--config.model.layers=5",), ("layers",)),
+        (("--config.model.name=vgg",), ("model.name='vgg'", "'cnn', 'resnet50'")),
+        (("--config.batch_size=many",), ("batch_size",)),
+        (("--config.data.source=galaxy_zoo", "--config.data.dir=/no/such/folder"), ("/no/such/folder",)),
+        (("surplus",), ("surplus",)),
+        (("--config=configs/nothing.py",), ("configs/nothing.py",)),
+    ],
+    ids=["field", "choice", "type", "folder", "argument", "file"],
+)
+def test_a_mistake_gets_one_line(flags, parts, tmp_path):
+    message = refusal(launch("--config=configs/demo.py", f"--workdir={tmp_path}/run", *flags))
+    assert all(part in message for part in parts), message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_divide_names_the_two_nearest(tmp_path):
+    flags = ("--config=configs/demo.py", "--config.batch_size=30", f"--workdir={tmp_path}/run")
+    message = refusal(launch(*flags, devices=4))
+    assert "does not divide over 4 devices: use 28 or 32" in message
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    message = refusal(launch(*SMALL, f"--workdir={tmp_path}/file/run"))
+    assert "choose another with --workdir" in message
+
+
+@pytest.mark.slow
+def test_a_diverging_run_stops_and_names_the_galaxies(tmp_path):
+    message = refusal(launch(*SMALL, f"--workdir={tmp_path}/run", "--config.learning_rate=1e30"))
+    assert "not finite at step" in message
+    assert "GalaxyIDs: 100" in message

@@ -1,0 +1,139 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gz_jax import labels
+from gz_jax.training import loop, state, step
+
+
+class Tiny(nn.Module):
+    """A dense layer with dropout on mean colours: quick, and with everything a real model has."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = (images.astype(jnp.float32) / 255).reshape(images.shape[0], -1)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(nn.Dense(16)(x)))
+        return nn.Dense(37)(x)
+
+
+def batches(count, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        votes = np.asarray(labels.rescale(rng.normal(size=(size, 37)).astype(np.float32), "softmax"))
+        yield {
+            "image": rng.integers(0, 256, (size, 6, 6, 3), np.uint8),
+            "vote_fractions": votes,
+            "mask": np.ones(size, bool),
+        }
+
+
+def start(devices, module=None, rate=1e-3, size=6):
+    module = module or Tiny()
+    mesh, optimizer = state.make_mesh(jax.devices()[:devices]), state.adam()
+    variables = state.initial_variables(module, size, jax.random.key(0))
+    steps = loop.compile_steps(module.apply, optimizer, "divisive", 0, mesh)
+    return steps, state.with_rate(state.start(variables, optimizer, mesh), rate)
+
+
+def losses(devices, count=20):
+    steps, train_state = start(devices)
+    out = []
+    for batch in batches(count):
+        train_state, loss = steps.train(train_state, steps.put(batch))
+        out.append(float(loss))
+    return np.array(out), train_state
+
+
+def test_one_device_and_four_give_the_same_losses():
+    one, state_one = losses(1)
+    four, state_four = losses(4)
+    np.testing.assert_allclose(one, four, atol=1e-5)
+    assert one[-5:].mean() < one[:5].mean()
+    for a, b in zip(jax.tree.leaves(state_one), jax.tree.leaves(state_four), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_sums_by_hand_with_a_mask():
+    true = np.zeros((3, 37), np.float32)
+    true[0, 4], true[1, 5] = 1, 1
+    true[2] = np.nan
+    predicted = np.zeros((3, 37), np.float32)
+    predicted[0, 4], predicted[1, 6] = 0.5, 1
+    sums = step.batch_sums(predicted, true, np.array([True, True, False]))
+    assert float(sums.squared_error) == pytest.approx((0.25 + 2) / 37)
+    assert float(sums.correct) == 1
+    assert float(sums.count) == 2
+    assert step.metrics(sums) == pytest.approx({"loss": 2.25 / 74, "accuracy": 0.5})
+    assert np.isnan(step.metrics(state.zero_sums())["loss"])
+
+
+def test_a_step_is_adam_on_the_mean_squared_error():
+    module, batch = Tiny(), next(batches(1))
+    optimizer = state.adam()
+    variables = state.initial_variables(module, 6, jax.random.key(0))
+    before = state.with_rate(state.start(variables, optimizer, state.make_mesh(jax.devices()[:1])), 0.01)
+    key = jax.random.key(5)
+    after, loss = step.train_step(before, batch, key, apply=module.apply, optimizer=optimizer, activation="softmax")
+
+    def mse(params):
+        logits, _ = module.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]}, batch["image"], train=True,
+            rngs={"dropout": jax.random.fold_in(key, 0)}, mutable=["batch_stats"],
+        )  # fmt: skip
+        return jnp.square(labels.rescale(logits, "softmax") - batch["vote_fractions"]).mean()
+
+    expected, grads = jax.value_and_grad(mse)(variables["params"])
+    adam = optax.adam(0.01, eps=1e-7)
+    updates, _ = adam.update(grads, adam.init(variables["params"]))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    expected_params = optax.apply_updates(variables["params"], updates)
+    for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected_params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert int(after.step) == 1
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_is_remembered():
+    steps, train_state = start(1)
+    good, bad, later = batches(3)
+    bad["vote_fractions"] = bad["vote_fractions"].copy()
+    bad["vote_fractions"][3, 7] = np.nan
+    train_state, _ = steps.train(train_state, steps.put(good))
+    kept = jax.tree.map(np.array, (train_state.params, train_state.opt_state, train_state.sums))
+    for batch in (bad, later):
+        train_state, _ = steps.train(train_state, steps.put(batch))
+    assert int(train_state.bad_step) == 1
+    now = (train_state.params, train_state.opt_state, train_state.sums)
+    jax.tree.map(np.testing.assert_array_equal, kept, jax.tree.map(np.array, now))
+
+
+def test_rate_zero_keeps_the_parameters():
+    steps, train_state = start(1, rate=0.0)
+    before = jax.tree.map(np.array, train_state.params)
+    train_state, _ = steps.train(train_state, steps.put(next(batches(1))))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, train_state.params))
+
+
+def test_evaluation_counts_each_galaxy_once_whatever_the_batch():
+    steps, train_state = start(4)
+    everything = next(batches(1, size=24))
+    whole = loop.evaluate(steps, train_state.params, train_state.batch_stats, [everything])
+
+    def padded():
+        for first in range(0, 24, 16):
+            part = {k: v[first : first + 16] for k, v in everything.items()}
+            short = 16 - len(part["mask"])
+            yield {k: np.concatenate([v, np.zeros((short, *v.shape[1:]), v.dtype)]) for k, v in part.items()}
+
+    parts = loop.evaluate(steps, train_state.params, train_state.batch_stats, padded())
+    assert parts == pytest.approx(whole, rel=1e-6)
+
+
+def test_prefetch_keeps_order_and_count():
+    assert list(loop.prefetch(lambda x: x, iter(range(5)))) == list(range(5))
+    assert list(loop.prefetch(functools.partial(int), iter([]))) == []
