@@ -46,7 +46,11 @@ def get_config() -> ConfigDict:
     config.model.hidden = ()  # widths of dense layers before the last one
     config.model.dropout = 0.1  # after each of them
     config.model.pooling = "flatten"  # 'flatten' (the paper's) or 'average'
-    config.model.pretrained = config_dict.placeholder(str)  # None, a weights file, or 'imagenet-keras' / -'torchvision'
+    # None, a weights file, 'imagenet-keras' or 'imagenet-torchvision'; the weights decide the variant
+    config.model.pretrained = config_dict.placeholder(str)
+    config.model.body_rate = 1.0  # learning rate of ResNet50's body, relative to that of its head
+    config.model.frozen_epochs = 0  # keep the body as it is for so many epochs
+    config.model.frozen_statistics = False  # normalise by the body's running statistics in training too
 
     config.checkpoint = ConfigDict()  # of the latest state; the best epoch is always kept
     config.checkpoint.every_seconds = 60.0

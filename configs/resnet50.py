@@ -6,6 +6,7 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.model.name = "resnet50"
+    config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
     config.model.hidden = (200, 100)
     config.model.dropout = 0.1
     config.model.activation = "divisive"

@@ -6,5 +6,6 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.model.name = "resnet50"
+    config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
     config.data.cache = True
     return config

@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gz_jax import run
-from gz_jax.data import packed, pipeline
+from gz_jax.data import kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
+from gz_jax.models import imagenet
 from gz_jax.training import loop, state
 from gz_jax.training.schedule import PlateauRule
 
@@ -25,6 +26,8 @@ def settings(config: ConfigDict) -> loop.Settings:
         early_stop_patience=config.early_stop_patience,
         activation=config.model.activation,
         seed=config.seed,
+        body_rate=config.model.body_rate,
+        frozen_epochs=config.model.frozen_epochs,
         every_seconds=config.checkpoint.every_seconds,
         every_steps=config.checkpoint.every_steps,
         tensorboard=config.tensorboard,
@@ -61,19 +64,25 @@ def stream(config: ConfigDict, dataset: Dataset, parts: run.Parts) -> loop.Data:
 def train(config: ConfigDict, workdir: str) -> int:
     """`--mode=train`: returns the exit status."""
     run.check(config, jax.device_count(), jax.process_count())
+    weights = run.load_weights(config)
     dataset = run.open_dataset(config)
-    path = run.open_workdir(workdir, config, dataset.fingerprint)
+    path = run.open_workdir(workdir, config, dataset.fingerprint, weights)
+    if dataset.skipped:
+        kaggle_check.write_skipped_csv(path / "skipped.csv", dataset.skipped)
+        print(f"{len(dataset.skipped)} galaxies left out, see {path / 'skipped.csv'}", flush=True)
     parts = run.parts(config)
-    mesh = state.make_mesh()
-    optimizer = state.adam()
     data = stream(config, dataset, parts)
-    key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    variables = state.initial_variables(parts.module, config.data.size, key)
+    mesh, optimizer = state.make_mesh(), state.adam()
+    variables = state.initial_variables(
+        parts.module, config.data.size, jax.random.fold_in(jax.random.key(config.seed), 0)
+    )
+    if weights is not None:
+        variables = imagenet.insert(variables, weights)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
     steps = loop.compile_steps(parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
     try:
         loop.train(path, settings(config), data, steps, state.start(variables, optimizer, mesh))
-    except loop.InterruptedRun:
+    except loop.InterruptedRunError:
         print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
         return loop.EXIT_INTERRUPTED
     return 0
@@ -82,7 +91,8 @@ def train(config: ConfigDict, workdir: str) -> int:
 def _describe(config: ConfigDict, dataset: Dataset, variables: dict, devices: int) -> str:
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
     sizes = ", ".join(f"{split.size} {name}" for name, split in dataset.splits.items())
+    name = config.model.name + (f" from {config.model.pretrained}" if config.model.pretrained else "")
     return (
-        f"{config.model.name}: {count:,} trainable parameters, {config.model.activation} outputs; "
+        f"{name}: {count:,} trainable parameters, {config.model.activation} outputs; "
         f"{sizes} galaxies ({dataset.fingerprint}); {devices} {jax.devices()[0].platform} device(s)"
     )

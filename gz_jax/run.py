@@ -19,6 +19,7 @@ from gz_jax.data.kaggle_split import compare_splits
 from gz_jax.data.split import Dataset
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
+from gz_jax.models import imagenet
 
 # Fields that may change between the first start of a run and a later one.
 FREE = (
@@ -26,9 +27,32 @@ FREE = (
     "data.dir",
     "data.store",
     "data.cache",
+    "model.pretrained",  # the weights' fingerprint is compared instead
     "checkpoint.every_seconds",
     "checkpoint.every_steps",
     "tensorboard",
+)
+
+
+ONE_OF = {
+    "data.source": ("galaxy_zoo", "synthetic"),
+    "data.on_bad": ("fail", "skip"),
+    "model.name": models.NAMES,
+    "model.activation": ("sigmoid", "divisive", "softmax"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.variant": ("keras", "torchvision"),
+    "model.pooling": ("flatten", "average"),
+}
+POSITIVE = (
+    "num_epochs",
+    "batch_size",
+    "learning_rate",
+    "data.crop",
+    "data.size",
+    "data.image_size",
+    "data.num_galaxies",
+    "plateau.patience",
+    "early_stop_patience",
 )
 
 
@@ -38,35 +62,16 @@ def check(config: ConfigDict, device_count: int, process_count: int = 1) -> None
     Raises:
       UserError: names the field, its value and what it may be.
     """
-    one_of = {
-        "data.source": ("galaxy_zoo", "synthetic"),
-        "data.on_bad": ("fail", "skip"),
-        "model.name": models.NAMES,
-        "model.activation": ("sigmoid", "divisive", "softmax"),
-        "model.dtype": ("float32", "bfloat16"),
-        "model.variant": ("keras", "torchvision"),
-        "model.pooling": ("flatten", "average"),
-    }
-    for field, allowed in one_of.items():
+    for field, allowed in ONE_OF.items():
         if _get(config, field) not in allowed:
             raise UserError(f"--config.{field}={_get(config, field)!r} must be one of {', '.join(map(repr, allowed))}.")
-    positive = (
-        "num_epochs",
-        "batch_size",
-        "learning_rate",
-        "data.crop",
-        "data.size",
-        "data.image_size",
-        "data.num_galaxies",
-        "plateau.patience",
-        "early_stop_patience",
-    )
-    for field in positive:
+    for field in POSITIVE:
         if not _get(config, field) > 0:
             raise UserError(f"--config.{field}={_get(config, field)} must be more than 0.")
     if config.data.crop > config.data.image_size:
         raise UserError(
-            f"--config.data.crop={config.data.crop} is more than the images' side, data.image_size={config.data.image_size}."
+            f"--config.data.crop={config.data.crop} is more than the images' side, "
+            f"--config.data.image_size={config.data.image_size}."
         )
     if not 0 < config.data.validation_fraction < 1:
         raise UserError(
@@ -152,14 +157,31 @@ def open_dataset(config: ConfigDict) -> Dataset:
     )
 
 
-def open_workdir(workdir: str | os.PathLike[str], config: ConfigDict, fingerprint: str) -> pathlib.Path:
+def load_weights(config: ConfigDict) -> imagenet.Weights | None:
+    """The pretrained weights, if the config names any; they decide the ResNet50's variant, which is set in it."""
+    if not config.model.pretrained:
+        return None
+    if config.model.name != "resnet50":
+        raise UserError("--config.model.pretrained is for --config.model.name=resnet50 alone.")
+    weights = imagenet.load(config.model.pretrained)
+    config.model.variant = weights.variant
+    return weights
+
+
+def open_workdir(
+    workdir: str | os.PathLike[str], config: ConfigDict, fingerprint: str, weights: imagenet.Weights | None
+) -> pathlib.Path:
     """Make the workdir, or see that it belongs to the same run.
 
     Raises:
       UserError: it cannot be written, or it holds a run whose config differs in a field that matters.
     """
     path = pathlib.Path(workdir)
-    record = {"config": flatten(config), "data_fingerprint": fingerprint}
+    record = {
+        "config": flatten(config),
+        "data_fingerprint": fingerprint,
+        "weights_fingerprint": weights and weights.fingerprint,
+    }
     try:
         path.mkdir(parents=True, exist_ok=True)
         saved = path / "config.json"
@@ -175,8 +197,9 @@ def open_workdir(workdir: str | os.PathLike[str], config: ConfigDict, fingerprin
     before, now = old["config"], record["config"]
     names = [n for n in sorted(before.keys() | now.keys()) if n not in FREE and before.get(n) != now.get(n)]
     differences = [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in names]
-    if old["data_fingerprint"] != fingerprint:
-        differences.append(f"the data's fingerprint was {old['data_fingerprint']} and is now {fingerprint}")
+    for name, what in (("data_fingerprint", "the data"), ("weights_fingerprint", "the pretrained weights")):
+        if old[name] != record[name]:
+            differences.append(f"{what} had fingerprint {old[name]} and now {record[name]}")
     if differences:
         raise UserError(
             f"workdir {path} holds a run with another config: {'; '.join(differences)}. "

@@ -8,6 +8,7 @@ import concurrent.futures
 import io
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,7 +87,7 @@ def _decoded(split: Split, view: View, final: bool, workers: int) -> Iterator[tu
 
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        tqdm(total=split.size, desc="decoding", unit="image", mininterval=0.5) as bar,
+        tqdm(total=split.size, desc="decoding", unit="image", mininterval=0.5 if sys.stderr.isatty() else 30) as bar,
     ):
         starts = iter(range(0, split.size, CHUNK))
         pending = {pool.submit(work, s) for _, s in zip(range(2 * workers), starts, strict=False)}

@@ -25,10 +25,10 @@ class Dataset(NamedTuple):
     """Splits by name ('train', 'validation', 'test'), with what is known of the whole.
 
     `fingerprint` changes when the files or the split do. `statistics` is JSON-ready (counts, per-answer means,
-    Kolmogorov-Smirnov distances between train and validation). `skipped` lists (galaxy_id or name, reason).
+    Kolmogorov-Smirnov distances between train and validation). `skipped` lists (galaxy_id, file, reason).
     """
 
     splits: dict[str, Split]
     fingerprint: str
     statistics: dict[str, Any]
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str, str], ...] = ()

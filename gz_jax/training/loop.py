@@ -41,6 +41,8 @@ class Settings(NamedTuple):
     early_stop_patience: int
     activation: labels.Activation
     seed: int
+    body_rate: float = 1.0  # of a pretrained body, relative to the learning rate ...
+    frozen_epochs: int = 0  # ... and 0 for so many epochs
     every_seconds: float = 60.0
     every_steps: int = 0
     tensorboard: bool = False
@@ -64,7 +66,7 @@ class Steps(NamedTuple):
     put: Callable[[step.Batch], step.Batch]
 
 
-class InterruptedRun(Exception):  # noqa: N818:
+class InterruptedRunError(Exception):
     """SIGTERM or SIGINT came, and the state is saved."""
 
 
@@ -126,12 +128,18 @@ class Run:
         found = checkpoint.load(self.latest, fresh)
         if found is None:
             progress = Progress(0, 0, start_plateau(self.settings.learning_rate), EarlyStop())
-            return state.with_rate(fresh, progress.plateau.rate), progress
+            return self.set_rates(fresh, progress), progress
         _, tree, info = found
         progress = Progress.from_json(info)
         for later in [s for s in self.best.all_steps() if s > int(tree.step)]:
             self.best.delete(later)  # of a life that is lived again from here
         return tree, progress
+
+    def set_rates(self, train_state: TrainState, progress: Progress) -> TrainState:
+        """The learning rates of the epoch that `progress` stands before."""
+        rate = progress.plateau.rate
+        frozen = progress.epoch < self.settings.frozen_epochs
+        return state.with_rate(train_state, rate, 0.0 if frozen else rate * self.settings.body_rate)
 
     def save(self, train_state: TrainState, progress: Progress) -> None:
         self.check_finite(train_state, progress)
@@ -145,8 +153,8 @@ class Run:
         epoch, at = divmod(bad, self.data.steps_per_epoch)
         ids = ", ".join(map(str, self.data.galaxy_ids(epoch, at)))
         raise UserError(
-            f"the loss is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1}). The last good checkpoint is kept in "
-            f"{self.workdir}. A lower --config.learning_rate may help; else look at the batch's galaxies. GalaxyIDs: {ids}"
+            f"the loss is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1}). The last good checkpoint is kept "
+            f"in {self.workdir}. A lower --config.learning_rate may help; else look at this batch. GalaxyIDs: {ids}"
         )
 
     def save_is_due(self, global_step: int) -> bool:
@@ -174,7 +182,7 @@ class Run:
                 progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
                 if self.signal is not None:
                     self.save(train_state, progress)
-                    raise InterruptedRun
+                    raise InterruptedRunError
                 if done < total and self.save_is_due(epoch * total + done):
                     self.save(train_state, progress)
         finally:
@@ -216,7 +224,7 @@ class Run:
                     self.events.scalar(name, value, progress.epoch)
                 self.events.flush()
         progress = Progress(progress.epoch + 1, 0, plateau, stop, history)
-        train_state = state.with_rate(train_state, plateau.rate)
+        train_state = self.set_rates(train_state, progress)
         zero = jax.tree.map(lambda x: jax.device_put(np.zeros((), np.float32), x.sharding), train_state.sums)
         return train_state.replace(sums=zero), progress
 
@@ -231,7 +239,7 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
       Where the run stands; `history` has a row for every epoch.
 
     Raises:
-      InterruptedRun: a signal came; the state is saved.
+      InterruptedRunError: a signal came; the state is saved.
       UserError: the loss is not finite, or no checkpoint can be read.
     """
     run = Run(workdir, settings, data, steps)

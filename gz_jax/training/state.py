@@ -55,17 +55,27 @@ def by_galaxy(mesh: Mesh) -> NamedSharding:
 
 
 def adam() -> optax.GradientTransformation:
-    """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), its learning rate in the state."""
-    return optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))(
-        learning_rate=0.0, eps=1e-7
-    )
+    """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), with its learning rates in the state.
+
+    Parameters below the top-level name 'body' (a pretrained ResNet50) follow a rate of their own.
+    """
+
+    def where(params: PyTree) -> PyTree:
+        return {name: "body" if name == "body" else "rest" for name in params}
+
+    def make(learning_rate: float, body_learning_rate: float) -> optax.GradientTransformation:
+        rates = {"rest": learning_rate, "body": body_learning_rate}
+        return optax.multi_transform({name: optax.adam(rate, eps=1e-7) for name, rate in rates.items()}, where)
+
+    return optax.inject_hyperparams(make)(learning_rate=0.0, body_learning_rate=0.0)
 
 
-def with_rate(state: TrainState, rate: float) -> TrainState:
-    """The state with another learning rate."""
+def with_rate(state: TrainState, rate: float, body_rate: float | None = None) -> TrainState:
+    """The state with another learning rate, and the body's where it differs."""
     hyperparams = {**state.opt_state.hyperparams}
-    old = hyperparams["learning_rate"]
-    hyperparams["learning_rate"] = jax.device_put(np.asarray(rate, old.dtype), old.sharding)
+    for name, value in (("learning_rate", rate), ("body_learning_rate", rate if body_rate is None else body_rate)):
+        old = hyperparams[name]
+        hyperparams[name] = jax.device_put(np.asarray(value, old.dtype), old.sharding)
     return state.replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
 
 

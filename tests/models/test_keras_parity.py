@@ -154,7 +154,7 @@ def test_gradients(body, keras):
     # ReLUs within rounding of zero flip, in Keras against itself (input times 1 + 1e-7) as much; a wrong formula
     # gives 1.
     assert max(errors.values()) < 3e-2
-    assert np.median(list(errors.values())) < 1e-3
+    assert max(error for path, error in errors.items() if path.startswith("stage4_block3/3")) < 1e-3
 
 
 def test_cnn_is_kerass(keras):

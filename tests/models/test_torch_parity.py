@@ -146,9 +146,9 @@ def test_gradients(network):
             expected = expected.permute(2, 3, 1, 0) if expected.ndim == 4 else expected
             errors[path] = relative_norm(gradients[path], expected)
     assert len(errors) == 159
-    # One ReLU or maximum within rounding of a tie is enough for 1e-2 in an early bias; a wrong formula gives 1.
+    # Above the last block, a ReLU within rounding of zero may flip and reach 1e-2; a wrong formula gives 1.
     assert max(errors.values()) < 3e-2
-    assert np.median(list(errors.values())) < 1e-4
+    assert max(error for path, error in errors.items() if path.startswith("stage4_block3/3")) < 1e-4
 
 
 def test_whole_network_and_its_files(network, tmp_path):
