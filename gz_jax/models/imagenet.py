@@ -24,16 +24,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gz_jax.errors import UserError
-from gz_jax.models.imagenet_tables import (
-    HEAD,
-    NUM_CLASSES,
-    TABLES,
-    Entry,
-    Tensor,
-    entries,
-    open_tensors,
-    shapes,
-)
+from gz_jax.models.imagenet_tables import HEAD, NUM_CLASSES, TABLES, Entry, Tensor, check, entries, open_tensors, shapes
 from gz_jax.models.layers import Preprocess
 from gz_jax.models.resnet import PREPROCESS, ResNet50Classifier, Variant
 
@@ -142,7 +133,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
         variant, expected = _choose(path, tensors, metadata)
         if not any(key in tensors for key, entry in expected.items() if entry.path.startswith(HEAD)):
             expected = {key: entry for key, entry in expected.items() if not entry.path.startswith(HEAD)}
-        _check(path, tensors, expected)
+        check(path, tensors, expected)
         flat = {entry.path: _read(path, tensors[key], entry) for key, entry in expected.items()}
     tree = unflatten_dict(flat, sep="/")
     body = {collection: tree[collection]["body"] for collection in ("params", "batch_stats")}
@@ -165,19 +156,6 @@ def _choose(path: pathlib.Path, tensors: Mapping[str, Tensor], metadata: Mapping
             hint = ". Keras 3's .weights.h5 keeps no layer names: write the model with model.save('name.h5')"
         raise UserError(f"{path} holds no ResNet50: none of its {len(tensors)} tensors has a known name{hint}")
     return variant, expected
-
-
-def _check(path: pathlib.Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Entry]) -> None:
-    """Raises one UserError that names every key missing, left over or of another shape."""
-    problems = [f"missing {key} {entry.shape}" for key, entry in expected.items() if key not in tensors]
-    for key, tensor in tensors.items():
-        if key not in expected and not key.endswith(".num_batches_tracked"):
-            problems.append(f"unused {tensor.name}")
-        elif key in expected and tensor.shape != expected[key].shape:
-            problems.append(f"{tensor.name} has shape {tensor.shape}, not {expected[key].shape}")
-    if problems:
-        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise UserError(f"{path} does not hold exactly a ResNet50: {'; '.join(problems[:20])}{more}")
 
 
 def _read(path: pathlib.Path, tensor: Tensor, entry: Entry) -> np.ndarray:
@@ -268,7 +246,7 @@ def read_photo(path: str | os.PathLike, size: int = 224) -> np.ndarray:
 
 
 def class_names(candidates: list[pathlib.Path]) -> dict[int, str]:
-    """Names by index from the first of the files that exists, {} if none does: Keras' class index JSON.
+    """Names by index from the first of these files (Keras' class index JSON) that exists; {} if none does.
 
     Raises:
       UserError: the file is not such a JSON.
@@ -277,8 +255,7 @@ def class_names(candidates: list[pathlib.Path]) -> dict[int, str]:
         try:
             return {int(index): str(name) for index, (_, name) in json.loads(path.read_text()).items()}
         except (ValueError, TypeError, AttributeError) as error:
-            form = '{"0": ["n01440764", "tench"], ...}'
-            raise UserError(f"{path} is not a class index of the form {form}") from error
+            raise UserError(f"{path} is not a class index such as Keras' {CLASS_INDEX}") from error
     return {}
 
 

@@ -134,6 +134,19 @@ class Tensor(NamedTuple):
     read: Callable[[], Any]
 
 
+def check(path: pathlib.Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Entry]) -> None:
+    """Raises one UserError that names every key missing, left over or of another shape."""
+    problems = [f"missing {key} {entry.shape}" for key, entry in expected.items() if key not in tensors]
+    for key, tensor in tensors.items():
+        if key not in expected and not key.endswith(".num_batches_tracked"):
+            problems.append(f"unused {tensor.name}")
+        elif key in expected and tensor.shape != expected[key].shape:
+            problems.append(f"{tensor.name} has shape {tensor.shape}, not {expected[key].shape}")
+    if problems:
+        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise UserError(f"{path} does not hold exactly a ResNet50: {'; '.join(problems[:20])}{more}")
+
+
 @contextmanager
 def open_tensors(path: pathlib.Path) -> Iterator[tuple[dict[str, Tensor], Mapping[str, str]]]:
     """The file's tensors by key and its metadata; tensors can be read while the context lasts.

@@ -56,7 +56,7 @@ class Progress:
 
 def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Orbax's manager of one folder that keeps the newest `keep` checkpoints."""
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what was asked for
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
     )

@@ -1,0 +1,96 @@
+"""A finished (or running) workdir as a function from images to vote fractions."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gz_jax import run
+from gz_jax.data import augment
+from gz_jax.data.augment import View
+from gz_jax.errors import UserError
+from gz_jax.training import checkpoint, state, step
+
+
+class Trained(NamedTuple):
+    """A network at its best epoch.
+
+    Attributes:
+      predict: uint8 [b, S, S, 3] -> float32 [views, b, 37], one of `views` for each test-time view; b is any multiple of
+        the number of devices, and each new b compiles once.
+      config: what it was trained with; view: the part of an image that it sees (S is `view.size`).
+      workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
+    """
+
+    predict: Callable[[np.ndarray], np.ndarray]
+    config: ConfigDict
+    view: View
+    workdir: pathlib.Path
+    step: int
+    info: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the network in a table's metadata."""
+        return f"{self.workdir.name}@{self.step}:{self.info['val_loss']:.6f}"
+
+
+def load(workdir: str | os.PathLike[str], *, views: int = 1, devices: Sequence[jax.Device] | None = None) -> Trained:
+    """The best epoch of a workdir.
+
+    Args:
+      views: 1, 8 or 16 test-time views (see `augment.test_time_views`), all predicted from the same cutout.
+      devices: to compute on; all local ones by default.
+
+    Raises:
+      UserError: it is no workdir, or has no checkpoint yet, or none that can be read.
+    """
+    workdir = pathlib.Path(workdir)
+    config = run.read_config(workdir)
+    directory = workdir / "checkpoints" / "best"
+    found = None
+    if directory.is_dir():
+        manager = checkpoint.open_manager(directory, keep=1, read_only=True)
+        found = checkpoint.load(manager, None)
+    if found is None:
+        raise UserError(f"{workdir} has no best checkpoint yet: its first epoch is not over. Train it first.")
+    at, tree, info = found
+    parts = run.parts(config)
+    mesh = state.make_mesh(list(devices or jax.local_devices()))
+    whole, split = state.replicated(mesh), state.by_galaxy(mesh)
+    affines = augment.test_time_views(views)
+    side = config.data.size
+
+    def predict(tree: Any, images: jax.Array) -> jax.Array:
+        one = functools.partial(
+            step.predict_step,
+            tree["params"],
+            tree["batch_stats"],
+            apply=parts.module.apply,
+            activation=config.model.activation,
+        )
+        if views == 1:
+            return one(images)[None]
+        square = View(side, side, side)  # the cutout is at the network's size already: turned as it is
+
+        def turned(affine: jax.Array) -> jax.Array:
+            return one(augment.warp(images, jax.numpy.broadcast_to(affine, (len(images), 2, 3)), square))
+
+        return jax.lax.map(turned, affines)
+
+    tree = jax.device_put(tree, whole)
+    out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    jitted = jax.jit(predict, in_shardings=(whole, split), out_shardings=out)
+    return Trained(
+        predict=lambda images: np.asarray(jitted(tree, images)),
+        config=config,
+        view=augment.unaugmented(parts.view, config.data.image_size),
+        workdir=workdir,
+        step=at,
+        info=info,
+    )
