@@ -11,18 +11,28 @@ from ml_collections import config_flags
 
 from gz_jax.errors import UserError
 
+MODES = ("train", "explore", "evaluate", "compare", "predict", "mergers")
 config_flag = config_flags.DEFINE_config_file("config", None, "A file of configs/, e.g. configs/resnet50.py.")
+mode_flag = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config's name>.")
-mode_flag = flags.DEFINE_enum("mode", "train", ["train"], "What to do.")
+flags.DEFINE_string("data_dir", None, "evaluate: where Kaggle's files are now, if they have moved.")
+flags.DEFINE_string("input", None, "predict: folder, glob, zip or table of images. mergers: predictions.")
+flags.DEFINE_string("output", None, "predict, mergers, compare: folder for what is made.")
+flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")
+flags.DEFINE_float("crop", None, "predict: side of the central square to look at, in pixels of the image.")
+flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
+flags.DEFINE_string("answer", "Class8.6", "mergers: which answer's fraction to estimate.")
+flags.DEFINE_float("threshold", 0.3, "mergers: vote fraction above which a galaxy is counted.")
+flags.DEFINE_list("observability", [], "mergers: observability time and its error in Gyr, for a rate.")
 
 
-def main() -> int:
-    if config_flag.value is None:
-        raise UserError("which config? For example: python launch.py --config=configs/demo.py")
+def main(argv: list[str]) -> int:
+    config = config_flag.value
+    name = config_flags.get_config_filename(flags.FLAGS["config"]) if config else None
+    workdir = workdir_flag.value or (name and os.path.join("runs", os.path.splitext(os.path.basename(name))[0]))
     from gz_jax import modes  # after the flags: JAX takes seconds to load
 
-    name = os.path.splitext(os.path.basename(config_flags.get_config_filename(flags.FLAGS["config"])))[0]
-    return modes.train(config_flag.value, workdir_flag.value or os.path.join("runs", name))
+    return modes.run(mode_flag.value, config, workdir, argv[1:], flags.FLAGS)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -35,8 +45,6 @@ def parse(argv: list[str]) -> list[str]:
         fail(f"the config has no field {str(error).strip(chr(34))}; configs/default.py lists them all.")
     except (flags.Error, TypeError, ValueError, OSError, SyntaxError) as error:
         fail(" ".join(str(error).split()))
-    if len(rest) > 1:
-        fail(f"unknown argument {rest[1]!r}: every flag begins with --; see --help.")
     return rest
 
 
@@ -45,9 +53,9 @@ def fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
-def guarded(_: list[str]) -> None:
+def guarded(argv: list[str]) -> None:
     try:
-        sys.exit(main())
+        sys.exit(main(argv))
     except UserError as error:
         fail(error)
 

@@ -14,7 +14,6 @@ import numpy as np
 from gz_jax.data import augment
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.split import Split
-from gz_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Maps = Callable[[np.ndarray], np.ndarray]  # galaxy_id [n] -> affine maps [n, 2, 3]
@@ -26,17 +25,12 @@ def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def train_indices(size: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Indices of every training batch of an epoch: int64 [steps, batch_size]; the remainder rests until the next one.
+    """Indices of every training batch of an epoch: int64 [steps, batch_size], every galaxy at least once.
 
-    Raises:
-      UserError: fewer galaxies than one batch.
+    Batches are all whole, so that the step compiles once: the last is filled up from the epoch's beginning.
     """
-    steps = size // batch_size
-    if steps == 0:
-        raise UserError(
-            f"batch_size={batch_size} is more than the {size} training galaxies: set --config.batch_size to at most {size}."
-        )
-    return epoch_order(size, seed, epoch)[: steps * batch_size].reshape(steps, batch_size)
+    steps = -(-size // batch_size)
+    return np.resize(epoch_order(size, seed, epoch), (steps, batch_size))
 
 
 def eval_indices(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

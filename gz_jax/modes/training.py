@@ -1,13 +1,14 @@
-"""What `launch.py --mode=...` does: reads the config, builds the parts, calls them. I/O is here and below."""
+"""`--mode=train`: reads the config, builds the parts, trains, and reports."""
 
 import functools
+import pathlib
 import sys
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import run
+from gz_jax import run, trained
 from gz_jax.data import kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
@@ -81,11 +82,25 @@ def train(config: ConfigDict, workdir: str) -> int:
     print(_describe(config, dataset, variables, mesh.size), flush=True)
     steps = loop.compile_steps(parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
     try:
-        loop.train(path, settings(config), data, steps, state.start(variables, optimizer, mesh))
+        progress = loop.train(path, settings(config), data, steps, state.start(variables, optimizer, mesh))
     except loop.InterruptedRunError:
         print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
         return loop.EXIT_INTERRUPTED
+    if jax.process_index() == 0 and progress.history:
+        _report(path, dataset)
     return 0
+
+
+def _report(path: pathlib.Path, dataset: Dataset) -> None:
+    """The page of a finished run, unless it is there already for this checkpoint."""
+    from gz_jax.modes import reports  # matplotlib takes a second to load
+
+    page = path / "report" / "report.html"
+    if page.exists() and page.stat().st_mtime > (path / "log.csv").stat().st_mtime:
+        print(f"report: {page}")
+        return
+    reports.evaluate(trained.load(path), dataset)
+    print(f"report: {page}")
 
 
 def _describe(config: ConfigDict, dataset: Dataset, variables: dict, devices: int) -> str:

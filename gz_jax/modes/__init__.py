@@ -1,0 +1,45 @@
+"""What `launch.py --mode=...` does. I/O happens here: configs and workdirs in, files and words out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gz_jax.errors import UserError
+
+
+def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
+    """Carry out one command; returns the exit status.
+
+    Args:
+      config: as the flags left it, or None; workdir: given, or named after the config, or None.
+      arguments: what is not a flag (the workdirs of 'compare'); flags: the other flags as attributes.
+
+    Raises:
+      UserError: something that the mode needs is missing, or any mistake found on the way.
+    """
+    if arguments and mode != "compare":
+        raise UserError(f"unknown argument {arguments[0]!r}: every flag begins with --; see --help.")
+    if mode in ("train", "explore"):
+        if config is None:
+            raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
+        if mode == "train":
+            from gz_jax.modes.training import train
+
+            return train(config, workdir)
+        from gz_jax.modes.reports import explore_mode
+
+        return explore_mode(config, workdir)
+    if mode == "compare":
+        from gz_jax.modes.reports import compare_mode
+
+        return compare_mode(arguments, flags.output or "runs/comparison")
+    if workdir is None:
+        raise UserError(f"which run? --mode={mode} needs --workdir of a trained network, e.g. --workdir=runs/demo")
+    if mode == "evaluate":
+        from gz_jax.modes.reports import evaluate_mode
+
+        return evaluate_mode(workdir, data_dir=flags.data_dir, views=flags.views)
+    from gz_jax.modes import science
+
+    return (science.predict if mode == "predict" else science.mergers)(workdir, flags)

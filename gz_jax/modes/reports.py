@@ -1,0 +1,185 @@
+"""`--mode=explore`, `evaluate` and `compare`: the paper's figures and tables, as pages."""
+
+import csv
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from gz_jax import run, trained
+from gz_jax.analysis import compare, explore, report, report_data
+from gz_jax.data import augment, packed, pipeline
+from gz_jax.data.augment import Augmentation
+from gz_jax.data.split import Dataset, Split
+from gz_jax.errors import UserError
+from gz_jax.predict import read_validation, write_validation
+
+SHOWN = 240  # pixels of sky around a galaxy in the figures
+CHUNK = 1024
+
+
+def explore_mode(config: ConfigDict, workdir: str) -> int:
+    """The data that a config names, as `workdir`/explore/report.html."""
+    start = time.monotonic()
+    run.check(config, 1)
+    dataset = run.open_dataset(config)
+    outdir = pathlib.Path(workdir) / "explore"
+    sides = [_side(dataset.splits[name]) for name in ("train", "validation")]
+    page = report_data.explore_report(
+        *sides, outdir, context(config, dataset), _examples(config, dataset.splits["train"]), config.seed
+    )
+    print(f"{page} ({time.monotonic() - start:.0f} s)")
+    return 0
+
+
+def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1, test: bool = True) -> int:
+    """The best epoch of a workdir on its validation galaxies (and the test set), as `workdir`/report/report.html."""
+    start = time.monotonic()
+    model = trained.load(workdir)
+    if data_dir:
+        model.config.data.dir = data_dir
+    dataset = run.open_dataset(model.config)
+    evaluate(model, dataset, views=views, test=test)
+    print(f"{model.workdir / 'report' / 'report.html'} ({time.monotonic() - start:.0f} s)")
+    return 0
+
+
+def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1, test: bool = True) -> dict[str, Any]:
+    """Predict, write `validation.parquet`, the report and, given test images, `submission.csv`; returns the scores."""
+    outdir = model.workdir / "report"
+    outdir.mkdir(exist_ok=True)
+    many = trained.load(model.workdir, views=views) if views > 1 else None
+    validation = dataset.splits["validation"]
+    ids, truth, predicted = predict_split(many or model, validation)
+    single, best = predicted[0], predicted.mean(0)
+    write_validation(outdir / "validation.parquet", ids, truth, best)
+    test_set = None
+    if test and "test" in dataset.splits and dataset.splits["test"].size:
+        split = dataset.splits["test"]
+        test_ids, _, test_predicted = predict_split(many or model, split)
+        test_set = report.TestSet(test_ids, test_predicted.mean(0), functools.partial(images, split))
+        report.write_submission(outdir / "submission.csv", test_ids, test_predicted.mean(0))
+    return report.evaluation_report(
+        report.EvaluationInputs(
+            name=model.workdir.name,
+            galaxy_id=ids,
+            truth=truth,
+            predicted=best,
+            history=read_log(model.workdir),
+            images=functools.partial(images, validation),
+            views={"1 view": single, f"{views} views": best} if views > 1 else None,
+            test=test_set,
+            context=context(model.config, dataset) | {"best checkpoint's step": model.step},
+        ),
+        outdir,
+    )
+
+
+def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
+    """Any runs beside one another, as `outdir`/report.html: table 1 with intervals."""
+    if len(workdirs) < 2:
+        raise UserError("--mode=compare needs two workdirs or more: python launch.py --mode=compare runs/a runs/b")
+    paths = [pathlib.Path(workdir) for workdir in workdirs]
+    names = [p.name for p in paths] if len({p.name for p in paths}) == len(paths) else [str(p) for p in paths]
+    runs = []
+    for path, name in zip(paths, names, strict=True):
+        config = run.read_config(path)
+        table = path / "report" / "validation.parquet"
+        if not table.exists():
+            raise UserError(f"{path} has no {table.name} yet: python launch.py --mode=evaluate --workdir={path}")
+        flat = run.flatten(config)
+        runs.append(compare.Run(name, config.seed, read_log(path), *read_validation(table), config=flat))
+    result = report.compare_report(runs, outdir, versions())
+    for statement in result.statements:
+        print(statement)
+    print(pathlib.Path(outdir) / "report.html")
+    return 0
+
+
+def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """galaxy_id int64 [n], vote fractions float32 [n, 37] and predictions float32 [views, n, 37] of a split, in order."""
+    devices = jax.local_device_count()
+    batch_size = -(-model.config.batch_size // devices) * devices
+    ids, truth, predicted = [], [], []
+    for batch in pipeline.eval_batches(split, model.view, batch_size=batch_size):
+        keep = batch["mask"]
+        ids.append(batch["galaxy_id"][keep])
+        truth.append(batch["vote_fractions"][keep])
+        predicted.append(model.predict(batch["image"])[:, keep])
+    return np.concatenate(ids), np.concatenate(truth), np.concatenate(predicted, axis=1)
+
+
+def images(split: Split, rows: np.ndarray, side: int = SHOWN) -> np.ndarray:
+    """The central `side` pixels of a split's galaxies (all of them where the images are smaller): uint8 [n, s, s, 3]."""
+    found = split.read(np.asarray(rows, np.int64))["image"]
+    return np.stack([packed.cut_out(data, side) for data in found]) if found.dtype == object else found
+
+
+def _side(split: Split) -> explore.Side:
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, split.size, CHUNK):
+            records = split.read(np.arange(start, min(start + CHUNK, split.size)))
+            yield records["galaxy_id"], records["vote_fractions"]
+
+    return explore.Side(blocks, functools.partial(images, split))
+
+
+def _examples(config: ConfigDict, split: Split, count: int = 5, epochs: int = 5) -> report_data.PipelineExamples | None:
+    """A few galaxies as on disk, cropped, and as `epochs` epochs would show them; None for synthetic cutouts."""
+    records = split.read(np.arange(min(count, split.size)))
+    if records["image"].dtype != object:
+        return None
+    a = config.augment
+    drawn = Augmentation(a.rotate, a.flip, a.zoom, a.shift)
+    if drawn.is_identity:
+        drawn = Augmentation(rotate=True)  # what the paper's optimised model would see
+    view = augment.view(config.data.size, config.data.crop, config.data.image_size, drawn)
+    cutouts = np.stack([packed.cut_out(data, view.cutout) for data in records["image"]])
+    warp: Callable[..., jax.Array] = jax.jit(augment.warp, static_argnums=2)
+    ids = records["galaxy_id"]
+    seen = [np.asarray(warp(cutouts, augment.draw(drawn, config.seed, e, ids), view)) for e in range(epochs)]
+    plain = warp(cutouts, np.broadcast_to(augment.affine(), (len(cutouts), 2, 3)), view)
+    raw = np.stack([packed.cut_out(data, config.data.image_size) for data in records["image"]])
+    return report_data.PipelineExamples(raw, np.asarray(plain), np.stack(seen, 1), [str(i) for i in ids])
+
+
+def read_log(workdir: pathlib.Path) -> list[dict[str, str]]:
+    """The rows of a workdir's log.csv; none where there is no log yet."""
+    try:
+        with open(workdir / "log.csv", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def versions() -> dict[str, str]:
+    """What computed this: packages, Python, devices, and the code's commit where it is a git checkout."""
+    found = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint", "numpy")}
+    found |= {"python": platform.python_version(), "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
+    here = pathlib.Path(__file__).resolve().parents[2]
+    git = ["git", "-C", os.fspath(here), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return found | ({"commit": commit} if commit else {}) | {"command": " ".join(["python", *sys.argv])}
+
+
+def context(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """What a report says of where it comes from."""
+    sizes = {f"{name} galaxies": split.size for name, split in dataset.splits.items()}
+    return {
+        "config": run.flatten(config),
+        "data": {"fingerprint": dataset.fingerprint, **sizes, "left out": len(dataset.skipped)},
+        "versions": versions(),
+    }
