@@ -6,24 +6,16 @@ from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gz_jax.errors import UserError
+from gz_jax.modes import options  # noqa: F401  # defines the flags of single modes
 
 MODES = ("train", "explore", "evaluate", "compare", "predict", "mergers")
 config_flag = config_flags.DEFINE_config_file("config", None, "A file of configs/, e.g. configs/resnet50.py.")
 mode_flag = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config's name>.")
-flags.DEFINE_string("data_dir", None, "evaluate: where Kaggle's files are now, if they have moved.")
-flags.DEFINE_string("input", None, "predict: folder, glob, zip or table of images. mergers: predictions.")
-flags.DEFINE_string("output", None, "predict, mergers, compare: folder for what is made.")
-flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")
-flags.DEFINE_float("crop", None, "predict: side of the central square to look at, in pixels of the image.")
-flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
-flags.DEFINE_string("answer", "Class8.6", "mergers: which answer's fraction to estimate.")
-flags.DEFINE_float("threshold", 0.3, "mergers: vote fraction above which a galaxy is counted.")
-flags.DEFINE_list("observability", [], "mergers: observability time and its error in Gyr, for a rate.")
 
 
 def main(argv: list[str]) -> int:
@@ -54,6 +46,7 @@ def fail(message: object) -> NoReturn:
 
 
 def guarded(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     try:
         sys.exit(main(argv))
     except UserError as error:

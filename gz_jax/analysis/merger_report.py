@@ -22,8 +22,9 @@ class Report(NamedTuple):
 # Fractions published for the local Universe: (source, value or None, low, high). Definitions differ (pairs or
 # disturbed shapes, major mergers, limits of mass): compare orders of magnitude.
 PUBLISHED: tuple[tuple[str, float | None, float, float], ...] = (
-    # The local point of the compilation: De Propris et al. 2007 (ApJ 666, 212), z < 0.123, "about 2%".
-    ("Lotz+ 2011 (ApJ 742, 103)", 0.02, 0.02, 0.02),
+    # A compilation over redshift that states no single local value. That about 0.02 stands for its local end is this
+    # project's assumption, from a survey it includes: De Propris et al. 2007 (ApJ 666, 212; z < 0.123), "about 2%".
+    ("Lotz+ 2011 (ApJ 742, 103), about, assumed", 0.02, 0.02, 0.02),
     # 1 to 3 per cent of major mergers, times 1.5 for pairs that spectroscopy missed.
     ("Darg+ 2010 (MNRAS 401, 1043)", None, 0.015, 0.045),
     ("Casteels+ 2013 (MNRAS 429, 1051)", None, 0.004, 0.027),

@@ -22,7 +22,7 @@ from gz_jax.data import augment, packed, pipeline
 from gz_jax.data.augment import Augmentation
 from gz_jax.data.split import Dataset, Split
 from gz_jax.errors import UserError
-from gz_jax.predict import read_validation, write_validation
+from gz_jax.predict_tables import read_validation, write_validation
 
 SHOWN = 240  # pixels of sky around a galaxy in the figures
 CHUNK = 1024

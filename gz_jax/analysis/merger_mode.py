@@ -1,0 +1,183 @@
+"""`--mode=mergers`: tables of predictions and of labelled galaxies in, a folder with the fraction's report out."""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from gz_jax import labels, predict_tables
+from gz_jax.analysis.evaluate import Estimate
+from gz_jax.analysis.merger_report import Report, merger_report
+from gz_jax.analysis.page import Picture, Section, Table, publish, text
+from gz_jax.analysis.plots_mergers import ESTIMATES
+from gz_jax.errors import UserError
+
+Path = str | os.PathLike[str]
+
+
+class _Scores(NamedTuple):
+    """One answer of one table: ids as str [n], predicted and voted fraction [n] (or None), fingerprints."""
+
+    ids: np.ndarray
+    predicted: np.ndarray
+    votes: np.ndarray | None
+    models: list[str]
+
+
+def merger_mode(
+    predictions: Path | Sequence[Path],
+    validation: Path | Sequence[Path],
+    outdir: Path,
+    *,
+    answer: str = "Class8.6",
+    threshold: float = 0.3,
+    observability: tuple[float, float] | None = None,
+    merging: float = 1.0,
+    labels_csv: Path | None = None,
+    confidence: float = 0.95,
+    context: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The fraction of galaxies with an answer: report.html, metrics.json, fractions.csv ... and figures in `outdir`.
+
+    Args:
+      predictions: folders or files of `predict_catalogue`, one per network (or ensemble), of the same images.
+      validation: as many tables of labelled galaxies outside training, by the same networks in the same order: from
+        `predict_tables.write_validation`, or predictions whose ids are GalaxyIDs of `labels_csv`.
+      labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
+        the training labels' own fraction.
+      answer, threshold, observability, merging, confidence: see `merger_report.merger_report`.
+      context: what the page should say of the run.
+
+    Returns:
+      The results, as in metrics.json.
+
+    Raises:
+      UserError: unknown answer; tables that are unfinished, no such tables, of other networks, or without labels.
+    """
+    if answer not in labels.COLUMNS:
+        raise UserError(f"answer {answer!r} is not one of {labels.COLUMNS[0]} ... {labels.COLUMNS[-1]}")
+    catalogue, tables = ([_load(path, answer) for path in _several(paths)] for paths in (predictions, validation))
+    for one, other in zip(catalogue, tables, strict=False):
+        if one.models and other.models and one.models != other.models:
+            raise UserError(
+                f"the catalogue was predicted by {', '.join(one.models)}, the validation table by "
+                f"{', '.join(other.models)}: predict both with the same networks."
+            )
+    _, scores, fewer = _aligned("prediction tables", catalogue)
+    ids, held_out, fewer_held_out = _aligned("validation tables", tables)
+    votes, training = tables[0].votes, None
+    if votes is not None:
+        votes = votes[np.intersect1d(tables[0].ids, ids, return_indices=True)[1]]
+    if labels_csv is not None:
+        given = predict_tables.read_labels(labels_csv, [answer])
+        voted = _Scores(_texts(given["GalaxyID"]), given[answer].to_numpy(), None, [])
+        training = voted.predicted[~np.isin(voted.ids, ids)]
+        training = training if len(training) else None
+        if votes is None:
+            found, rows, at = np.intersect1d(ids, voted.ids, return_indices=True)
+            if not len(found):
+                raise UserError(f"none of the validation galaxies is in {labels_csv}")
+            held_out, votes = held_out[:, rows], voted.predicted[at]
+    if votes is None:
+        raise UserError("the validation table has no labels: give Kaggle's training_solutions_rev1.csv as well")
+    report = merger_report(
+        scores,
+        held_out,
+        votes,
+        training,
+        answer=answer,
+        threshold=threshold,
+        observability=observability,
+        merging=merging,
+        confidence=confidence,
+    )
+    report.results["caveats"] += fewer + fewer_held_out
+    publish(
+        outdir,
+        f"Galaxy Zoo: {report.results['meaning']} ({answer})",
+        _sections(report),
+        report.results,
+        [
+            (ESTIMATES[k], text(_estimate(e)).split(" [")[0], f"{100 * confidence:g} % interval {_limits(e)}")
+            for k, e in report.results["estimates"].items()
+        ],
+        context,
+    )
+    return report.results
+
+
+def _sections(report: Report) -> list[Section]:
+    results, pictures = report.results, {k: (lambda v=v: v) for k, v in report.figures.items()}
+    curve, confusion = results["curve"], results["confusion"]
+    published = [dict(zip(("source", "fraction", "low", "high"), row, strict=True)) for row in results["published"]]
+    rows = [
+        {"quantity": ESTIMATES.get(row["quantity"], row["quantity"]), "fraction": _estimate(row)} for row in report.rows
+    ]
+    by_threshold = [
+        {"threshold": t, **{k: _estimate(curve[k][i]) for k in ("count", "corrected")}}
+        | {f"{k} labels": shares[i] for k, shares in curve["labels"].items()}
+        for i, t in enumerate(curve["threshold"])
+    ]
+    counted = [{"quantity": k, "value": _estimate(v) if isinstance(v, dict) else v} for k, v in confusion.items()]
+    values = {"threshold": results["threshold"], "validation": results["validation"]["galaxies"]}
+    first = [Picture("fraction_estimates", pictures["fractions"]), Table("fractions", rows)]
+    sections = [
+        Section("fraction", first + ([Table("published", published)] if published else []), values),
+        Section("fraction_caveats", [], text=results["caveats"]),
+        Section(
+            "fraction_threshold",
+            [Picture("fraction_threshold", pictures["threshold"]), Table("fraction_curve", by_threshold)],
+        ),
+        Section(
+            "fraction_validation",
+            [Picture("fraction_reliability", pictures["reliability"]), Table("confusion", counted)],
+        ),
+    ]
+    if results["seeds"]:
+        names = list(results["seeds"])
+        each = [
+            {"network": i, **dict(zip(names, v, strict=True))}
+            for i, v in enumerate(zip(*results["seeds"].values(), strict=True))
+        ]
+        each.append({"network": "standard deviation", **results["seed_scatter"]})
+        sections.append(Section("fraction_seeds", [Table("fraction_seeds", each)]))
+    return sections
+
+
+def _estimate(e: Mapping[str, Any]) -> Estimate:
+    return Estimate(*(float("nan") if e[k] is None else e[k] for k in ("fraction", "low", "high")))
+
+
+def _limits(e: Mapping[str, Any]) -> str:
+    return text(_estimate(e)).partition(" ")[2].strip("[]").replace(", ", " to ") or "0 to 1"
+
+
+def _several(paths: Path | Sequence[Path]) -> Sequence[Path]:
+    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+
+
+def _load(path: Path, answer: str) -> _Scores:
+    names = predict_tables.names(path)
+    key, voted = ("galaxy_id" if "galaxy_id" in names else "id"), f"true_{answer}"
+    table = predict_tables.read(path, [key, answer, *([voted] if voted in names else [])])
+    votes = table[voted].to_numpy() if voted in names else None
+    return _Scores(_texts(table[key]), table[answer].to_numpy(), votes, predict_tables.models_of(table))
+
+
+def _texts(column: pa.ChunkedArray) -> np.ndarray:
+    """Ids as str, so that numbers and names can be compared."""
+    return column.cast(pa.string()).to_numpy(zero_copy_only=False)
+
+
+def _aligned(what: str, tables: Sequence[_Scores]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Ids [n] that all tables have, their predictions [tables, n], and a remark if that leaves some out."""
+    ids = functools.reduce(np.intersect1d, [table.ids for table in tables])
+    if not len(ids):
+        raise UserError(f"the {what} have no galaxy in common")
+    scores = [t.predicted[np.intersect1d(t.ids, ids, return_indices=True)[1]] for t in tables]
+    most = max(len(table.ids) for table in tables)
+    remark = f"Only the {len(ids):,} galaxies that all {len(tables)} {what} hold are used; the largest has {most:,}."
+    return ids, np.stack(scores), [remark] if len(ids) < most else []

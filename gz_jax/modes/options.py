@@ -1,0 +1,18 @@
+"""The flags of single modes, beside --config, --mode and --workdir."""
+
+from absl import flags
+
+flags.DEFINE_string("data_dir", None, "evaluate: where Kaggle's files are now, if they have moved.")
+flags.DEFINE_string("input", None, "predict: folder, glob, zip or table of images. mergers: predictions.")
+flags.DEFINE_string("output", None, "predict, mergers, compare: folder for what is made.")
+flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")
+flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
+flags.DEFINE_string("id_column", "id", "predict: the table's column of ids ...")
+flags.DEFINE_string("file_column", "file", "... and of image files.")
+flags.DEFINE_float("crop", None, "predict: side of the central square to look at, in pixels of the images ...")
+flags.DEFINE_float("pixel_scale", None, "... or their arcsec per pixel, with --field.")
+flags.DEFINE_float("field", None, "predict: side of the central square in arcsec, with --pixel_scale.")
+flags.DEFINE_string("validation", None, "mergers: labelled predictions, if not those of --workdir.")
+flags.DEFINE_string("answer", "Class8.6", "mergers: the answer whose fraction is estimated.")
+flags.DEFINE_float("threshold", 0.3, "mergers: the vote fraction above which a galaxy is counted.")
+flags.DEFINE_list("observability", [], "mergers: observability time and its error in Gyr, for a rate.")

@@ -1,0 +1,282 @@
+"""Vote fractions for any catalogue of images: Parquet shards on disk, or a DataFrame in a notebook.
+
+from gz_jax.predict import predict
+table = predict(["galaxy1.jpg", "galaxy2.fits"], "runs/resnet50")  # or uint8 [N, H, W, 3]
+table[table["Class8.6"] > 0.3]
+"""
+
+import concurrent.futures
+import hashlib
+import importlib.metadata
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from gz_jax import labels, predict_tables, run, trained
+from gz_jax.data import images, inputs
+from gz_jax.data.inputs import Catalogue
+from gz_jax.errors import UserError
+from gz_jax.predict_tables import Predicted
+from gz_jax.predict_tables import read_validation as read_validation
+from gz_jax.predict_tables import write_validation as write_validation
+from gz_jax.trained import Trained
+
+Item = TypeVar("Item")
+_conditional = jax.jit(labels.conditional)
+
+
+def predict_catalogue(
+    spec: str | os.PathLike[str] | Catalogue,
+    output: str | os.PathLike[str],
+    networks: Sequence[Trained],
+    *,
+    batch_size: int = 128,
+    shard_size: int = 10_000,
+    crop: float | None = None,
+    pixel_scale: float | None = None,
+    field_arcsec: float | None = None,
+    id_column: str = "id",
+    file_column: str = "file",
+    formats: Sequence[str] = ("parquet",),
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int | None = None,
+    progress: bool = True,
+    **how: Any,
+) -> pathlib.Path:
+    """Predict a catalogue into `output`/part-00000.parquet ..., which together are one table with a row per image.
+
+    Killed and started again it goes on after the last whole shard; the shards' bytes are the same as if it had never
+    stopped (on the same devices and versions). Memory does not grow with the catalogue but for its ids and names.
+
+    Args:
+      spec, id_column, file_column: the images, see `inputs.list_inputs`.
+      networks: averaged in one pass over the images, each over its own test-time views.
+      batch_size: images on the devices at a time, rounded up to a multiple of this process's devices.
+      shard_size: rows of a shard, rounded up to a multiple of batch_size.
+      crop: side of the central square to look at, in pixels of the image; None takes the part of it that training saw.
+      pixel_scale, field_arcsec: arcsec per pixel and the square's side in arcsec, instead of `crop`.
+      formats: of 'parquet' (always written), 'csv', 'fits': predictions.csv and .fits, once all shards are there.
+      process_index, process_count: process p makes the shards p, p + process_count, ...; all share `output`.
+      workers: threads that decode; how: `stretch`, `extension`, `planes` of `images.read_cutout`.
+
+    Returns:
+      `output`.
+
+    Raises:
+      UserError: no such images; networks that see different parts of them; `output` was begun with other images,
+        networks, versions or settings, or cannot be written.
+    """
+    output = pathlib.Path(output)
+    if unknown := set(formats) - set(predict_tables.FORMATS):
+        raise UserError(f"format {unknown.pop()!r} is not one of {', '.join(predict_tables.FORMATS)}")
+    if min(batch_size, shard_size) < 1:
+        raise UserError(f"batch size {batch_size} and shard size {shard_size} must be at least 1")
+    shard_size = -(-shard_size // batch_size) * batch_size
+    how["crop"] = crop = _crop(networks, crop, pixel_scale, field_arcsec)
+    catalogue = spec
+    if not isinstance(spec, Catalogue):
+        catalogue = inputs.list_inputs(spec, id_column=id_column, file_column=file_column)
+    total = len(catalogue.ids)
+    network, views = ensemble(networks, batch_size)
+    settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **how}
+    manifest = predict_tables.claim(output, _manifest(networks, catalogue, -(-total // shard_size), settings))
+    starts = range(process_index * shard_size, total, process_count * shard_size)
+    spans = [(start, min(start + shard_size, total)) for start in starts]
+    todo = [
+        (a, b) for a, b in spans if not predict_tables.is_whole(predict_tables.shard(output, a // shard_size), b - a)
+    ]
+    how |= {"size": networks[0].view.size, "workers": workers}
+    batches = (_predict_batch(network, batch) for batch in _ahead(_batches(catalogue, todo, batch_size, **how)))
+    bar = tqdm(
+        total=sum(b - a for a, b in spans),
+        initial=sum(b - a for a, b in set(spans) - set(todo)),
+        unit=" images",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+        disable=not progress,
+    )
+    try:
+        for start, stop in todo:
+            parts = []
+            while sum(len(part.flag) for part in parts) < stop - start:
+                parts.append(next(batches))
+                bar.update(len(parts[-1].flag))
+            table = predict_tables.to_table(catalogue.ids[start:stop], _joined(parts), manifest)
+            predict_tables.write_shard(predict_tables.shard(output, start // shard_size), table)
+        # Of several processes the last to finish finds every shard there.
+        if all(predict_tables.shard(output, i).exists() for i in range(manifest["catalogue"]["shards"])):
+            predict_tables.export(output, formats)
+    except OSError as error:
+        raise UserError(f"cannot write to {output} ({error}); the same command will go on from here.") from error
+    finally:
+        bar.close()
+    return output
+
+
+def predict_arrays(
+    images_or_paths: np.ndarray | Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    views: int = 1,
+    batch_size: int = 128,
+    crop: float | None = None,
+    workers: int | None = None,
+    **how: Any,
+) -> tuple[np.ndarray, Predicted]:
+    """Ids [n] and predictions of images in memory (uint8 [n, H, W, 3], any size) or in files.
+
+    Args:
+      images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
+      workdirs: of one trained network, or of several to average; views: 1, 8 or 16 test-time views of each image.
+      crop, workers, how: see `predict_catalogue`.
+
+    Raises:
+      UserError: no trained network there; an array of another kind.
+    """
+    if isinstance(workdirs, str | os.PathLike):
+        workdirs = [workdirs]
+    networks = [trained.load(workdir, views=views) for workdir in workdirs]
+    if isinstance(images_or_paths, str | os.PathLike):
+        catalogue = inputs.list_inputs(images_or_paths)
+    elif isinstance(images_or_paths, np.ndarray):
+        array = images_or_paths
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+            raise UserError(f"images must be uint8 [n, height, width, 3], not {array.dtype} {list(array.shape)}")
+        crop = crop or _field(networks) * min(array.shape[1:3])
+        catalogue = Catalogue(np.arange(len(array)), lambda i: _png(array[i]), "an array")
+    else:
+        paths = [pathlib.Path(path) for path in images_or_paths]
+        catalogue = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
+    batch_size = max(1, min(batch_size, len(catalogue.ids)))
+    network, _ = ensemble(networks, batch_size)
+    spans = [(0, len(catalogue.ids))]
+    how |= {"size": networks[0].view.size, "crop": _crop(networks, crop), "workers": workers}
+    batches = _ahead(_batches(catalogue, spans, batch_size, **how))
+    parts = [_predict_batch(network, batch) for batch in batches]
+    if not parts:
+        raise UserError("no images to predict")
+    return catalogue.ids, _joined(parts)
+
+
+def predict(images_or_paths: Any, workdirs: Any, **options: Any) -> Any:
+    """`predict_arrays` as a pandas DataFrame with a row per image, and the columns of `predict_tables.to_table`."""
+    try:
+        import pandas  # noqa: F401
+    except ImportError as error:
+        raise UserError("predict() makes a pandas DataFrame: pip install pandas, or call predict_arrays()") from error
+    return predict_tables.to_table(*predict_arrays(images_or_paths, workdirs, **options)).to_pandas()
+
+
+def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np.ndarray], Any], list[int]]:
+    """The networks as one, compiled for batches of up to `batch_size` images; and how many views each has.
+
+    Returns:
+      A function of uint8 [b, S, S, 3] to float32 [b, 37] x 3: the mean of the networks, its conditional fractions,
+      and the spread over networks and views (or None).
+
+    Raises:
+      UserError: the networks see different parts of an image, or in different sizes.
+    """
+    shown = {t.workdir: (t.view.size, t.view.crop, t.config.data.image_size) for t in networks}
+    if len(set(shown.values())) != 1:
+        texts = (f"{path}: {crop} of {side} px as {size} px" for path, (size, crop, side) in shown.items())
+        raise UserError(f"one pass needs networks that look at the same part of an image: {'; '.join(texts) or 'none'}")
+    devices, size = jax.local_device_count(), networks[0].view.size
+    padded = np.zeros((-(-batch_size // devices) * devices, size, size, 3), np.uint8)
+    views = [len(t.predict(padded)) for t in networks]
+
+    def together(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        n = len(pictures)
+        full = np.concatenate([pictures, padded[n:]])
+        each = [t.predict(full) for t in networks]
+        mean = np.mean([one.mean(0) for one in each], 0)
+        spread = np.concatenate(each).std(0, ddof=1)[:n] if sum(views) > 1 else None
+        return mean[:n], np.array(_conditional(mean))[:n], spread
+
+    return together, views
+
+
+def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.ndarray]) -> Predicted:
+    fractions, conditional, spread = network(batch["image"])
+    flag, reason = batch["flag"], batch["reason"]
+    broken = (flag != images.BAD) & ~np.isfinite(fractions).all(1)
+    flag, reason = np.where(broken, images.BAD, flag).astype(np.uint8), np.where(broken, "no finite prediction", reason)
+    for values in (fractions, conditional, spread):
+        if values is not None:
+            values[flag == images.BAD] = np.nan
+    return Predicted(fractions, conditional, spread, flag, reason)
+
+
+def _joined(parts: Sequence[Predicted]) -> Predicted:
+    return Predicted(*(None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def _batches(
+    catalogue: Catalogue, spans: Sequence[tuple[int, int]], batch_size: int, **how: Any
+) -> Iterator[dict[str, np.ndarray]]:
+    for start, stop in spans:
+        yield from inputs.read_batches(catalogue, batch_size, start=start, stop=stop, **how)
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, the next one being made while the last is used."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = pool.submit(next, items, None)
+            yield item
+
+
+def _field(networks: Sequence[Trained]) -> float:
+    """The part of an image's side that the networks were trained on."""
+    return networks[0].view.crop / networks[0].config.data.image_size
+
+
+def _crop(
+    networks: Sequence[Trained],
+    crop: float | None,
+    pixel_scale: float | None = None,
+    field_arcsec: float | None = None,
+) -> float | None:
+    """Pixels across the central square, None for `images.FIELD` of each image."""
+    if pixel_scale is not None or field_arcsec is not None:
+        if crop is not None or pixel_scale is None or field_arcsec is None:
+            raise UserError("give a crop in pixels, or a pixel scale together with a field, both in arcsec")
+        return images.crop_side(pixel_scale, field_arcsec)
+    if crop is not None and not crop >= 1:
+        raise UserError(f"a crop of {crop} pixels shows nothing; it must be at least 1")
+    if crop is None and networks and abs(_field(networks) - images.FIELD) > 1e-6:
+        seen = f"the central {networks[0].view.crop} of {networks[0].config.data.image_size} pixels"
+        raise UserError(f"this network was trained on {seen}: give the crop, in pixels, that shows the same of yours")
+    return crop
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def _manifest(
+    networks: Sequence[Trained], catalogue: Catalogue, shard_count: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """What decides a table, in two levels of names, and the networks' configs for the reader."""
+    digest = hashlib.sha256()
+    for start in range(0, len(catalogue.ids), 10_000):
+        digest.update("".join(f"{name}\n" for name in catalogue.ids[start : start + 10_000]).encode("utf-8", "replace"))
+    packages = ("jax", "flax", "numpy", "pillow", "pyarrow")
+    return {
+        "models": {"fingerprints": [network.fingerprint for network in networks]},
+        "configs": [run.flatten(network.config) for network in networks],
+        "catalogue": {"images": len(catalogue.ids), "shards": shard_count, "ids": digest.hexdigest()[:16]},
+        "settings": settings,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,403 @@
+"""Predictions on disk: every image accounted for, whatever is broken, killed, split up or padded."""
+
+import io
+import json
+import os
+import pathlib
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from PIL import Image
+from pyarrow import csv, parquet
+
+from configs import demo
+from gz_jax import labels, predict_tables, run, trained
+from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
+from gz_jax.data.inputs import Catalogue
+from gz_jax.errors import UserError
+from gz_jax.predict import predict, predict_arrays, predict_catalogue, read_validation, write_validation
+from gz_jax.training import checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SIZE = 34
+
+
+def make_workdir(path: pathlib.Path, seed: int = 0, **data) -> pathlib.Path:
+    """The workdir of a network that was never trained: random weights, wide enough apart to tell galaxies."""
+    config = demo.get_config()
+    config.seed, config.data.size = seed, SIZE
+    config.data.update(data)
+    run.open_workdir(path, config, "none", None)
+    images = np.zeros((1, SIZE, SIZE, 3), np.float32)
+    variables = run.parts(config).module.init(jax.random.key(seed), images, train=False)
+    tree = {
+        "params": jax.tree.map(lambda x: 2 * x, variables["params"]),
+        "batch_stats": variables.get("batch_stats", {}),
+    }
+    manager = checkpoint.open_manager(path / "checkpoints" / "best", 1)
+    checkpoint.save(manager, 7, tree, {"val_loss": 0.1 + seed})
+    manager.wait_until_finished()
+    return path
+
+
+@pytest.fixture(scope="session")
+def workdirs(tmp_path_factory) -> list[pathlib.Path]:
+    return [make_workdir(tmp_path_factory.mktemp("runs") / f"seed{seed}", seed) for seed in range(2)]
+
+
+@pytest.fixture(scope="session")
+def network(workdirs) -> trained.Trained:
+    return trained.load(workdirs[0])
+
+
+def picture(seed: int, side: int = 60) -> Image.Image:
+    """A blob of random place, width and colour on noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] - side / 2
+    radius = np.hypot(y * rng.uniform(0.5, 1), x) / rng.uniform(0.05, 0.2) / side
+    pixels = np.exp(-radius)[..., None] * rng.uniform(100, 240, 3) + rng.uniform(0, 15, (side, side, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def encode(image: Image.Image, kind: str, **how) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def as_fits(unit) -> bytes:
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), unit] if isinstance(unit, fits.BinTableHDU) else [unit]).writeto(buffer)
+    return buffer.getvalue()
+
+
+def as_floats(seed: int) -> np.ndarray:
+    return np.moveaxis(np.asarray(picture(seed), np.float32), -1, 0)
+
+
+def broken() -> dict[str, bytes]:
+    """Ten ways in which an image can be of no use."""
+    png = encode(picture(0), "PNG")
+    header = b"IHDR" + struct.pack(">II", 100_000, 100_000) + png[24:29]
+    jpeg, cube = encode(picture(0), "JPEG"), as_fits(fits.PrimaryHDU(as_floats(0)))
+    return {
+        "empty.jpg": b"",
+        "text.jpg": b"<html>404 not found</html>",
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "noise.jpg": jpeg[:200] + bytes(range(256)) * 4,
+        "huge.png": png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:],
+        "ink.jpg": encode(picture(0).convert("CMYK"), "JPEG"),
+        "cut.fits": cube[: len(cube) // 2],
+        "nan.fits": as_fits(fits.PrimaryHDU(np.full((60, 60), np.nan, np.float32))),
+        "flat.fits": as_fits(fits.PrimaryHDU(np.ones((60, 60), np.float32))),
+        "table.fits": as_fits(fits.BinTableHDU(np.zeros(3, [("x", "f4")]))),
+    }
+
+
+def write_catalogue(folder: pathlib.Path, good: int) -> pathlib.Path:
+    """A table of `good` pictures of every kind, ten broken ones in between and one that is not there."""
+    contents = {f"{i}.jpg": encode(picture(i), "JPEG") for i in range(good - 4)}
+    missing = as_floats(1)
+    missing[:, 30, 30] = np.nan
+    contents |= {
+        "grey.png": encode(picture(2).convert("L"), "PNG"),
+        "one.fits": as_fits(fits.PrimaryHDU(as_floats(3)[0])),
+        "three.fits": as_fits(fits.PrimaryHDU(as_floats(4))),
+        "holes.fits": as_fits(fits.PrimaryHDU(missing)),
+    }
+    names = [*contents, *broken(), "nowhere.jpg"]
+    random.Random(0).shuffle(names)
+    for name, data in (contents | broken()).items():
+        (folder / name).write_bytes(data)
+    table = pa.table({"id": [f"={name}" if name == "3.jpg" else name for name in names], "file": names})
+    csv.write_csv(table, folder / "catalogue.csv")
+    return folder / "catalogue.csv"
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory) -> pathlib.Path:
+    return write_catalogue(tmp_path_factory.mktemp("images"), 26)
+
+
+QUIET = {"progress": False, "workers": 2}
+
+
+@pytest.fixture(scope="session")
+def predicted(catalogue, network, tmp_path_factory) -> pathlib.Path:
+    """37 images in shards of 8 (of 5, rounded up to whole batches)."""
+    output = tmp_path_factory.mktemp("tables") / "one"
+    formats = ("parquet", "csv", "fits")
+    return predict_catalogue(catalogue, output, [network], batch_size=4, shard_size=5, formats=formats, **QUIET)
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("part-*")}
+
+
+def fractions(table: pa.Table, prefix: str = "") -> np.ndarray:
+    return np.stack([table[prefix + name].to_numpy() for name in labels.COLUMNS], 1)
+
+
+def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
+    table = predict_tables.read(predicted)
+    assert table["id"].to_pylist() == csv.read_csv(catalogue)["id"].to_pylist()
+    assert [parquet.read_metadata(path).num_rows for path in sorted(predicted.glob("part-*"))] == [8, 8, 8, 8, 5]
+    rows = {row["id"]: row for row in table.to_pylist()}
+    assert {name for name, row in rows.items() if row["flag"] == BAD} == {*broken(), "nowhere.jpg"}
+    for name, row in rows.items():
+        assert bool(row["reason"]) == (row["flag"] != GOOD), name
+        empty = [column for column, value in row.items() if value is None]
+        assert len(empty) == (74 if row["flag"] == BAD else 0), name
+    assert rows["holes.fits"]["flag"] == NOTED
+    assert rows["nowhere.jpg"]["reason"] == "no such file"
+    assert rows["huge.png"]["reason"] == "too large: 100000 x 100000 pixels"
+
+
+def test_fractions_are_the_networks_own_image_by_image(catalogue, predicted, network):
+    """Also those of the last, padded batch."""
+    table = predict_tables.read(predicted)
+    good = np.flatnonzero(table["flag"].to_numpy() != BAD)
+    names = csv.read_csv(catalogue)["file"].to_pylist()
+    cutouts = [read_cutout(catalogue.parent / names[i], size=SIZE)[0] for i in good]
+    alone = [network.predict(np.stack([x] * jax.device_count()))[0, 0] for x in cutouts]
+    found = fractions(table)
+    np.testing.assert_allclose(found[good], alone, rtol=1e-4, atol=1e-6)
+    assert np.isnan(np.delete(found, good, 0)).all()
+    assert found[good].std(0).max() > 0.01, "the test's network does not tell galaxies apart"
+    np.testing.assert_allclose(labels.joint(fractions(table, "cond_")[good]), found[good], atol=1e-6)
+
+
+def test_csv_and_fits_hold_the_same_table(predicted):
+    table = predict_tables.read(predicted)
+    text = csv.read_csv(predicted / "predictions.csv")
+    assert text.column_names == table.column_names
+    assert text["id"].to_pylist() == ["'=3.jpg" if x == "=3.jpg" else x for x in table["id"].to_pylist()]
+    binary = Table.read(predicted / "predictions.fits")
+    assert binary.colnames == table.column_names
+    assert list(binary["id"]) == table["id"].to_pylist()
+    reasons = [None if np.ma.is_masked(x) or not x else str(x) for x in binary["reason"]]
+    assert reasons == [x or None for x in table["reason"].to_pylist()]
+    for other in (
+        [text[name].to_numpy() for name in labels.COLUMNS],
+        [binary[c].filled(np.nan) for c in labels.COLUMNS],
+    ):
+        np.testing.assert_array_equal(np.stack(other, 1).astype(np.float32), fractions(table))
+    fits.open(predicted / "predictions.fits")[1].verify("exception")
+    assert "seed0@7" in str(fits.getheader(predicted / "predictions.fits", 1)["COMMENT"])
+
+
+def test_metadata_names_the_network_and_its_config(predicted, network):
+    for path in predicted.glob("part-*"):
+        manifest = json.loads(parquet.read_schema(path).metadata[b"gz_jax"])
+        assert manifest == json.loads((predicted / "manifest.json").read_text())
+    assert manifest["models"] == {"fingerprints": [network.fingerprint]}
+    assert manifest["configs"][0]["data.size"] == SIZE
+    assert manifest["versions"]["jax"] == jax.__version__
+    assert manifest["catalogue"]["images"] == 37
+
+
+def test_continued_and_shared_out_tables_are_the_same_bytes(catalogue, predicted, network, tmp_path):
+    whole = contents(predicted)
+    how = {"batch_size": 4, "shard_size": 8, **QUIET}
+    (tmp_path / "part-00009.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"without a manifest\.json"):
+        predict_catalogue(catalogue, tmp_path, [network], **how)
+    (tmp_path / "part-00009.parquet").unlink()
+    for process in (1, 0):
+        predict_catalogue(catalogue, tmp_path, [network], process_index=process, process_count=2, **how)
+        if process == 1:
+            assert set(contents(tmp_path)) == {"part-00001.parquet", "part-00003.parquet"}
+            with pytest.raises(UserError, match="3 of 5 parts are missing"):
+                predict_tables.read(tmp_path)
+    assert contents(tmp_path) == whole
+    before = (tmp_path / "part-00000.parquet").stat().st_mtime_ns
+    (tmp_path / "part-00001.parquet").unlink()
+    (tmp_path / "part-00002.parquet").write_bytes(b"")  # as after a power cut
+    (tmp_path / ".part-00002.parquet.abc").write_bytes(b"left by a killed run")
+    predict_catalogue(catalogue, tmp_path, [network], formats=("csv",), **how)
+    assert contents(tmp_path) == whole
+    assert (tmp_path / "part-00000.parquet").stat().st_mtime_ns == before
+    assert (tmp_path / "predictions.csv").read_bytes() == (predicted / "predictions.csv").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop": 30.0}, r"settings crop was None and is now 30\.0"),
+        ({"pixel_scale": 0.4, "field_arcsec": 20.0}, r"settings crop was None and is now 50\.0"),
+        ({"shard_size": 12}, "settings shard_size was 8 and is now 12"),
+        ({"planes": (2, 1, 0)}, r"settings planes was None and is now \[2, 1, 0\]"),
+        ({"formats": ("xlsx",)}, "format 'xlsx' is not one of parquet, csv, fits"),
+        ({"crop": 0.0}, "crop of 0.0 pixels shows nothing"),
+        ({"pixel_scale": 0.4}, "a pixel scale together with a field"),
+    ],
+)
+def test_other_settings_are_refused(change, message, catalogue, predicted, network):
+    before = contents(predicted)
+    with pytest.raises(UserError, match=message):
+        predict_catalogue(catalogue, predicted, [network], **{"batch_size": 4, "shard_size": 8, **QUIET, **change})
+    assert contents(predicted) == before
+
+
+def test_other_images_and_networks_are_refused(catalogue, predicted, network, workdirs, tmp_path):
+    how = {"batch_size": 4, "shard_size": 8, **QUIET}
+    with pytest.raises(UserError, match="catalogue images was 37 and is now 36"):
+        predict_catalogue(catalogue.parent, predicted, [network], **how)
+    with pytest.raises(UserError, match=r"was \['seed0@7:0\.100000'\] and is now \['seed1@7:1\.100000'\]"):
+        predict_catalogue(catalogue, predicted, [trained.load(workdirs[1])], **how)
+    other = trained.load(make_workdir(tmp_path / "other", crop=170))
+    with pytest.raises(UserError, match=r"seed0: 204 of 424 px as 34 px; .*other: 170 of 424 px"):
+        predict_catalogue(catalogue, tmp_path / "table", [network, other], **how)
+    with pytest.raises(UserError, match="trained on the central 170 of 424 pixels: give the crop"):
+        predict_catalogue(catalogue, tmp_path / "table", [other], **how)
+
+
+def test_networks_are_averaged_and_their_spread_told(catalogue, predicted, workdirs, tmp_path):
+    how = {"batch_size": 4, "shard_size": 100, **QUIET}
+    networks = [trained.load(workdir) for workdir in workdirs]
+    both = predict_tables.read(predict_catalogue(catalogue, tmp_path / "both", networks, **how))
+    second = predict_tables.read(predict_catalogue(catalogue, tmp_path / "second", networks[1:], **how))
+    each = np.stack([fractions(predict_tables.read(predicted)), fractions(second)])
+    np.testing.assert_allclose(fractions(both), each.mean(0), atol=1e-6)
+    # Of two numbers the standard deviation is their distance over the root of 2.
+    np.testing.assert_allclose(fractions(both, "spread_"), np.abs(each[0] - each[1]) / np.sqrt(2), atol=1e-6)
+    assert not [name for name in second.column_names if name.startswith("spread_")]
+
+
+def test_views_are_averaged_and_their_spread_told(workdirs):
+    images = np.stack([np.asarray(picture(i)) for i in range(3)])
+    ids, single = predict_arrays(images, workdirs[0])
+    _, many = predict_arrays(images, workdirs[0], views=8)
+    assert single.spread is None
+    assert (many.spread.max(1) > 1e-4).all()
+    cutouts = [read_cutout(encode(Image.fromarray(x), "PNG"), size=SIZE)[0] for x in images]
+    each = trained.load(workdirs[0], views=8).predict(np.stack([*cutouts, cutouts[0]]))[:, :3]
+    np.testing.assert_allclose(many.fractions, each.mean(0), atol=1e-6)
+    np.testing.assert_allclose(many.spread, each.std(0, ddof=1), atol=1e-6)
+    np.testing.assert_allclose(single.fractions, each[0], atol=1e-5)  # the first view is the image as it is
+    assert ids.tolist() == [0, 1, 2]
+
+
+def test_a_frame_from_arrays_is_that_from_files(workdirs, tmp_path):
+    pytest.importorskip("pandas")
+    images = np.stack([np.asarray(picture(i)) for i in range(5)])
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for path, pixels in zip(paths, images, strict=True):
+        Image.fromarray(pixels).save(path)
+    arrays, files = predict(images, workdirs[0]), predict([*paths, tmp_path / "none.png"], workdirs[0])
+    np.testing.assert_array_equal(arrays[list(labels.COLUMNS)], files[list(labels.COLUMNS)][:5])
+    assert files["id"].tolist() == [str(path) for path in [*paths, tmp_path / "none.png"]]
+    assert files["flag"].tolist() == [0, 0, 0, 0, 0, 2]
+    assert files.iloc[5]["Class1.1"] != files.iloc[5]["Class1.1"]
+    for wrong in (images / 255, images[0], images[..., :1]):
+        with pytest.raises(UserError, match=r"images must be uint8 \[n, height, width, 3\]"):
+            predict(wrong, workdirs[0])
+    with pytest.raises(UserError, match="no images"):
+        predict(images[:0], workdirs[0])
+
+
+def test_validation_table_comes_back(tmp_path):
+    rng = np.random.default_rng(0)
+    ids, truth, guess = np.arange(5) + 2**40, *rng.random((2, 5, 37)).astype(np.float32)
+    write_validation(tmp_path / "validation.parquet", ids, truth, guess, models=["cnn@1:0.5"])
+    for found, given in zip(read_validation(tmp_path / "validation.parquet"), (ids, truth, guess), strict=True):
+        np.testing.assert_array_equal(found, given)
+        assert found.dtype == given.dtype
+    with pytest.raises(UserError, match="neither a Parquet file nor a folder"):
+        read_validation(tmp_path)
+    (tmp_path / "text.parquet").write_text("text")
+    with pytest.raises(UserError, match=r"cannot read .*text\.parquet as Parquet"):
+        read_validation(tmp_path / "text.parquet")
+
+
+SCRIPT = """
+import sys
+from gz_jax import predict, trained
+predict.predict_catalogue(
+    sys.argv[1], sys.argv[2], [trained.load(sys.argv[3])], batch_size=20, shard_size=100, formats=("csv", "fits"))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_continued_it_is_the_same_table(workdirs, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    catalogue = write_catalogue(folder, 1990)
+
+    def start(output):
+        command = [sys.executable, "-c", SCRIPT, str(catalogue), str(output), str(workdirs[0])]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait() == 0
+    rng, kills = random.Random(0), 0
+    while kills < 4:
+        process, there = start(tmp_path / "killed"), len(list((tmp_path / "killed").glob("part-*")))
+        while process.poll() is None and len(list((tmp_path / "killed").glob("part-*"))) <= there:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.3))
+        assert process.poll() is None, "finished before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        assert there < len(list((tmp_path / "killed").glob("part-*"))) < 20
+    assert start(tmp_path / "killed").wait() == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "killed").iterdir()} == whole
+    flags = predict_tables.read(tmp_path / "killed")["flag"].to_numpy()
+    assert len(flags) == 2001
+    assert (flags == BAD).sum() == 11
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from gz_jax import predict, trained
+from gz_jax.data.inputs import Catalogue
+data = [open(path, "rb").read() for path in sys.argv[4:]]
+catalogue = Catalogue(np.arange(int(sys.argv[1])), lambda i: data[i % len(data)], "memory")
+predict.predict_catalogue(catalogue, sys.argv[2], [trained.load(sys.argv[3])], shard_size=1000, formats=("csv", "fits"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_the_same_for_2000_and_20000_images(catalogue, workdirs, tmp_path):
+    paths = [str(path) for path in sorted(catalogue.parent.iterdir())]  # the table itself is a broken image, too
+    peak = {}
+    for count in (2_000, 20_000):
+        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / str(count)), str(workdirs[0]), *paths]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        out = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        peak[count] = int(out.split()[-1])
+        assert predict_tables.read(tmp_path / str(count), ["id"]).num_rows == count
+    assert peak[20_000] < 1.1 * peak[2_000], peak
+
+
+def test_network_without_finite_output_flags_its_images(network, tmp_path):
+    """One galaxy of a batch gone wrong costs that galaxy alone."""
+
+    def spoilt(images):
+        found = network.predict(images).copy()
+        found[:, 1] = np.nan
+        return found
+
+    data = [encode(picture(i), "JPEG") for i in range(4)]
+    catalogue = Catalogue(np.arange(4), data.__getitem__, "memory")
+    predict_catalogue(catalogue, tmp_path, [network._replace(predict=spoilt)], batch_size=4, **QUIET)
+    table = predict_tables.read(tmp_path)
+    assert table["flag"].to_pylist() == [0, 2, 0, 0]
+    assert table["reason"].to_pylist() == ["", "no finite prediction", "", ""]
+    assert table["cond_Class1.1"].null_count == 1
