@@ -21,8 +21,8 @@ class Trained(NamedTuple):
     """A network at its best epoch.
 
     Attributes:
-      predict: uint8 [b, S, S, 3] -> float32 [views, b, 37], one of `views` for each test-time view; b is any multiple of
-        the number of devices, and each new b compiles once.
+      predict: uint8 [b, S, S, 3] -> float32 [views, b, 37], one for each test-time view; b is any multiple
+        of the number of devices, and each new b compiles once.
       config: what it was trained with; view: the part of an image that it sees (S is `view.size`).
       workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
     """

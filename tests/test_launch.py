@@ -179,4 +179,4 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 def test_a_diverging_run_stops_and_names_the_galaxies(tmp_path):
     message = refusal(launch(*SMALL, f"--workdir={tmp_path}/run", "--config.learning_rate=1e30"))
     assert "not finite at step" in message
-    assert "GalaxyIDs: 100" in message
+    assert "GalaxyIDs of the batch: 100" in message

@@ -98,7 +98,7 @@ def broken() -> dict[str, bytes]:
         "noise.jpg": jpeg[:200] + bytes(range(256)) * 4,
         "huge.png": png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:],
         "ink.jpg": encode(picture(0).convert("CMYK"), "JPEG"),
-        "cut.fits": cube[: len(cube) // 2],
+        "half.fits": cube[: len(cube) // 2],
         "nan.fits": as_fits(fits.PrimaryHDU(np.full((60, 60), np.nan, np.float32))),
         "flat.fits": as_fits(fits.PrimaryHDU(np.ones((60, 60), np.float32))),
         "table.fits": as_fits(fits.BinTableHDU(np.zeros(3, [("x", "f4")]))),
@@ -161,7 +161,7 @@ def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
         assert len(empty) == (74 if row["flag"] == BAD else 0), name
     assert rows["holes.fits"]["flag"] == NOTED
     assert rows["nowhere.jpg"]["reason"] == "no such file"
-    assert rows["huge.png"]["reason"] == "too large: 100000 x 100000 pixels"
+    assert rows["huge.png"]["reason"] == "too large: a decompression bomb"
 
 
 def test_fractions_are_the_networks_own_image_by_image(catalogue, predicted, network):

@@ -1,6 +1,5 @@
 """`--mode=mergers`: tables of predictions and of labelled galaxies in, a folder with the fraction's report out."""
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,17 +69,17 @@ def merger_mode(
     ids, held_out, fewer_held_out = _aligned("validation tables", tables)
     votes, training = tables[0].votes, None
     if votes is not None:
-        votes = votes[np.intersect1d(tables[0].ids, ids, return_indices=True)[1]]
+        votes = votes[_rows(ids, tables[0].ids)]
     if labels_csv is not None:
         given = predict_tables.read_labels(labels_csv, [answer])
         voted = _Scores(_texts(given["GalaxyID"]), given[answer].to_numpy(), None, [])
         training = voted.predicted[~np.isin(voted.ids, ids)]
         training = training if len(training) else None
         if votes is None:
-            found, rows, at = np.intersect1d(ids, voted.ids, return_indices=True)
-            if not len(found):
+            known = np.isin(ids, voted.ids)
+            if not known.any():
                 raise UserError(f"none of the validation galaxies is in {labels_csv}")
-            held_out, votes = held_out[:, rows], voted.predicted[at]
+            held_out, votes = held_out[:, known], voted.predicted[_rows(ids[known], voted.ids)]
     if votes is None:
         raise UserError("the validation table has no labels: give Kaggle's training_solutions_rev1.csv as well")
     report = merger_report(
@@ -169,15 +168,22 @@ def _load(path: Path, answer: str) -> _Scores:
 
 def _texts(column: pa.ChunkedArray) -> np.ndarray:
     """Ids as str, so that numbers and names can be compared."""
-    return column.cast(pa.string()).to_numpy(zero_copy_only=False)
+    return column.cast(pa.string()).to_numpy(zero_copy_only=False).astype(str)
+
+
+def _rows(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Where in `ids` each of `wanted` is."""
+    order = np.argsort(ids)
+    return order[np.searchsorted(ids, wanted, sorter=order)]
 
 
 def _aligned(what: str, tables: Sequence[_Scores]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Ids [n] that all tables have, their predictions [tables, n], and a remark if that leaves some out."""
-    ids = functools.reduce(np.intersect1d, [table.ids for table in tables])
+    """Ids [n] that all tables have, in the first one's order; predictions [tables, n]; a remark on ids left out."""
+    first = tables[0].ids
+    ids = first[np.all([np.isin(first, table.ids) for table in tables], 0)]
     if not len(ids):
         raise UserError(f"the {what} have no galaxy in common")
-    scores = [t.predicted[np.intersect1d(t.ids, ids, return_indices=True)[1]] for t in tables]
     most = max(len(table.ids) for table in tables)
     remark = f"Only the {len(ids):,} galaxies that all {len(tables)} {what} hold are used; the largest has {most:,}."
-    return ids, np.stack(scores), [remark] if len(ids) < most else []
+    scores = np.stack([table.predicted[_rows(ids, table.ids)] for table in tables])
+    return ids, scores, [remark] if len(ids) < most else []

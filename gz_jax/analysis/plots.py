@@ -215,10 +215,11 @@ def loss_curve(history: Mapping[str, np.ndarray], title: str = "") -> Figure:
             ax.set_title("dashed: learning rate cut to", loc="right", color="#8a5f00", fontsize=7)
     if val is not None and np.isfinite(val).any():
         best = int(np.nanargmin(val))
+        late = epoch[best] > epoch[0] + 0.7 * (epoch[-1] - epoch[0])  # keep clear of the lines' names
         ax.plot(epoch[best], val[best], "o", color=RED, markersize=6, zorder=5)
         ax.annotate(
             f"best: epoch {epoch[best]:.0f}, {val[best]:.5f}", (epoch[best], val[best]), (0, -8),
-            textcoords="offset points", color=RED, fontsize=7.5, va="top", ha="center",
+            textcoords="offset points", color=RED, fontsize=7.5, va="top", ha="right" if late else "center",
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
         ax.margins(y=0.16)
@@ -232,14 +233,19 @@ def _pad_epochs(ax: Axes, epoch: np.ndarray) -> None:
     ax.set_xlim(low - 0.5, high + 0.5)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter() if ax.get_yscale() != "log" else _sparse_log())
+    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter() if ax.get_yscale() != "log" else _sparse_log(ax))
     if ax.get_yscale() == "log":
         ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
 
 
-def _sparse_log() -> mpl.ticker.Formatter:
-    """Minor ticks of a log axis are named at 2 and 5 only, as plain numbers."""
-    return mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+def _sparse_log(ax: Axes) -> mpl.ticker.Formatter:
+    """Minor ticks of a log axis as plain numbers: at 2 and 5, or all of them where the axis spans less than 1 to 5."""
+
+    def name(x: float, _: int) -> str:
+        low, high = ax.get_ylim()
+        return f"{x:g}" if high < 5 * low or f"{x:e}"[0] in "25" else ""
+
+    return mpl.ticker.FuncFormatter(name)
 
 
 @styled

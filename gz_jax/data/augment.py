@@ -51,8 +51,9 @@ class View(NamedTuple):
         return max(1, math.ceil(self.crop / self.size - 1e-9))
 
 
-def view(size: int, crop: int, image_size: int, augmentation: Augmentation = Augmentation()) -> View:
+def view(size: int, crop: int, image_size: int, augmentation: Augmentation | None = None) -> View:
     """The `View` whose cutout is just large enough for what `augmentation` may ask for, at most the whole image."""
+    augmentation = augmentation or Augmentation()
     side = crop * augmentation.zoom * (math.sqrt(2) if augmentation.rotate else 1) + 2 * augmentation.shift
     # The parity of the image's side keeps the centre where it is, to the half pixel.
     cutout = min(image_size, math.ceil(side) + (0 if augmentation.is_identity else 2))
@@ -129,7 +130,8 @@ def unaugmented(view: View, image_size: int) -> View:
 def box_mean(images: Any, view: View) -> np.ndarray | None:
     """The warp by the identity where crop / size is a whole number: uint8 [n, H, H, 3] -> uint8 [n, size, size, 3].
 
-    Equal to `warp` bit for bit and many times faster; None where the ratio is not whole or the centre is between pixels.
+    Equal to `warp` bit for bit and many times faster; None where the ratio is not whole or the centre lies between
+    pixels.
     """
     step, rest = divmod(view.crop, view.size)
     margin, odd = divmod(images.shape[1] - view.crop, 2)

@@ -107,7 +107,7 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
 
 
 def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """galaxy_id int64 [n], vote fractions float32 [n, 37] and predictions float32 [views, n, 37] of a split, in order."""
+    """A split in order: galaxy_id int64 [n], vote fractions float32 [n, 37], predictions float32 [views, n, 37]."""
     devices = jax.local_device_count()
     batch_size = -(-model.config.batch_size // devices) * devices
     ids, truth, predicted = [], [], []
@@ -120,7 +120,7 @@ def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.
 
 
 def images(split: Split, rows: np.ndarray, side: int = SHOWN) -> np.ndarray:
-    """The central `side` pixels of a split's galaxies (all of them where the images are smaller): uint8 [n, s, s, 3]."""
+    """The central `side` pixels of a split's galaxies, or all of smaller images: uint8 [n, s, s, 3]."""
     found = split.read(np.asarray(rows, np.int64))["image"]
     return np.stack([packed.cut_out(data, side) for data in found]) if found.dtype == object else found
 
@@ -153,11 +153,11 @@ def _examples(config: ConfigDict, split: Split, count: int = 5, epochs: int = 5)
     return report_data.PipelineExamples(raw, np.asarray(plain), np.stack(seen, 1), [str(i) for i in ids])
 
 
-def read_log(workdir: pathlib.Path) -> list[dict[str, str]]:
+def read_log(workdir: pathlib.Path) -> list[dict[str, float]]:
     """The rows of a workdir's log.csv; none where there is no log yet."""
     try:
         with open(workdir / "log.csv", newline="") as file:
-            return list(csv.DictReader(file))
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
 

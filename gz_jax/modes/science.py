@@ -14,7 +14,9 @@ from gz_jax.errors import UserError
 def predict(workdir: str, flags: Any) -> int:
     """Images of `--input` into Parquet shards in `--output`; several workdirs, with commas between, are averaged."""
     if not flags.input or not flags.output:
-        raise UserError("--mode=predict needs --input (a folder, glob, zip or table of images) and --output (a folder).")
+        raise UserError(
+            "--mode=predict needs --input (a folder, glob, zip or table of images) and --output (a folder)."
+        )
     networks = [trained.load(path, views=flags.views) for path in workdir.split(",")]
     output = prediction.predict_catalogue(
         flags.input,
@@ -38,11 +40,15 @@ def mergers(workdir: str, flags: Any) -> int:
     from gz_jax.analysis import merger_mode
 
     if not flags.input:
-        raise UserError("--mode=mergers needs --input: a folder that --mode=predict wrote (several with commas: seeds).")
+        raise UserError(
+            "--mode=mergers needs --input: a folder that --mode=predict wrote (several with commas: seeds)."
+        )
     try:
         observability = tuple(map(float, flags.observability)) or None
     except ValueError as error:
-        raise UserError(f"--observability={','.join(flags.observability)}: time and error in Gyr, e.g. 0.5,0.2") from error
+        raise UserError(
+            f"--observability={','.join(flags.observability)}: time and error in Gyr, e.g. 0.5,0.2"
+        ) from error
     validation = flags.validation or os.path.join(workdir, "report", "validation.parquet")
     output = pathlib.Path(flags.output or os.path.join(workdir, "mergers"))
     merger_mode.merger_mode(

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gz_jax.errors import UserError
 from gz_jax.files import atomic
 
 # Keras' CSVLogger columns, in its order, then ours.
@@ -98,10 +99,13 @@ def summary(best: Mapping[str, float], epochs: int, statistics: Mapping[str, Any
 
 
 def tensorboard_writer(directory: pathlib.Path) -> Any:
-    """A TensorBoard event writer (TensorFlow's, through Flax)."""
+    """A TensorBoard event writer (Flax's). Raises UserError where the package tensorboard is not installed."""
     from gz_jax.data.tensorflow_cpu import import_tensorflow
 
     import_tensorflow()
-    from flax.metrics.tensorboard import SummaryWriter
+    try:
+        from flax.metrics.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("--config.tensorboard=True needs the package tensorboard: pip install tensorboard") from error
 
     return SummaryWriter(str(directory))

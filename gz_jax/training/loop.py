@@ -153,8 +153,8 @@ class Run:
         epoch, at = divmod(bad, self.data.steps_per_epoch)
         ids = ", ".join(map(str, self.data.galaxy_ids(epoch, at)))
         raise UserError(
-            f"the loss is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1}). The last good checkpoint is kept "
-            f"in {self.workdir}. A lower --config.learning_rate may help; else look at this batch. GalaxyIDs: {ids}"
+            f"the loss is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1}). The last good checkpoint is "
+            f"kept in {self.workdir}. A lower --config.learning_rate may help. GalaxyIDs of the batch: {ids}"
         )
 
     def save_is_due(self, global_step: int) -> bool:

@@ -1,0 +1,156 @@
+"""A fraction's folder, from tables on disk: joined by id, the same numbers as from arrays, mistakes refused."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from gz_jax import predict_tables
+from gz_jax.analysis.merger_mode import merger_mode
+from gz_jax.analysis.merger_report import merger_report
+from gz_jax.errors import UserError
+from gz_jax.labels import COLUMNS, MERGER
+
+N, M, TRAINING = 3000, 1500, 900
+
+
+def galaxies(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Volunteers' fractions [n, 37] with a known share of mergers, and a biased network's: both float32."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(0, 0.25, (n, 37))
+    merging = rng.random(n) < fraction
+    truth[merging, MERGER] = rng.uniform(0.35, 0.9, merging.sum())
+    predicted = np.clip(0.7 * truth + 0.04 + rng.normal(0, 0.06, truth.shape), 0, 1)
+    return truth.astype(np.float32), predicted.astype(np.float32)
+
+
+TRUTH, GUESS = galaxies(M, 0.1, 1)
+CATALOGUE = galaxies(N, 0.03, 2)[1]
+CATALOGUE[7] = np.nan
+TRAINING_VOTES = galaxies(TRAINING, 0.05, 3)[0]
+IDS = np.random.default_rng(4).permutation(M) + 100_000
+
+
+def write_predictions(path, ids, fractions, models=("a@1:0.1",)):
+    flag = np.where(np.isnan(fractions[:, 0]), 2, 0).astype(np.uint8)
+    table = predict_tables.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""))
+    metadata = {"models": {"fingerprints": list(models)}}
+    predict_tables.write_shard(path, predict_tables.to_table(ids, table, metadata))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    predict_tables.write_validation(folder / "validation.parquet", IDS, TRUTH, GUESS, models=["b@1:0.1"])
+    write_predictions(folder / "catalogue.parquet", np.arange(N), CATALOGUE)
+    write_predictions(folder / "labelled.parquet", IDS[::-1], GUESS[::-1])
+    with open(folder / "solutions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["GalaxyID", *COLUMNS])
+        votes = np.concatenate([TRAINING_VOTES, TRUTH])
+        writer.writerows([i, *row] for i, row in zip([*range(1, TRAINING + 1), *IDS], votes.tolist(), strict=True))
+    return folder
+
+
+def test_numbers_are_those_of_the_arrays_and_the_truth_is_recovered(tables, tmp_path):
+    results = merger_mode(
+        tables / "catalogue.parquet", tables / "validation.parquet", tmp_path, observability=(0.5, 0.1)
+    )
+    column = lambda table: table[:, MERGER]  # noqa: E731
+    expected = merger_report(column(CATALOGUE), column(GUESS), column(TRUTH), observability=(0.5, 0.1)).results
+    for part in ("estimates", "confusion", "curve", "rate_per_gyr", "labels"):
+        assert results[part] == expected[part]
+    assert results["catalogue"] == {"galaxies": N - 1, "left_out": 1}
+    for name in ("corrected", "calibrated"):
+        assert results["estimates"][name]["low"] < 0.03 < results["estimates"][name]["high"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["estimates"] == results["estimates"]
+    with open(tmp_path / "fractions.csv", newline="") as file:
+        rows = {row["quantity"]: row for row in csv.DictReader(file)}
+    assert float(rows["(c) corrected count"]["fraction"]) == results["estimates"]["corrected"]["fraction"]
+    assert float(rows["(c) corrected count"]["fraction_high"]) == results["estimates"]["corrected"]["high"]
+    page = (tmp_path / "report.html").read_text()
+    for words in ("Votes are not truth", "A fraction is not a rate", "not by volume", "Robotham", "rate per Gyr"):
+        assert words in page
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {
+        f"fraction_{x}.{kind}" for x in ("estimates", "threshold", "reliability") for kind in ("png", "pdf")
+    }
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_labels_from_kaggles_file_are_joined_by_id(tables, tmp_path):
+    """The rows of the labelled table are in another order than those of the file."""
+    paths = tables / "catalogue.parquet", tables / "labelled.parquet"
+    joined = merger_mode(*paths, tmp_path / "a", labels_csv=tables / "solutions.csv")
+    direct = merger_mode(tables / "catalogue.parquet", tables / "validation.parquet", tmp_path / "b")
+    assert joined["confusion"] == direct["confusion"]
+    assert joined["estimates"]["corrected"] == direct["estimates"]["corrected"]
+    assert joined["labels"]["training"]["fraction"] == (TRAINING_VOTES[:, MERGER] > 0.3).mean()
+    with pytest.raises(UserError, match="has no labels"):
+        merger_mode(*paths, tmp_path)
+
+
+def test_any_answer(tables, tmp_path):
+    results = merger_mode(
+        tables / "catalogue.parquet", tables / "validation.parquet", tmp_path, answer="Class7.2", threshold=0.2
+    )
+    assert results["meaning"] == "in between"
+    share = float((CATALOGUE[:, COLUMNS.index("Class7.2")] > 0.2).sum() / (N - 1))
+    assert results["estimates"]["count"]["fraction"] == pytest.approx(share)
+    assert not (tmp_path / "published.csv").exists()
+    assert "in between (Class7.2)" in (tmp_path / "report.html").read_text()
+    with pytest.raises(UserError, match=r"answer 'Class8\.9' is not one of"):
+        merger_mode(tables / "catalogue.parquet", tables / "validation.parquet", tmp_path, answer="Class8.9")
+
+
+def test_seeds_are_aligned_and_their_spread_told(tables, tmp_path):
+    noise = np.random.default_rng(5).normal(0, 0.05, CATALOGUE.shape).astype(np.float32)
+    second = np.clip(CATALOGUE + noise, 0, 1)
+    write_predictions(tmp_path / "second.parquet", np.arange(N)[::-1], second[::-1], models=["c@1:0.2"])
+    guess = np.clip(GUESS + noise[:M], 0, 1)
+    few = np.arange(M) < M - 100  # a hundred of the galaxies are in the first table alone
+    predict_tables.write_validation(tmp_path / "validation.parquet", IDS[few], TRUTH[few], guess[few], ["c@1:0.2"])
+    results = merger_mode(
+        [tables / "catalogue.parquet", tmp_path / "second.parquet"],
+        [tables / "validation.parquet", tmp_path / "validation.parquet"],
+        tmp_path / "report",
+    )
+    assert results["validation"]["galaxies"] == M - 100
+    assert any("Only the 1,400 galaxies" in text for text in results["caveats"])
+    shares = [float((x[:, MERGER] > 0.3).sum() / (N - 1)) for x in (CATALOGUE, second)]
+    assert results["seeds"]["count"] == pytest.approx(shares)
+    assert results["seed_scatter"]["count"] == pytest.approx(np.std(shares, ddof=1))
+    both = np.stack([GUESS, guess])[:, few, MERGER]
+    catalogue = np.stack([CATALOGUE, second])[:, :, MERGER]
+    assert results["confusion"] == merger_report(catalogue, both, TRUTH[few, MERGER]).results["confusion"]
+    with open(tmp_path / "report" / "fraction_seeds.csv", newline="") as file:
+        assert [row["network"] for row in csv.DictReader(file)] == ["0", "1", "standard deviation"]
+
+
+def test_tables_that_do_not_belong_together_are_refused(tables, tmp_path):
+    other = write_predictions(tmp_path / "other.parquet", np.arange(N), CATALOGUE, models=["d@9:0.3"])
+    with pytest.raises(UserError, match=r"predicted by 9:0\.3, the validation table by 1:0\.1"):
+        merger_mode(other, tables / "validation.parquet", tmp_path / "out")
+    strangers = write_predictions(tmp_path / "strangers.parquet", np.arange(5), CATALOGUE[:5])
+    with pytest.raises(UserError, match="none of the validation galaxies is in"):
+        merger_mode(strangers, strangers, tmp_path / "out", labels_csv=write_labels(tmp_path / "few.csv", [77]))
+    with pytest.raises(UserError, match="neither a Parquet file nor a folder of predictions"):
+        merger_mode(tmp_path / "nothing", tables / "validation.parquet", tmp_path / "out")
+    parquet.write_table(pa.table({"id": [1]}), tmp_path / "bare.parquet")
+    with pytest.raises(UserError, match=r"bare\.parquet has no column Class8\.6"):
+        merger_mode(tmp_path / "bare.parquet", tables / "validation.parquet", tmp_path / "out")
+    with pytest.raises(UserError, match="1 prediction tables of the catalogue, 2 of the validation"):
+        merger_mode(tables / "catalogue.parquet", [tables / "validation.parquet"] * 2, tmp_path / "out")
+    with pytest.raises(UserError, match="as a table of GalaxyID and vote fractions"):
+        merger_mode(strangers, strangers, tmp_path / "out", labels_csv=tmp_path / "bare.parquet")
+    assert not (tmp_path / "out").exists()
+
+
+def write_labels(path, ids):
+    path.write_text("GalaxyID,Class8.6\n" + "".join(f"{i},0.5\n" for i in ids))
+    return path

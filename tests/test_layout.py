@@ -1,0 +1,60 @@
+"""The house rules that imports can show."""
+
+import ast
+import pathlib
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "gz_jax"
+
+
+def imports(path, everywhere):
+    """Modules that a file imports: at its top level, or `everywhere`, functions included."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files():
+    return sorted((p, p.relative_to(PACKAGE).as_posix()) for p in PACKAGE.rglob("*.py"))
+
+
+def users(package, everywhere=True):
+    return {name for path, name in files() if any(i.split(".")[0] == package for i in imports(path, everywhere))}
+
+
+def test_each_heavy_library_has_its_place():
+    assert users("orbax") == {"training/checkpoint.py"}
+    assert {name.split("/")[0] for name in users("tensorflow") | users("tensorflow_datasets")} == {"data"}
+    assert not users("tensorflow", everywhere=False)
+    figures = {"analysis/page.py", "analysis/merger_report.py"}  # they pass Figures on, and draw none
+    assert all(name.startswith("analysis/plots") for name in users("matplotlib") - figures)
+    assert not any("pyplot" in path.read_text() for path, _ in files() if path.name.startswith(("page", "merger")))
+    assert not users("torch", everywhere=False)
+
+
+def test_imports_point_one_way():
+    """labels <- data, models <- training <- predict, analysis <- modes."""
+    above = {
+        "labels.py": ("data", "models", "training", "analysis", "run", "trained", "predict", "modes"),
+        "data/": ("models", "training", "analysis", "run", "trained", "predict", "modes"),
+        "models/": ("data", "training", "analysis", "run", "trained", "predict", "modes"),
+        "training/": ("analysis", "run", "trained", "predict", "modes"),
+        "analysis/": ("training", "modes"),
+    }
+    wrong = [
+        f"{name} imports {module}"
+        for path, name in files()
+        for room, forbidden in above.items()
+        if name.startswith(room)
+        for module in imports(path, True)
+        if any(module == f"gz_jax.{f}" or module.startswith(f"gz_jax.{f}.") for f in forbidden)
+    ]
+    assert not wrong
+
+
+def test_configs_import_ml_collections_alone():
+    found = {i.split(".")[0] for p in (PACKAGE.parent / "configs").glob("*.py") for i in imports(p, True)}
+    assert found == {"ml_collections", "configs"}
