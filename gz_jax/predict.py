@@ -191,7 +191,7 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
         raise UserError(f"one pass needs networks that look at the same part of an image: {'; '.join(texts) or 'none'}")
     devices, size = jax.local_device_count(), networks[0].view.size
     padded = np.zeros((-(-batch_size // devices) * devices, size, size, 3), np.uint8)
-    views = [len(t.predict(padded)) for t in networks]
+    views = [t.views for t in networks]
 
     def together(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         n = len(pictures)

@@ -23,13 +23,15 @@ class Trained(NamedTuple):
     Attributes:
       predict: uint8 [b, S, S, 3] -> float32 [views, b, 37], one for each test-time view; b is any multiple
         of the number of devices, and each new b compiles once.
-      config: what it was trained with; view: the part of an image that it sees (S is `view.size`).
+      config: what it was trained with; view: the part of an image that it sees (S is `view.size`);
+        views: how many test-time views it is averaged over.
       workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
     config: ConfigDict
     view: View
+    views: int
     workdir: pathlib.Path
     step: int
     info: dict[str, Any]
@@ -90,6 +92,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1, devices: Sequence[j
         predict=lambda images: np.asarray(jitted(tree, images)),
         config=config,
         view=augment.unaugmented(parts.view, config.data.image_size),
+        views=views,
         workdir=workdir,
         step=at,
         info=info,

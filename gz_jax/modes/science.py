@@ -1,6 +1,5 @@
 """`--mode=predict` and `--mode=mergers`: a trained network's answers for any catalogue, and a fraction from them."""
 
-import os
 import pathlib
 from typing import Any
 
@@ -49,12 +48,14 @@ def mergers(workdir: str, flags: Any) -> int:
         raise UserError(
             f"--observability={','.join(flags.observability)}: time and error in Gyr, e.g. 0.5,0.2"
         ) from error
-    validation = flags.validation or os.path.join(workdir, "report", "validation.parquet")
-    output = pathlib.Path(flags.output or os.path.join(workdir, "mergers"))
+    runs = [pathlib.Path(run) for run in workdir.split(",")]
+    labelled = flags.validation.split(",") if flags.validation else [r / "report" / "validation.parquet" for r in runs]
+    output = pathlib.Path(flags.output or runs[0] / "mergers")
     merger_mode.merger_mode(
         flags.input.split(","),
-        validation,
+        labelled,
         output,
+        labels_csv=flags.labels,
         answer=flags.answer,
         threshold=flags.threshold,
         observability=observability,
