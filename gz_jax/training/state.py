@@ -54,6 +54,29 @@ def by_galaxy(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.GradientTransformation:
+    """Adam with Keras' (and TensorFlow's) epsilon: added to the root of the second moment before its bias is corrected.
+
+    That is Kingma & Ba's "epsilon hat" (2014, end of section 2). `optax.scale_by_adam` adds epsilon after the
+    correction; in the first hundreds of steps the same 1e-7 then counts up to 30 times less, and small gradients, such
+    as those deep in a pretrained network, make full-size steps.
+    """
+    plain = optax.scale_by_adam(b1, b2)
+
+    def update(
+        grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        del params
+        mu = optax.tree.update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, b2, 2)
+        count = optax.safe_increment(state.count)
+        scale = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        updates = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(plain.init, update)
+
+
 def adam() -> optax.GradientTransformation:
     """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), with its learning rates in the state.
 
@@ -65,7 +88,10 @@ def adam() -> optax.GradientTransformation:
 
     def make(learning_rate: float, body_learning_rate: float) -> optax.GradientTransformation:
         rates = {"rest": learning_rate, "body": body_learning_rate}
-        return optax.multi_transform({name: optax.adam(rate, eps=1e-7) for name, rate in rates.items()}, where)
+        each = {
+            name: optax.chain(scale_by_keras_adam(), optax.scale_by_learning_rate(rate)) for name, rate in rates.items()
+        }
+        return optax.multi_transform(each, where)
 
     return optax.inject_hyperparams(make)(learning_rate=0.0, body_learning_rate=0.0)
 

@@ -89,7 +89,7 @@ def test_a_step_is_adam_on_the_mean_squared_error():
         return jnp.square(labels.rescale(logits, "softmax") - batch["vote_fractions"]).mean()
 
     expected, grads = jax.value_and_grad(mse)(variables["params"])
-    adam = optax.adam(0.01, eps=1e-7)
+    adam = optax.chain(state.scale_by_keras_adam(), optax.scale(-0.01))
     updates, _ = adam.update(grads, adam.init(variables["params"]))
     assert float(loss) == pytest.approx(float(expected), rel=1e-6)
     expected_params = optax.apply_updates(variables["params"], updates)
@@ -158,3 +158,41 @@ def test_the_body_follows_its_own_rate(body_rate):
     # Adam's first step is the rate in every coordinate that has a gradient.
     assert moved["head"]["bias"] == pytest.approx(1e-2, rel=1e-2)
     assert moved["body"]["kernel"] == pytest.approx(body_rate, rel=1e-2)
+
+
+def steps_of(transform, gradients, rate):
+    """Positions of one parameter array under a transformation that scales gradients, from 0."""
+    params = jnp.zeros_like(gradients[0])
+    opt_state, path = transform.init(params), []
+    for gradient in gradients:
+        updates, opt_state = transform.update(gradient, opt_state)
+        params = params - rate * updates
+        path.append(params)
+    return np.array(path)
+
+
+def some_gradients():
+    """From where epsilon rules to where it does not matter."""
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.normal(size=(20, 6)) * 10.0 ** np.arange(-8, -2), jnp.float32)
+
+
+def test_adam_is_optaxs_but_for_epsilon():
+    gradients = some_gradients()
+    ours = steps_of(state.scale_by_keras_adam(eps=0.0), gradients, 1e-2)
+    np.testing.assert_allclose(ours, steps_of(optax.scale_by_adam(eps=0.0), gradients, 1e-2), rtol=1e-4, atol=1e-6)
+    first = steps_of(state.scale_by_keras_adam(eps=1e-7), jnp.full((1, 1), 1e-7), 1.0)
+    # m = 1e-8, sqrt(v) = sqrt(1e-3) * 1e-7, so the step is sqrt(1e-3) / (sqrt(1e-3) + 1) by hand.
+    np.testing.assert_allclose(first, -(1e-3**0.5) / (1e-3**0.5 + 1), rtol=1e-4)
+
+
+@pytest.mark.peers
+def test_adam_is_keras():
+    keras = pytest.importorskip("keras")
+    gradients = some_gradients()
+    variable = keras.Variable(np.zeros(6, np.float32))
+    optimizer = keras.optimizers.Adam(1e-2)
+    optimizer.build([variable])
+    for gradient, ours in zip(gradients, steps_of(state.scale_by_keras_adam(), gradients, 1e-2), strict=True):
+        optimizer.apply([keras.ops.convert_to_tensor(np.asarray(gradient))])
+        np.testing.assert_allclose(ours, keras.ops.convert_to_numpy(variable), rtol=1e-4, atol=1e-9)
