@@ -38,8 +38,8 @@ class Trained(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Names the network in a table's metadata."""
-        return f"{self.workdir.name}@{self.step}:{self.info['val_loss']:.6f}"
+        """Names the network, and its views, in a table's metadata."""
+        return f"{self.workdir.name}@{self.step}:{self.info['val_loss']:.6f}:{self.views}"
 
 
 def load(workdir: str | os.PathLike[str], *, views: int = 1, devices: Sequence[jax.Device] | None = None) -> Trained:

@@ -62,7 +62,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1, test: 
     validation = dataset.splits["validation"]
     ids, truth, predicted = predict_split(many or model, validation)
     single, best = predicted[0], predicted.mean(0)
-    write_validation(outdir / "validation.parquet", ids, truth, best, [model.fingerprint])
+    write_validation(outdir / "validation.parquet", ids, truth, best, [(many or model).fingerprint])
     test_set = None
     if test and "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
