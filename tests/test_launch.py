@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import time
 import numpy as np
 import pytest
 
+from gz_jax import predict_tables
+from gz_jax.data import synthetic
 from gz_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -137,6 +140,49 @@ def test_four_devices_log_what_one_does(whole, tmp_path):
     assert result.returncode == 0, result.stderr
     for a, b in zip(log_rows(whole[0]), log_rows(tmp_path / "run"), strict=True):
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_evaluated_compared_and_used(whole, tmp_path):
+    workdir, _ = whole
+    page = (workdir / "report" / "report.html").read_text()  # written by training itself
+    assert "http" not in page.split("</style>")[1].split("How this was made")[0]
+    result = launch("--mode=evaluate", f"--workdir={workdir}", "--views=8")
+    assert result.returncode == 0, result.stderr
+    with open(workdir / "report" / "views.csv") as file:
+        assert [row["views"] for row in csv.DictReader(file)] == ["1 view", "8 views"]
+    with open(workdir / "report" / "submission.csv") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 1 + 40
+    assert rows[0][:2] == ["GalaxyID", "Class1.1"]
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    result = launch("--mode=compare", str(workdir), str(other), f"--output={tmp_path}/comparison")
+    assert result.returncode == 0, result.stderr
+    assert "not significant" in result.stdout  # a run against itself
+    files = tmp_path / "galaxies"
+    synthetic.write_kaggle_files(files, 6, seed=5, num_test=5, layout="folders")
+    result = launch(
+        "--mode=predict", f"--workdir={workdir}", f"--input={files}/images_test_rev1", f"--output={tmp_path}/out"
+    )
+    assert result.returncode == 0, result.stderr
+    assert predict_tables.read(tmp_path / "out").num_rows == 5
+    assert "needs --input" in refusal(launch("--mode=mergers", f"--workdir={workdir}"))
+    assert "two workdirs or more" in refusal(launch("--mode=compare", str(workdir)))
+
+
+@pytest.mark.slow
+def test_kaggles_files_are_explored_and_trained_on(tmp_path):
+    synthetic.write_kaggle_files(tmp_path / "files", 60, seed=0, num_test=4, layout="one zip")
+    flags = (f"--config.data.dir={tmp_path}/files", f"--config.data.store={tmp_path}/store", "--config.batch_size=16")
+    result = launch("--mode=explore", "--config=configs/cnn.py", *flags, f"--workdir={tmp_path}/run")
+    assert result.returncode == 0, result.stderr
+    figures = {path.stem for path in (tmp_path / "run" / "explore" / "figures").glob("*.png")}
+    assert {"examples", "label_histograms", "prototypes", "correlation", "pipeline"} <= figures
+    rotate = ("--config.augment.rotate=True", "--config.num_epochs=1")
+    result = launch("--config=configs/cnn.py", *flags, *rotate, f"--workdir={tmp_path}/run")
+    assert result.returncode == 0, result.stderr
+    assert len(log_rows(tmp_path / "run")) == 1
 
 
 def test_another_config_in_the_same_workdir_is_refused(whole):
