@@ -247,15 +247,17 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
     if progress.history or progress.step_in_epoch:
         where = f"epoch {progress.epoch + 1}, batch {progress.step_in_epoch + 1}"
         print(f"continuing {workdir} at {where}", flush=True)
-    with _Signals(run):
-        while run.wanted(progress):
-            train_state, progress = run.train_epoch(train_state, progress)
-            train_state, progress = run.finish_epoch(train_state, progress)
-            last = not run.wanted(progress)
-            if last or run.save_is_due(int(train_state.step)):
-                run.save(train_state, progress)
-    for manager in (run.latest, run.best):
-        manager.close()
+    try:
+        with _Signals(run):
+            while run.wanted(progress):
+                train_state, progress = run.train_epoch(train_state, progress)
+                train_state, progress = run.finish_epoch(train_state, progress)
+                last = not run.wanted(progress)
+                if last or run.save_is_due(int(train_state.step)):
+                    run.save(train_state, progress)
+    finally:  # an interrupted run, too, ends only when what it saved is on disk
+        for manager in (run.latest, run.best):
+            manager.close()
     _write_metrics(workdir, progress, data.statistics)
     return progress
 
