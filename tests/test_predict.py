@@ -255,7 +255,7 @@ def test_other_images_and_networks_are_refused(catalogue, predicted, network, wo
     how = {"batch_size": 4, "shard_size": 8, **QUIET}
     with pytest.raises(UserError, match="catalogue images was 37 and is now 36"):
         predict_catalogue(catalogue.parent, predicted, [network], **how)
-    with pytest.raises(UserError, match=r"was \['seed0@7:0\.100000'\] and is now \['seed1@7:1\.100000'\]"):
+    with pytest.raises(UserError, match=r"was \['seed0@7:0\.100000:1'\] and is now \['seed1@7:1\.100000:1'\]"):
         predict_catalogue(catalogue, predicted, [trained.load(workdirs[1])], **how)
     other = trained.load(make_workdir(tmp_path / "other", crop=170))
     with pytest.raises(UserError, match=r"seed0: 204 of 424 px as 34 px; .*other: 170 of 424 px"):
