@@ -50,7 +50,8 @@ def comparison(results: dict[str, Any]) -> Figure:
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, top * 1.08)
-    axes.set_xlabel(f"fraction of galaxies, {100 * results['confidence']:g} % intervals; ticks: single networks")
+    ticks = "; ticks: single networks" if any(seeds_of.values()) else ""
+    axes.set_xlabel(f"fraction of galaxies, {100 * results['confidence']:g} % intervals{ticks}")
     axes.set_title(_title(results))
     axes.grid(axis="x", alpha=0.3)
     return figure
