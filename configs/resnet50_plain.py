@@ -7,5 +7,5 @@ def get_config():
     config = default.get_config()
     config.model.name = "resnet50"
     config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
-    config.data.cache = True
+    config.data.pipeline = "memory"  # nothing is augmented: decode once
     return config

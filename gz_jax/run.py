@@ -26,17 +26,21 @@ FREE = (
     "num_epochs",
     "data.dir",
     "data.store",
-    "data.cache",
+    "data.pipeline",
+    "data.steps_per_dispatch",
     "model.pretrained",  # the weights' fingerprint is compared instead
     "checkpoint.every_seconds",
     "checkpoint.every_steps",
     "tensorboard",
 )
 
+# Fields that younger workdirs have, with what older ones did.
+ADDED = {"data.pipeline": "stream", "data.steps_per_dispatch": 0}
 
 ONE_OF = {
     "data.source": ("galaxy_zoo", "synthetic"),
     "data.on_bad": ("fail", "skip"),
+    "data.pipeline": ("stream", "memory", "device"),
     "model.name": models.NAMES,
     "model.activation": ("sigmoid", "divisive", "softmax"),
     "model.dtype": ("float32", "bfloat16"),
@@ -154,6 +158,7 @@ def open_dataset(config: ConfigDict) -> Dataset:
         on_bad=d.on_bad,
         image_size=d.image_size,
         store=d.store,
+        prepared=d.pipeline == "stream",
     )
 
 
@@ -216,7 +221,7 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        flat = json.loads(path.read_text())["config"]
+        flat = ADDED | json.loads(path.read_text())["config"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{workdir} is not a workdir of a training run: {path} cannot be read ({error}).") from error
     config: dict[str, Any] = {}

@@ -185,6 +185,31 @@ def test_kaggles_files_are_explored_and_trained_on(tmp_path):
     assert len(log_rows(tmp_path / "run")) == 1
 
 
+def test_without_tensorflow_galaxies_on_the_device_train_as_streamed_ones(tmp_path):
+    synthetic.write_kaggle_files(tmp_path / "kaggle", 160, seed=2, num_test=4)
+    flags = ["--config=configs/cnn.py", f"--config.data.dir={tmp_path / 'kaggle'}", "--config.num_epochs=2"]
+    flags += ["--config.augment.rotate=True", f"--config.data.store={tmp_path / 'store'}", "--config.batch_size=32"]
+    blocker = tmp_path / "blocker"
+    for name in ("tensorflow", "tensorflow_datasets", "array_record"):
+        (blocker / name).mkdir(parents=True)
+        (blocker / name / "__init__.py").write_text("raise ImportError('not here')")
+    for pipe in ("device", "device", "stream"):  # the second time from the cutouts kept on disk
+        path = os.pathsep.join([str(blocker), str(ROOT)] if pipe == "device" else [str(ROOT)])
+        command_line = command(*flags, f"--config.data.pipeline={pipe}", f"--workdir={tmp_path / pipe}")
+        result = subprocess.run(
+            command_line, cwd=ROOT, env=environment() | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / pipe / "report" / "report.html").exists()
+    device, stream = (log_rows(tmp_path / pipe) for pipe in ("device", "stream"))
+    for a, b in zip(device, stream, strict=True):
+        np.testing.assert_allclose(float(a["val_loss"]), float(b["val_loss"]), rtol=0.01)
+    (kept,) = (tmp_path / "store" / "galaxy_zoo_cutouts").iterdir()
+    names = sorted(p.name for p in kept.iterdir())
+    kept = [f"{name}{end}" for name in ("train_292", "validation_204to68") for end in (".labels.npz", ".npy")]
+    assert names == ["checked.json", *kept]
+
+
 def test_another_config_in_the_same_workdir_is_refused(whole):
     workdir, _ = whole
     message = refusal(launch(*SMALL, f"--workdir={workdir}", "--config.learning_rate=0.5"))

@@ -7,6 +7,7 @@ TensorFlow for this.
 """
 
 import functools
+import json
 import logging
 import os
 import pathlib
@@ -21,6 +22,7 @@ from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import quiet
 from gz_jax.data.split import Dataset, Records, Split
 from gz_jax.errors import UserError
+from gz_jax.files import write_json
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ def open_dataset(
     image_size: int = 424,
     store: str | os.PathLike | None = None,
     workers: int | None = None,
+    prepared: bool = True,
 ) -> Dataset:
     """Kaggle's galaxies with random access; checked and prepared the first time, opened after that.
 
@@ -73,6 +76,8 @@ def open_dataset(
       image_size: side of the images in pixels; another is a fault.
       store: TFDS' data directory; default TFDS' own (`~/tensorflow_datasets`, or TFDS_DATA_DIR).
       workers: threads that check images; default one per core.
+      prepared: write and read TFDS' files; else Kaggle's own are read, TFDS is not needed, and only what the check
+        found is kept, in `cache_dir`.
 
     Returns:
       Dataset with splits 'train', 'validation' and, given test images, 'test'; ordered by galaxy_id.
@@ -85,12 +90,15 @@ def open_dataset(
         raise UserError(f"config.data.on_bad is {on_bad!r}; it must be 'fail' or 'skip'")
     if not 0 < validation_fraction < 1:
         raise UserError(f"the validation fraction is {validation_fraction}; it must lie between 0 and 1")
+    store = store_dir(store)
+    files = _find_or_download(data_dir, store)
+    name = f"{kaggle.fingerprint(files)}_seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
+    choose = functools.partial(_checked, files, image_size, workers, on_bad, seed, validation_fraction)
+    if not prepared:
+        return _as_they_are(cache_dir(store, name), name, choose)
     tensorflow_cpu.quiet()
     import tensorflow_datasets as tfds
 
-    store = pathlib.Path(store or tfds.core.constants.DATA_DIR).expanduser()
-    files = _find_or_download(data_dir, store)
-    name = f"{kaggle.fingerprint(files)}_seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
     open_builder = functools.partial(
         galaxy_zoo_builder.builder_class(), data_dir=store, config=tfds.core.BuilderConfig(name=name)
     )
@@ -101,25 +109,83 @@ def open_dataset(
             with quiet():
                 builder = open_builder()  # another process may have prepared it while we waited
             if not builder.info.initialized:
-                solutions, problems = galaxy_zoo_builder.check(files, image_size, workers)
-                if problems and on_bad == "fail":
-                    raise UserError(
-                        f"{kaggle_check.report(problems, files.directory)}\n"
-                        "Repair the files, or go on without these galaxies: --config.data.on_bad=skip"
-                    )
-                contents = galaxy_zoo_builder.choose(files, solutions, problems, seed, validation_fraction)
+                contents = choose()
                 with quiet():
                     galaxy_zoo_builder.prepare(open_builder(contents=contents), contents, store)
                     builder = open_builder()
-    statistics, skipped = builder.info.metadata["statistics"], builder.info.metadata["skipped"]
-    if statistics["ks_exceeded"]:
-        worst = ", ".join(f"{c} ({statistics['ks_distance'][c]:.3f})" for c in statistics["ks_exceeded"])
-        _log.warning("train and validation differ more than chance allows (KS distance) in %s", worst)
     splits = {
         key: Split(info.num_examples, _split_reader(info.file_instructions))
         for key, info in builder.info.splits.items()
     }
-    return Dataset(splits, name, statistics, tuple(map(tuple, skipped)))
+    return _dataset(splits, name, builder.info.metadata)
+
+
+def store_dir(store: str | os.PathLike | None) -> pathlib.Path:
+    """Where prepared data goes: `store`, else TFDS' own choice."""
+    return pathlib.Path(store or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def cache_dir(store: str | os.PathLike | None, name: str) -> pathlib.Path:
+    """Where decoded cutouts of the data set `name` are kept."""
+    return store_dir(store) / "galaxy_zoo_cutouts" / name
+
+
+def _checked(
+    files: kaggle.KaggleFiles,
+    image_size: int,
+    workers: int | None,
+    on_bad: str,
+    seed: int,
+    validation_fraction: float,
+    problems: Sequence[kaggle_check.Problem] | None = None,
+) -> galaxy_zoo_builder.Contents:
+    """Who goes where, after everything is checked; `problems` are those of an earlier check."""
+    if problems is None:
+        solutions, problems = galaxy_zoo_builder.check(files, image_size, workers)
+    else:
+        solutions = kaggle_check.read_solutions(files.solutions)
+    if problems and on_bad == "fail":
+        raise UserError(
+            f"{kaggle_check.report(problems, files.directory)}\n"
+            "Repair the files, or go on without these galaxies: --config.data.on_bad=skip"
+        )
+    return galaxy_zoo_builder.choose(files, solutions, problems, seed, validation_fraction)
+
+
+def _as_they_are(cache: pathlib.Path, name: str, choose: Callable[..., galaxy_zoo_builder.Contents]) -> Dataset:
+    """The data set read from Kaggle's files; what a check found is kept, since it takes a while."""
+    found = cache / "checked.json"
+    try:
+        problems = [kaggle_check.Problem(*problem) for problem in json.loads(found.read_text())]
+    except FileNotFoundError:
+        problems = None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{found} cannot be read ({error}): remove it, and the files are checked again") from error
+    contents = choose(problems=problems)
+    if problems is None:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            write_json(found, contents.metadata["skipped"])
+        except OSError as error:
+            raise UserError(f"cannot write to {cache} ({error.strerror}): set --config.data.store") from error
+
+    def split(images: kaggle.Images, ids: np.ndarray, votes: np.ndarray) -> Split:
+        def read(index: np.ndarray) -> Records:
+            files = np.empty(len(index), object)
+            files[:] = [images.read(i) for i in ids[index].tolist()]
+            return {"galaxy_id": ids[index], "vote_fractions": votes[index], "image": files}
+
+        return Split(len(ids), read)
+
+    return _dataset({key: split(*value) for key, value in contents.splits.items()}, name, contents.metadata)
+
+
+def _dataset(splits: dict[str, Split], name: str, metadata: dict[str, Any]) -> Dataset:
+    statistics = metadata["statistics"]
+    if statistics["ks_exceeded"]:
+        worst = ", ".join(f"{c} ({statistics['ks_distance'][c]:.3f})" for c in statistics["ks_exceeded"])
+        _log.warning("train and validation differ more than chance allows (KS distance) in %s", worst)
+    return Dataset(splits, name, statistics, tuple(map(tuple, metadata["skipped"])))
 
 
 def _has_kaggle_credentials() -> bool:

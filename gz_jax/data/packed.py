@@ -5,12 +5,13 @@ in 0.7 GB), else a cutout large enough for the augmentation. Pillow decodes; Ten
 """
 
 import concurrent.futures
+import functools
 import io
 import os
 import pathlib
+import shutil
 import sys
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,8 +21,24 @@ from tqdm import tqdm
 from gz_jax.data import augment
 from gz_jax.data.augment import View
 from gz_jax.data.split import Records, Split
+from gz_jax.errors import UserError
 
-CHUNK = 256
+CHUNK = 1024
+
+
+class Packed(NamedTuple):
+    """A split as arrays, in its order.
+
+    image: uint8 [n, side, side, 3], perhaps memory-mapped; vote_fractions: float32 [n, 37]; galaxy_id: int64 [n].
+    """
+
+    image: np.ndarray
+    vote_fractions: np.ndarray
+    galaxy_id: np.ndarray
+
+    def split(self) -> Split:
+        """The same galaxies, read by index."""
+        return Split(len(self.galaxy_id), lambda index: {name: a[index] for name, a in self._asdict().items()})
 
 
 def cut_out(jpeg: bytes, cutout: int) -> np.ndarray:
@@ -31,76 +48,99 @@ def cut_out(jpeg: bytes, cutout: int) -> np.ndarray:
     return image[top : top + cutout, left : left + cutout]
 
 
-def pack(
-    split: Split, view: View, *, final: bool, path: pathlib.Path | None = None, workers: int | None = None
-) -> Split:
-    """A split whose `read` returns uint8 images without decoding.
+def decoded(split: Split, view: View, *, final: bool, workers: int | None = None) -> Split:
+    """The split with images as uint8 [n, side, side, 3], decoded by `workers` threads as they are read.
 
     Args:
-      final: keep the network's input (warped once by the identity); else the `view.cutout` pixels of the source.
-      path: a .npy file for the images, memory-mapped and kept for the next time; None holds them in memory.
-      workers: decoding threads, by default one for each core.
-
-    Returns:
-      A split with the same galaxies in the same order; images uint8 [n, side, side, 3].
+      final: the network's input (warped by the identity); else the `view.cutout` pixels of the source.
+      workers: by default one for each core.
     """
-    side = view.size if final else view.cutout
-    shape = (split.size, side, side, 3)
-    if split.size and split.read(np.array([0]))["image"].dtype != object:
+    if not is_encoded(split):
         return split
-    ids, votes = np.empty(split.size, np.int64), np.empty((split.size, 37), np.float32)
-    extra = None if path is None else path.with_suffix(".labels.npz")
-    if path is not None and path.exists() and extra.exists():
-        with np.load(extra) as saved:
-            return _split(np.load(path, mmap_mode="r"), saved["vote_fractions"], saved["galaxy_id"])
-    temporary = None if path is None else path.with_name(f".{path.name}.{os.getpid()}")
-    if temporary is None:
-        images = np.empty(shape, np.uint8)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-    for start, records in _decoded(split, view, final, workers or os.cpu_count() or 1):
-        stop = start + len(records["galaxy_id"])
-        images[start:stop], votes[start:stop] = records["image"], records["vote_fractions"]
-        ids[start:stop] = records["galaxy_id"]
-    if temporary is not None:
-        images.flush()
-        with open(extra.with_name(f".{extra.name}.{os.getpid()}"), "wb") as file:
-            np.savez(file, vote_fractions=votes, galaxy_id=ids)
-        os.replace(file.name, extra)
-        os.replace(temporary, path)  # last: its presence says that all is whole
-        images = np.load(path, mmap_mode="r")
-    return _split(images, votes, ids)
-
-
-def _decoded(split: Split, view: View, final: bool, workers: int) -> Iterator[tuple[int, Records]]:
+    pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1)
     shrink = jax.jit(augment.warp, static_argnums=2)
 
-    def work(start: int) -> tuple[int, Records]:
-        records = split.read(np.arange(start, min(start + CHUNK, split.size)))
-        images: Any = np.stack([cut_out(jpeg, view.cutout) for jpeg in records["image"]])
-        if final:
-            affines = np.broadcast_to(augment.affine(), (len(images), 2, 3))
-            small = augment.box_mean(images, view)
-            images = np.asarray(shrink(images, affines, view)) if small is None else small
-        return start, {**records, "image": images}
+    def small(jpeg: bytes) -> np.ndarray:
+        image = cut_out(jpeg, view.cutout)
+        mean = augment.box_mean(image[None], view) if final else None
+        return image if mean is None else mean[0]
 
-    with (
-        concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        tqdm(total=split.size, desc="decoding", unit="image", mininterval=0.5 if sys.stderr.isatty() else 30) as bar,
-    ):
-        starts = iter(range(0, split.size, CHUNK))
-        pending = {pool.submit(work, s) for _, s in zip(range(2 * workers), starts, strict=False)}
-        while pending:
-            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                bar.update(len(future.result()[1]["galaxy_id"]))
-                pending |= {pool.submit(work, s) for s in [next(starts, None)] if s is not None}
-
-
-def _split(images: np.ndarray, votes: np.ndarray, ids: np.ndarray) -> Split:
     def read(index: np.ndarray) -> Records:
-        return {"image": images[index], "vote_fractions": votes[index], "galaxy_id": ids[index]}
+        records = split.read(index)
+        images = np.stack(list(pool.map(small, records["image"])))
+        if final and images.shape[1] != view.size:
+            identity = np.broadcast_to(augment.affine(), (len(images), 2, 3))
+            images = np.asarray(shrink(images, identity, view))
+        return {**records, "image": images}
 
-    return Split(len(ids), read)
+    return Split(split.size, read)
+
+
+def is_encoded(split: Split) -> bool:
+    """Whether the images of a split are JPEG files still."""
+    return split.size > 0 and split.read(np.array([0]))["image"].dtype == object
+
+
+def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = None) -> Packed:
+    """Every galaxy of a split, decoded.
+
+    Args:
+      final: see `decoded`; images that are arrays already stay as they are.
+      path: a .npy file for the images, memory-mapped and kept for the next time; None holds them in memory.
+
+    Raises:
+      UserError: the disk cannot hold the file.
+    """
+    if path is not None and path.exists() and _labels(path).exists():
+        with np.load(_labels(path)) as saved:
+            return Packed(np.load(path, mmap_mode="r"), saved["vote_fractions"], saved["galaxy_id"])
+    if not is_encoded(split):
+        records = split.read(np.arange(split.size))
+        return Packed(*(records[name] for name in Packed._fields))
+    side = view.size if final else view.cutout
+    shape = (split.size, side, side, 3)
+    fill = functools.partial(_fill, decoded(split, view, final=final))
+    if path is None:
+        return fill(np.empty(shape, np.uint8))
+    temporary = [file.with_name(f".{file.name}.{os.getpid()}") for file in (path, _labels(path))]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        needed, free = float(np.prod(shape)), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise UserError(
+                f"the decoded cutouts need {needed / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f}: make room, "
+                "choose another --config.data.store, or stream the images: --config.data.pipeline=stream"
+            )
+        packed = fill(np.lib.format.open_memmap(temporary[0], "w+", np.uint8, shape))
+        packed.image.flush()
+        with open(temporary[1], "wb") as file:
+            np.savez(file, vote_fractions=packed.vote_fractions, galaxy_id=packed.galaxy_id)
+        os.replace(temporary[1], _labels(path))
+        os.replace(temporary[0], path)  # last: its presence says that all is whole
+    except OSError as error:
+        raise UserError(f"cannot keep decoded cutouts in {path.parent}: {error.strerror}") from error
+    finally:
+        for file in temporary:
+            file.unlink(missing_ok=True)
+    return packed._replace(image=np.load(path, mmap_mode="r"))
+
+
+def file_name(name: str, view: View, final: bool) -> str:
+    """Of a split's cutouts: what was kept of its images."""
+    return f"{name}_{view.crop}to{view.size}.npy" if final else f"{name}_{view.cutout}.npy"
+
+
+def _labels(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".labels.npz")
+
+
+def _fill(split: Split, images: np.ndarray) -> Packed:
+    ids, votes = np.empty(split.size, np.int64), np.empty((split.size, 37), np.float32)
+    interval: Any = 0.5 if sys.stderr.isatty() else 30
+    with tqdm(total=split.size, desc="decoding", unit="image", mininterval=interval) as bar:
+        for start in range(0, split.size, CHUNK):
+            index = np.arange(start, min(start + CHUNK, split.size))
+            records = split.read(index)
+            images[index], votes[index], ids[index] = (records[name] for name in Packed._fields)
+            bar.update(len(index))
+    return Packed(images, votes, ids)

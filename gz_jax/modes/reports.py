@@ -59,14 +59,20 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1, test: 
     outdir = model.workdir / "report"
     outdir.mkdir(exist_ok=True)
     many = trained.load(model.workdir, views=views) if views > 1 else None
+    # TensorFlow decodes what was trained with it, to the bit as then; Pillow the rest.
+    streamed = model.config.data.pipeline == "stream"
+
+    def decode(split: Split) -> Split:
+        return split if streamed else packed.decoded(split, model.view, final=True)
+
     validation = dataset.splits["validation"]
-    ids, truth, predicted = predict_split(many or model, validation)
+    ids, truth, predicted = predict_split(many or model, decode(validation))
     single, best = predicted[0], predicted.mean(0)
     write_validation(outdir / "validation.parquet", ids, truth, best, [(many or model).fingerprint])
     test_set = None
     if test and "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
-        test_ids, _, test_predicted = predict_split(many or model, split)
+        test_ids, _, test_predicted = predict_split(many or model, decode(split))
         test_set = report.TestSet(test_ids, test_predicted.mean(0), functools.partial(images, split))
         report.write_submission(outdir / "submission.csv", test_ids, test_predicted.mean(0))
     return report.evaluation_report(

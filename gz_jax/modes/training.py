@@ -6,13 +6,15 @@ import sys
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from gz_jax import run, trained
-from gz_jax.data import kaggle_check, packed, pipeline
+from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
-from gz_jax.training import loop, state
+from gz_jax.training import loop, resident, state
 from gz_jax.training.schedule import PlateauRule
 
 
@@ -35,31 +37,50 @@ def settings(config: ConfigDict) -> loop.Settings:
     )
 
 
-def stream(config: ConfigDict, dataset: Dataset, parts: run.Parts) -> loop.Data:
-    """Training and validation batches of a data set."""
+def feed(
+    config: ConfigDict, dataset: Dataset, parts: run.Parts, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[loop.Data, loop.Steps]:
+    """What the config's pipeline feeds the steps with, and the steps that take it."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
-    plain = parts.augmentation.is_identity
-    if config.data.cache:
-        train = packed.pack(train, parts.view, final=plain)
-        validation = packed.pack(validation, parts.view, final=True)
+    options = {"batch_size": config.batch_size, "seed": config.seed}
+    how = (parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
+    ids = functools.partial(pipeline.train_indices, train.size, **options)
+    same = {
+        "steps_per_epoch": len(ids(epoch=0)),
+        "galaxy_ids": lambda epoch, at: train.read(ids(epoch=epoch)[at])["galaxy_id"],
+        "statistics": dataset.statistics,
+    }
+    if config.data.pipeline != "stream":
+        kept = galaxy_zoo.cache_dir(config.data.store, dataset.fingerprint) if packed.is_encoded(train) else None
+        packs = [
+            packed.pack(split, parts.view, final=final, path=kept and kept / packed.file_name(name, parts.view, final))
+            for name, split, final in (
+                ("train", train, parts.augmentation.is_identity),
+                ("validation", validation, True),
+            )
+        ]
+        if config.data.pipeline == "device" and resident.fits(sum(p.image.nbytes for p in packs), mesh):
+            galaxies = [resident.put(p, mesh) for p in packs]
+            view = augment.seen(packs[0].image.shape[1], parts.view)
+            steps = config.data.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
+            plans = functools.partial(
+                resident.train_plans, packs[0].galaxy_id, parts.augmentation, steps=steps, **options
+            )
+            data = loop.Data(
+                train=lambda epoch, first: plans(epoch=epoch, first_step=first),
+                validation=lambda: resident.eval_plans(validation.size, config.batch_size, steps),
+                **same,
+            )
+            return data, resident.compile_steps(*galaxies, view, *how)
+        train, validation = (p.split() for p in packs)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    indices = functools.partial(pipeline.train_indices, train.size, config.batch_size, seed=config.seed)
-    return loop.Data(
-        train=lambda epoch, first: pipeline.train_batches(
-            train,
-            parts.view,
-            parts.augmentation,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            first_step=first,
-            **share,
-        ),
+    batches = functools.partial(pipeline.train_batches, train, parts.view, parts.augmentation, **options, **share)
+    data = loop.Data(
+        train=lambda epoch, first: ((1, batch) for batch in batches(epoch=epoch, first_step=first)),
         validation=lambda: pipeline.eval_batches(validation, parts.view, batch_size=config.batch_size, **share),
-        steps_per_epoch=len(indices(epoch=0)),
-        galaxy_ids=lambda epoch, at: train.read(indices(epoch=epoch)[at])["galaxy_id"],
-        statistics=dataset.statistics,
+        **same,
     )
+    return data, loop.compile_steps(*how)
 
 
 def train(config: ConfigDict, workdir: str) -> int:
@@ -72,15 +93,14 @@ def train(config: ConfigDict, workdir: str) -> int:
         kaggle_check.write_skipped_csv(path / "skipped.csv", dataset.skipped)
         print(f"{len(dataset.skipped)} galaxies left out, see {path / 'skipped.csv'}", flush=True)
     parts = run.parts(config)
-    data = stream(config, dataset, parts)
     mesh, optimizer = state.make_mesh(), state.adam()
+    data, steps = feed(config, dataset, parts, optimizer, mesh)
     variables = state.initial_variables(
         parts.module, config.data.size, jax.random.fold_in(jax.random.key(config.seed), 0)
     )
     if weights is not None:
         variables = imagenet.insert(variables, weights)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
-    steps = loop.compile_steps(parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
     try:
         progress = loop.train(path, settings(config), data, steps, state.start(variables, optimizer, mesh))
     except loop.InterruptedRunError:

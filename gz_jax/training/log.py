@@ -50,10 +50,10 @@ class Bar:
         """Whether a fresh loss would be shown (reading one makes the host wait for the device)."""
         return time.monotonic() - self.last_line > (0.5 if self.tqdm else LINE_SECONDS)
 
-    def advance(self, loss: float | None = None) -> None:
-        self.done += 1
+    def advance(self, loss: float | None = None, steps: int = 1) -> None:
+        self.done += steps
         if self.tqdm:
-            self.tqdm.update()
+            self.tqdm.update(steps)
         if loss is None:
             return
         now = time.monotonic()

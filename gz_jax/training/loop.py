@@ -49,21 +49,25 @@ class Settings(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Streams of batches: `train(epoch, first_step)` and `validation()` give NumPy batches of this process's rows."""
+    """What the steps are fed with, from the host.
 
-    train: Callable[[int, int], Iterable[step.Batch]]
-    validation: Callable[[], Iterable[step.Batch]]
+    `train(epoch, first_step)` gives pairs: the number of steps of a dispatch, and its input for `Steps.train`.
+    `validation()` gives inputs for `Steps.evaluate`. Inputs are NumPy arrays, those of a stream this process's rows.
+    """
+
+    train: Callable[[int, int], Iterable[tuple[int, Any]]]
+    validation: Callable[[], Iterable[Any]]
     steps_per_epoch: int
     galaxy_ids: Callable[[int, int], np.ndarray]  # of a batch of (epoch, step), to name them in an error
     statistics: dict[str, Any]
 
 
 class Steps(NamedTuple):
-    """The jitted steps over a mesh."""
+    """The jitted steps over a mesh; `put` sends an input to the devices. `train` also returns the last step's loss."""
 
-    train: Callable[[TrainState, step.Batch], tuple[TrainState, jax.Array]]
-    evaluate: Callable[[PyTree, PyTree, step.Batch], tuple[state.Sums, jax.Array]]
-    put: Callable[[step.Batch], step.Batch]
+    train: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
+    evaluate: Callable[[PyTree, PyTree, Any], state.Sums]
+    put: Callable[[Any], Any]
 
 
 class InterruptedRunError(Exception):
@@ -77,13 +81,13 @@ def compile_steps(
     seed: int,
     mesh: Mesh,
 ) -> Steps:
-    """Jit the steps: state replicated and donated, batches split over the mesh by galaxy."""
+    """Jit the steps for streamed batches: state replicated and donated, batches split over the mesh by galaxy."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
-    key = jax.random.fold_in(jax.random.key(seed), 1)  # 0 drew the initial weights
+    key = dropout_key(seed)
     train = functools.partial(step.train_step, apply=apply, optimizer=optimizer, activation=activation)
-    evaluate = functools.partial(step.eval_step, apply=apply, activation=activation)
     jitted_train = jax.jit(train, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0)
-    jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=(whole, split))
+    evaluate = functools.partial(step.eval_step, apply=apply, activation=activation)
+    jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
 
     def put(batch: step.Batch) -> step.Batch:
         arrays = {name: batch[name] for name in ("image", "vote_fractions", "mask")}
@@ -92,17 +96,22 @@ def compile_steps(
     return Steps(lambda s, b: jitted_train(s, b, key), jitted_eval, put)
 
 
-def evaluate(steps: Steps, params: PyTree, batch_stats: PyTree, batches: Iterable[step.Batch]) -> dict[str, float]:
+def dropout_key(seed: int) -> jax.Array:
+    """The run's key for dropout; fold 0 of the seed's key drew the initial weights."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+def evaluate(steps: Steps, params: PyTree, batch_stats: PyTree, batches: Iterable[Any]) -> dict[str, float]:
     """MSE and accuracy over every galaxy of a stream, each exactly once."""
     totals = None
     for batch in prefetch(steps.put, batches):
-        sums, _ = steps.evaluate(params, batch_stats, batch)
+        sums = steps.evaluate(params, batch_stats, batch)
         totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
     return step.metrics(totals)
 
 
-def prefetch(put: Callable[[step.Batch], step.Batch], batches: Iterable[step.Batch]) -> Iterator[step.Batch]:
-    """Batches on the device, each sent while the one before is computed."""
+def prefetch(put: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
+    """Inputs on the device, each sent while the one before is computed."""
     ahead = None
     for batch in batches:
         ready, ahead = ahead, put(batch)
@@ -157,9 +166,10 @@ class Run:
             f"kept in {self.workdir}. A lower --config.learning_rate may help. GalaxyIDs of the batch: {ids}"
         )
 
-    def save_is_due(self, global_step: int) -> bool:
+    def save_is_due(self, before: int, after: int) -> bool:
+        """Whether a checkpoint falls due among the steps after `before` up to `after`."""
         every = self.settings.every_steps
-        if every and global_step % every == 0:
+        if every and before // every != after // every:
             return True
         if jax.process_count() > 1:  # clocks differ, and all processes must save together
             return False
@@ -173,17 +183,20 @@ class Run:
         losses: collections.deque[jax.Array] = collections.deque()
         bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size)
         try:
-            for done, batch in enumerate(prefetch(self.steps.put, self.data.train(epoch, first)), first + 1):
+            done = first
+            pairs = self.data.train(epoch, first)
+            for count, batch in prefetch(lambda pair: (pair[0], self.steps.put(pair[1])), pairs):
                 train_state, loss = self.steps.train(train_state, batch)
                 losses.append(loss)
                 if len(losses) > AHEAD:  # a bound on what waits on the device, not a stall
                     losses.popleft().block_until_ready()
-                bar.advance(float(loss) if bar.due() else None)
+                bar.advance(float(loss) if bar.due() else None, count)
+                done += count
                 progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
                 if self.signal is not None:
                     self.save(train_state, progress)
                     raise InterruptedRunError
-                if done < total and self.save_is_due(epoch * total + done):
+                if done < total and self.save_is_due(epoch * total + done - count, epoch * total + done):
                     self.save(train_state, progress)
         finally:
             bar.close()
@@ -253,7 +266,7 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
                 train_state, progress = run.train_epoch(train_state, progress)
                 train_state, progress = run.finish_epoch(train_state, progress)
                 last = not run.wanted(progress)
-                if last or run.save_is_due(int(train_state.step)):
+                if last or run.save_is_due(run.data.steps_per_epoch * progress.epoch - 1, int(train_state.step)):
                     run.save(train_state, progress)
     finally:  # an interrupted run, too, ends only when what it saved is on disk
         for manager in (run.latest, run.best):

@@ -102,7 +102,7 @@ def predict_step(
 
 def eval_step(
     params: PyTree, batch_stats: PyTree, batch: Batch, *, apply: Apply, activation: labels.Activation
-) -> tuple[Sums, jax.Array]:
-    """A batch's sums, and its predicted vote fractions float32 [B, 37]."""
+) -> Sums:
+    """A batch's sums; the batch as in `train_step`, its mask False on padding."""
     predicted = predict_step(params, batch_stats, batch["image"], apply=apply, activation=activation)
-    return batch_sums(predicted, batch["vote_fractions"], batch["mask"]), predicted
+    return batch_sums(predicted, batch["vote_fractions"], batch["mask"])

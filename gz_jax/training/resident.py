@@ -1,0 +1,166 @@
+"""Training on galaxies that live on the devices: every cutout in device memory, several steps for each dispatch.
+
+The host sends indices and affine maps alone; gathering, warping and the step are one compiled program. The images are
+split over the devices by galaxy; XLA fetches a batch's rows from wherever they lie, so that the numbers do not depend
+on the number of devices.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from gz_jax import labels
+from gz_jax.data import augment, pipeline
+from gz_jax.data.augment import Augmentation, View
+from gz_jax.data.packed import Packed
+from gz_jax.training import loop, state, step
+from gz_jax.training.loop import Steps
+from gz_jax.training.state import PyTree, Sums, TrainState
+
+FULL = 0.7  # of a device's memory may be images
+
+
+class Galaxies(NamedTuple):
+    """On the devices: image uint8 [n, side, side, 3], split over them by galaxy; vote_fractions float32 [n, 37]."""
+
+    image: jax.Array
+    vote_fractions: jax.Array
+
+
+class Plan(NamedTuple):
+    """What a dispatch does: `index` int32 [k, b] and `mask` bool [k, b] of its batches, `affine` float32 [k, b, 2, 3].
+
+    `count` int32: how many of the k batches are to be met; affine None: the images as they are.
+    """
+
+    index: Any
+    mask: Any
+    affine: Any
+    count: Any
+
+
+def fits(nbytes: int, mesh: Mesh) -> bool:
+    """Whether the devices can hold so many bytes of images (True where they do not tell their memory); says if not."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
+    limit = mesh.size * FULL * min([limit for limit in limits if limit], default=float("inf"))
+    if nbytes > limit:
+        print(
+            f"the galaxies need {nbytes / 1e9:.1f} GB and {mesh.size} device(s) have {limit / 1e9:.1f} to spare: they "
+            "stay in the host's memory",
+            flush=True,
+        )
+    return nbytes <= limit
+
+
+def put(galaxies: Packed, mesh: Mesh) -> Galaxies:
+    """Send the galaxies to the devices, each process what its own devices hold; the last rows are repeated to fit."""
+    size = -(-len(galaxies.galaxy_id) // mesh.size) * mesh.size
+
+    def rows(where: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = where[0].indices(size)
+        part = galaxies.image[start:stop]
+        missing = stop - start - len(part)
+        return np.concatenate([part, galaxies.image[-1:].repeat(missing, 0)]) if missing else np.asarray(part)
+
+    shape = (size, *galaxies.image.shape[1:])
+    image = jax.make_array_from_callback(shape, state.by_galaxy(mesh), rows)
+    return Galaxies(image, jax.device_put(galaxies.vote_fractions, state.replicated(mesh)))
+
+
+def train_plans(
+    galaxy_id: np.ndarray,
+    augmentation: Augmentation,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    first_step: int,
+    steps: int,
+) -> Iterator[tuple[int, Plan]]:
+    """An epoch's dispatches of up to `steps` steps from `first_step` on: the batches of `pipeline.train_batches`."""
+    indices = pipeline.train_indices(len(galaxy_id), batch_size, seed=seed, epoch=epoch)
+    for start in range(first_step, len(indices), steps):
+        index = indices[start : start + steps]
+        affine = None
+        if not augmentation.is_identity:
+            affine = augment.draw(augmentation, seed, epoch, galaxy_id[index.ravel()]).reshape(*index.shape, 2, 3)
+        yield len(index), _plan(index, np.ones(index.shape, bool), affine, steps)
+
+
+def eval_plans(size: int, batch_size: int, steps: int) -> Iterator[Plan]:
+    """The dispatches of an evaluation, of up to `steps` batches."""
+    index, mask = pipeline.eval_indices(size, batch_size)
+    for start in range(0, len(index), steps):
+        part = slice(start, start + steps)
+        yield _plan(index[part], mask[part], None, steps)
+
+
+def _plan(index: np.ndarray, mask: np.ndarray, affine: np.ndarray | None, steps: int) -> Plan:
+    """A plan that is filled up to `steps`, so that all have one shape."""
+
+    def fill(array: np.ndarray) -> np.ndarray:
+        return np.concatenate([array, np.repeat(array[-1:], steps - len(array), 0)])
+
+    return Plan(
+        fill(index).astype(np.int32), fill(mask), None if affine is None else fill(affine), np.int32(len(index))
+    )
+
+
+def look(galaxies: Galaxies, plan: Plan, i: jax.Array | int, view: View) -> step.Batch:
+    """Batch i of a plan, as the network sees it: image uint8 [b, size, size, 3], vote_fractions, mask."""
+    image = galaxies.image[plan.index[i]]
+    if plan.affine is not None:
+        image = augment.warp(image, plan.affine[i], view)
+    return {"image": image, "vote_fractions": galaxies.vote_fractions[plan.index[i]], "mask": plan.mask[i]}
+
+
+def repeat(plan: Plan, body: Callable[[jax.Array | int, Any], Any], carry: Any) -> Any:
+    """`body` for each batch of a plan. One alone stands outside of a loop: in loops XLA's convolutions on CPU crawl."""
+    return body(0, carry) if len(plan.index) == 1 else jax.lax.fori_loop(0, plan.count, body, carry)
+
+
+def compile_steps(
+    training: Galaxies,
+    validation: Galaxies,
+    view: View,
+    apply: step.Apply,
+    optimizer: optax.GradientTransformation,
+    activation: labels.Activation,
+    seed: int,
+    mesh: Mesh,
+) -> Steps:
+    """Jit the dispatches: `train` and `evaluate` take a `Plan`; the galaxies' cutouts are seen through `view`."""
+    whole, split = state.replicated(mesh), state.by_galaxy(mesh)
+    key = loop.dropout_key(seed)
+    train_step = functools.partial(step.train_step, apply=apply, optimizer=optimizer, activation=activation)
+    eval_step = functools.partial(step.eval_step, apply=apply, activation=activation)
+
+    def batch(galaxies: Galaxies, plan: Plan, i: jax.Array | int) -> step.Batch:
+        return jax.lax.with_sharding_constraint(look(galaxies, plan, i, view), split)
+
+    def train(train_state: TrainState, galaxies: Galaxies, plan: Plan) -> tuple[TrainState, jax.Array]:
+        def body(i: jax.Array | int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+            return train_step(carry[0], batch(galaxies, plan, i), key)
+
+        return repeat(plan, body, (train_state, jnp.zeros((), jnp.float32)))
+
+    def evaluate(params: PyTree, batch_stats: PyTree, galaxies: Galaxies, plan: Plan) -> Sums:
+        def body(i: jax.Array | int, sums: Sums) -> Sums:
+            return jax.tree.map(jnp.add, sums, eval_step(params, batch_stats, batch(galaxies, plan, i)))
+
+        return repeat(plan, body, state.zero_sums())
+
+    where = Galaxies(split, whole)
+    jitted_train = jax.jit(train, in_shardings=(whole, where, whole), out_shardings=whole, donate_argnums=0)
+    jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, where, whole), out_shardings=whole)
+    return Steps(
+        train=lambda train_state, plan: jitted_train(train_state, training, plan),
+        evaluate=lambda params, batch_stats, plan: jitted_eval(params, batch_stats, validation, plan),
+        put=lambda plan: plan,  # a few kilobytes, the same on every process
+    )
