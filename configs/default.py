@@ -10,7 +10,15 @@ def get_config() -> ConfigDict:
     config.batch_size = 128  # over all devices together
     config.learning_rate = 1e-3  # of Adam, at the start
 
-    config.plateau = ConfigDict()  # Keras' ReduceLROnPlateau on the validation loss
+    config.weight_decay = 0.0  # of kernels, times the rate (AdamW)
+    config.loss = (
+        "mse"  # 'mse', or the likelihood of the votes: 'binomial', 'multinomial' (of outputs that obey the tree)
+    )
+    config.average = 0.0  # weight of the old value in a moving average of the weights, which then predicts; 0: none
+
+    config.schedule = "plateau"  # or 'cosine': down to 0 over num_epochs, with no plateau in between
+    config.warmup_epochs = 0.0  # of 'cosine'
+    config.plateau = ConfigDict()  # Keras' ReduceLROnPlateau on the validation MSE
     config.plateau.patience = 6  # epochs without an improvement of min_delta, then ...
     config.plateau.factor = 0.5  # ... the rate is multiplied by this
     config.plateau.cooldown = 0

@@ -143,6 +143,12 @@ def rescale(logits: jax.Array, method: Literal["divisive", "softmax"]) -> jax.Ar
     return joint(_by_column(jax.nn.softmax(_by_question(values), axis=-1, where=_MASK)))
 
 
+def log_conditional(logits: jax.Array, method: Literal["divisive", "softmax"]) -> jax.Array:
+    """Logarithms of the fractions among those who were asked: [..., 37], finite for finite logits (see `rescale`)."""
+    values = _by_question(jax.nn.log_sigmoid(logits) if method == "divisive" else logits)
+    return _by_column(jax.nn.log_softmax(jnp.where(_MASK, values, -1e30), axis=-1))
+
+
 def activate(logits: jax.Array, activation: Activation) -> jax.Array:
     """Vote fractions [..., 37] from a network's logits [..., 37].
 

@@ -35,12 +35,22 @@ FREE = (
 )
 
 # Fields that younger workdirs have, with what older ones did.
-ADDED = {"data.pipeline": "stream", "data.steps_per_dispatch": 0}
+ADDED = {
+    "data.pipeline": "stream",
+    "data.steps_per_dispatch": 0,
+    "weight_decay": 0.0,
+    "loss": "mse",
+    "average": 0.0,
+    "schedule": "plateau",
+    "warmup_epochs": 0.0,
+}
 
 ONE_OF = {
     "data.source": ("galaxy_zoo", "synthetic"),
     "data.on_bad": ("fail", "skip"),
     "data.pipeline": ("stream", "memory", "device"),
+    "loss": ("mse", "binomial", "multinomial"),
+    "schedule": ("plateau", "cosine"),
     "model.name": models.NAMES,
     "model.activation": ("sigmoid", "divisive", "softmax"),
     "model.dtype": ("float32", "bfloat16"),
@@ -83,6 +93,15 @@ def check(config: ConfigDict, device_count: int, process_count: int = 1) -> None
         )
     if not 0 < config.plateau.factor < 1:
         raise UserError(f"--config.plateau.factor={config.plateau.factor} must lie between 0 and 1.")
+    if config.loss == "multinomial" and config.model.activation == "sigmoid":
+        raise UserError(
+            "--config.loss=multinomial needs outputs that obey the tree: --config.model.activation=softmax or divisive."
+        )
+    if not 0 <= config.average < 1 or config.weight_decay < 0 or config.warmup_epochs < 0:
+        raise UserError(
+            f"--config.average={config.average} must lie in 0..1 (1 excluded), --config.weight_decay="
+            f"{config.weight_decay} and --config.warmup_epochs={config.warmup_epochs} must not be negative."
+        )
     if config.augment.zoom < 1 or config.augment.shift < 0:
         raise UserError("--config.augment.zoom must be at least 1 and --config.augment.shift at least 0.")
     if config.batch_size % device_count:
@@ -194,13 +213,15 @@ def open_workdir(
             write_json(saved, record)
             return path
         old = json.loads(saved.read_text())
+        old["config"] = ADDED | old["config"]
         with open(path / ".writable", "w"):
             pass
         (path / ".writable").unlink()
     except (OSError, ValueError) as error:
         raise UserError(f"workdir {path} cannot be used ({error}): choose another with --workdir.") from error
     before, now = old["config"], record["config"]
-    names = [n for n in sorted(before.keys() | now.keys()) if n not in FREE and before.get(n) != now.get(n)]
+    free = set(FREE) - ({"num_epochs"} if config.schedule == "cosine" else set())
+    names = [n for n in sorted(before.keys() | now.keys()) if n not in free and before.get(n) != now.get(n)]
     differences = [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in names]
     for name, what in (("data_fingerprint", "the data"), ("weights_fingerprint", "the pretrained weights")):
         if old[name] != record[name]:

@@ -4,6 +4,7 @@ import functools
 import pathlib
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -14,20 +15,20 @@ from gz_jax import run, trained
 from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
-from gz_jax.training import loop, resident, state
+from gz_jax.training import loop, losses, resident, state, step
 from gz_jax.training.schedule import PlateauRule
 
 
 def settings(config: ConfigDict) -> loop.Settings:
     """The training loop's numbers from a config."""
     p = config.plateau
+    patience = p.patience if config.schedule == "plateau" else config.num_epochs
     return loop.Settings(
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        plateau=PlateauRule(p.patience, p.factor, p.cooldown, p.min_delta, p.min_rate),
+        plateau=PlateauRule(patience, p.factor, p.cooldown, p.min_delta, p.min_rate),
         early_stop_patience=config.early_stop_patience,
-        activation=config.model.activation,
         seed=config.seed,
         body_rate=config.model.body_rate,
         frozen_epochs=config.model.frozen_epochs,
@@ -37,19 +38,34 @@ def settings(config: ConfigDict) -> loop.Settings:
     )
 
 
-def feed(
-    config: ConfigDict, dataset: Dataset, parts: run.Parts, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> tuple[loop.Data, loop.Steps]:
+def recipe(config: ConfigDict, module: nn.Module, steps_per_epoch: int) -> step.Recipe:
+    """The compiled step's parts from a config."""
+    rate = None
+    if config.schedule == "cosine":
+        warm_up = round(config.warmup_epochs * steps_per_epoch)
+        total = max(config.num_epochs * steps_per_epoch, warm_up + 1)
+        rate = optax.warmup_cosine_decay_schedule(0.0 if warm_up else 1.0, 1.0, warm_up, total)
+    return step.Recipe(
+        apply=module.apply,
+        optimizer=state.adam(config.weight_decay),
+        activation=config.model.activation,
+        loss=losses.LOSSES[config.loss],
+        rate=rate,
+        average=config.average,
+    )
+
+
+def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> tuple[loop.Data, loop.Steps]:
     """What the config's pipeline feeds the steps with, and the steps that take it."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     options = {"batch_size": config.batch_size, "seed": config.seed}
-    how = (parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
     ids = functools.partial(pipeline.train_indices, train.size, **options)
     same = {
         "steps_per_epoch": len(ids(epoch=0)),
         "galaxy_ids": lambda epoch, at: train.read(ids(epoch=epoch)[at])["galaxy_id"],
         "statistics": dataset.statistics,
     }
+    how = (recipe(config, parts.module, same["steps_per_epoch"]), config.seed, mesh)
     if config.data.pipeline != "stream":
         kept = galaxy_zoo.cache_dir(config.data.store, dataset.fingerprint) if packed.is_encoded(train) else None
         packs = [
@@ -93,16 +109,17 @@ def train(config: ConfigDict, workdir: str) -> int:
         kaggle_check.write_skipped_csv(path / "skipped.csv", dataset.skipped)
         print(f"{len(dataset.skipped)} galaxies left out, see {path / 'skipped.csv'}", flush=True)
     parts = run.parts(config)
-    mesh, optimizer = state.make_mesh(), state.adam()
-    data, steps = feed(config, dataset, parts, optimizer, mesh)
+    mesh = state.make_mesh()
+    data, steps = feed(config, dataset, parts, mesh)
     variables = state.initial_variables(
         parts.module, config.data.size, jax.random.fold_in(jax.random.key(config.seed), 0)
     )
     if weights is not None:
         variables = imagenet.insert(variables, weights)
+    fresh = state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
     try:
-        progress = loop.train(path, settings(config), data, steps, state.start(variables, optimizer, mesh))
+        progress = loop.train(path, settings(config), data, steps, fresh)
     except loop.InterruptedRunError:
         print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
         return loop.EXIT_INTERRUPTED

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from gz_jax.errors import UserError
 from gz_jax.training.schedule import EarlyStop, Plateau
-from gz_jax.training.state import PyTree, TrainState
+from gz_jax.training.state import PyTree
 
 Row = dict[str, float]
 
@@ -103,8 +103,3 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-
-
-def best_tree(state: TrainState) -> PyTree:
-    """What the best checkpoint holds: enough to predict with, not the optimiser."""
-    return {"params": state.params, "batch_stats": state.batch_stats}

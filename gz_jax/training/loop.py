@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from gz_jax import labels
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
 from gz_jax.training import checkpoint, log, state, step
@@ -39,7 +37,6 @@ class Settings(NamedTuple):
     learning_rate: float
     plateau: PlateauRule
     early_stop_patience: int
-    activation: labels.Activation
     seed: int
     body_rate: float = 1.0  # of a pretrained body, relative to the learning rate ...
     frozen_epochs: int = 0  # ... and 0 for so many epochs
@@ -74,19 +71,13 @@ class InterruptedRunError(Exception):
     """SIGTERM or SIGINT came, and the state is saved."""
 
 
-def compile_steps(
-    apply: step.Apply,
-    optimizer: optax.GradientTransformation,
-    activation: labels.Activation,
-    seed: int,
-    mesh: Mesh,
-) -> Steps:
+def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
     """Jit the steps for streamed batches: state replicated and donated, batches split over the mesh by galaxy."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
     key = dropout_key(seed)
-    train = functools.partial(step.train_step, apply=apply, optimizer=optimizer, activation=activation)
+    train = functools.partial(step.train_step, recipe=recipe)
     jitted_train = jax.jit(train, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0)
-    evaluate = functools.partial(step.eval_step, apply=apply, activation=activation)
+    evaluate = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation)
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
 
     def put(batch: step.Batch) -> step.Batch:
@@ -209,7 +200,8 @@ class Run:
         training = step.metrics(train_state.sums)
         train_seconds = progress.seconds
         start = time.monotonic()
-        validation = evaluate(self.steps, train_state.params, train_state.batch_stats, self.data.validation())
+        use = state.to_use(train_state)
+        validation = evaluate(self.steps, use["params"], use["batch_stats"], self.data.validation())
         seconds = train_seconds + time.monotonic() - start
         row = {
             "epoch": progress.epoch,
@@ -228,7 +220,7 @@ class Run:
         history = (*progress.history, row)
         is_best = stop.best_epoch == progress.epoch
         if is_best:
-            checkpoint.save(self.best, int(train_state.step), checkpoint.best_tree(train_state), row)
+            checkpoint.save(self.best, int(train_state.step), state.to_use(train_state), row)
         if jax.process_index() == 0:
             log.write_csv(self.workdir / "log.csv", history)
             print(log.epoch_line(row, self.settings.num_epochs, is_best), flush=True)

@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from gz_jax import labels
 from gz_jax.data import augment, pipeline
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.packed import Packed
@@ -129,17 +127,15 @@ def compile_steps(
     training: Galaxies,
     validation: Galaxies,
     view: View,
-    apply: step.Apply,
-    optimizer: optax.GradientTransformation,
-    activation: labels.Activation,
+    recipe: step.Recipe,
     seed: int,
     mesh: Mesh,
 ) -> Steps:
     """Jit the dispatches: `train` and `evaluate` take a `Plan`; the galaxies' cutouts are seen through `view`."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
     key = loop.dropout_key(seed)
-    train_step = functools.partial(step.train_step, apply=apply, optimizer=optimizer, activation=activation)
-    eval_step = functools.partial(step.eval_step, apply=apply, activation=activation)
+    train_step = functools.partial(step.train_step, recipe=recipe)
+    eval_step = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation)
 
     def batch(galaxies: Galaxies, plan: Plan, i: jax.Array | int) -> step.Batch:
         return jax.lax.with_sharding_constraint(look(galaxies, plan, i, view), split)

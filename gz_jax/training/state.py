@@ -28,6 +28,7 @@ class TrainState(struct.PyTreeNode):
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState
+    average: PyTree  # moving average of {'params', 'batch_stats'}, or None
     sums: Sums  # of this epoch's training batches so far
     bad_step: jax.Array  # int32 scalar, the first step whose loss was not finite, else -1
 
@@ -77,20 +78,22 @@ def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -
     return optax.GradientTransformation(plain.init, update)
 
 
-def adam() -> optax.GradientTransformation:
+def adam(weight_decay: float = 0.0) -> optax.GradientTransformation:
     """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), with its learning rates in the state.
 
-    Parameters below the top-level name 'body' (a pretrained ResNet50) follow a rate of their own.
+    `weight_decay` makes it AdamW (Loshchilov & Hutter 2019): kernels, not biases and scales, shrink by that times the
+    rate at each step. Parameters below the top-level name 'body' (a pretrained ResNet50) follow a rate of their own.
     """
+
+    decay = [optax.add_decayed_weights(weight_decay, lambda p: jax.tree.map(lambda x: x.ndim > 1, p))]
+    first = [scale_by_keras_adam(), *(decay if weight_decay else [])]
 
     def where(params: PyTree) -> PyTree:
         return {name: "body" if name == "body" else "rest" for name in params}
 
     def make(learning_rate: float, body_learning_rate: float) -> optax.GradientTransformation:
         rates = {"rest": learning_rate, "body": body_learning_rate}
-        each = {
-            name: optax.chain(scale_by_keras_adam(), optax.scale_by_learning_rate(rate)) for name, rate in rates.items()
-        }
+        each = {name: optax.chain(*first, optax.scale_by_learning_rate(rate)) for name, rate in rates.items()}
         return optax.multi_transform(each, where)
 
     return optax.inject_hyperparams(make)(learning_rate=0.0, body_learning_rate=0.0)
@@ -105,19 +108,27 @@ def with_rate(state: TrainState, rate: float, body_rate: float | None = None) ->
     return state.replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
 
 
+def to_use(state: TrainState) -> dict[str, PyTree]:
+    """What predicts, and the best checkpoint keeps: {'params', 'batch_stats'}, averaged where there is an average."""
+    return state.average or {"params": state.params, "batch_stats": state.batch_stats}
+
+
 def initial_variables(module: nn.Module, size: int, key: jax.Array) -> dict[str, PyTree]:
     """Fresh variables {'params', 'batch_stats'} for images of `size` x `size` pixels."""
     return module.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False)
 
 
-def start(variables: dict[str, PyTree], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step, replicated over the mesh."""
+def start(
+    variables: dict[str, PyTree], optimizer: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
+) -> TrainState:
+    """The state before the first step, replicated over the mesh; `average`: with a moving average."""
 
     def make(variables: dict[str, PyTree]) -> TrainState:
+        variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
+            **variables,
+            average=variables if average else None,
             opt_state=optimizer.init(variables["params"]),
             sums=zero_sums(),
             bad_step=jnp.full((), -1, jnp.int32),

@@ -1,13 +1,14 @@
 """The training and the evaluation step: pure functions of (state, batch). No I/O, no config, no TensorFlow."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gz_jax import labels
+from gz_jax.training import losses
 from gz_jax.training.state import PyTree, Sums, TrainState
 
 Batch = dict[str, jax.Array]
@@ -38,21 +39,28 @@ def metrics(sums: Sums) -> dict[str, float]:
     return {"loss": float(sums.squared_error) / count, "accuracy": float(sums.correct) / count}
 
 
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    key: jax.Array,
-    *,
-    apply: Apply,
-    optimizer: optax.GradientTransformation,
-    activation: labels.Activation,
-) -> tuple[TrainState, jax.Array]:
-    """One update by the mean squared error over galaxies and answers (paper equation 2, squared).
+class Recipe(NamedTuple):
+    """How to train, in functions and numbers: what the compiled step is made of.
+
+    apply: a Linen module's `apply`; optimizer: with its rates in its state; activation: of the outputs;
+    loss: what is minimised; rate: factor of the learning rates at a step, int32 -> float32;
+    average: weight of the old value in the moving average of parameters and statistics; 0 keeps none.
+    """
+
+    apply: Apply
+    optimizer: optax.GradientTransformation
+    activation: labels.Activation
+    loss: losses.Loss = losses.squared_error
+    rate: Callable[[jax.Array], jax.Array] | None = None
+    average: float = 0.0
+
+
+def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recipe) -> tuple[TrainState, jax.Array]:
+    """One update by the mean of the recipe's loss over the batch's galaxies.
 
     Args:
       batch: image uint8 [B, S, S, 3], vote_fractions float32 [B, 37], mask bool [B].
       key: the run's dropout key; folded with the step, so that no random state is kept.
-      apply: a Linen module's `apply`.
 
     Returns:
       The next state and the batch's loss, float32 scalar. A loss that is not finite leaves the parameters as they were
@@ -60,19 +68,23 @@ def train_step(
     """
 
     def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Sums]]:
-        logits, updates = apply(
+        logits, updates = recipe.apply(
             {"params": params, "batch_stats": state.batch_stats},
             batch["image"],
             train=True,
             rngs={"dropout": jax.random.fold_in(key, state.step)},
             mutable=["batch_stats"],
         )
-        predicted = labels.activate(logits, activation)
+        predicted = labels.activate(logits, recipe.activation)
         sums = batch_sums(predicted, batch["vote_fractions"], batch["mask"])
-        return sums.squared_error / jnp.maximum(sums.count, 1), (updates.get("batch_stats", {}), sums)
+        each = recipe.loss(logits, jnp.where(batch["mask"][:, None], batch["vote_fractions"], 0), recipe.activation)
+        loss = jnp.where(batch["mask"], each, 0).sum() / jnp.maximum(sums.count, 1)
+        return loss, (updates.get("batch_stats", {}), sums)
 
     (loss, (batch_stats, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    if recipe.rate is not None:
+        updates = optax.tree.scale(recipe.rate(state.step), updates)
     good = jnp.isfinite(loss) & (state.bad_step < 0)
     old = (state.params, state.batch_stats, state.opt_state, state.sums)
     new = (
@@ -87,9 +99,18 @@ def train_step(
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
+        average=averaged(state.average, {"params": params, "batch_stats": batch_stats}, state.step, recipe.average),
         sums=sums,
         bad_step=jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step),
     ), loss
+
+
+def averaged(average: PyTree, new: PyTree, at: jax.Array, decay: float) -> PyTree:
+    """The exponential moving average after step `at`; its memory is short at first, (1 + step) / (10 + step)."""
+    if not decay:
+        return None
+    weight = jnp.minimum(decay, (1 + at) / (10 + at))
+    return jax.tree.map(lambda old, x: weight * old + (1 - weight) * x, average, new)
 
 
 def predict_step(

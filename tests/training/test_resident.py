@@ -8,7 +8,7 @@ import pytest
 from gz_jax.data import augment, pipeline
 from gz_jax.data.augment import Augmentation
 from gz_jax.data.packed import Packed
-from gz_jax.training import loop, resident, state
+from gz_jax.training import loop, resident, state, step
 
 TURNED = Augmentation(rotate=True, flip=True, zoom=1.2, shift=2.0)
 SIZE, CROP, SIDE, BATCH = 8, 16, 40, 8
@@ -37,7 +37,7 @@ def trained(pipe, augmentation, devices=1, steps=1, first_step=0):
     mesh, optimizer, module = state.make_mesh(jax.devices()[:devices]), state.adam(), Tiny()
     packs = [galaxies(view(augmentation).cutout), galaxies(SIZE, 21)]
     options = {"batch_size": BATCH, "seed": 3, "epoch": 1, "first_step": first_step}
-    how = (module.apply, optimizer, "divisive", 0, mesh)
+    how = (step.Recipe(module.apply, optimizer, "divisive"), 0, mesh)
     if pipe == "device":
         there = [resident.put(p, mesh) for p in packs]
         compiled = resident.compile_steps(*there, augment.seen(packs[0].image.shape[1], view(augmentation)), *how)

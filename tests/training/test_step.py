@@ -37,7 +37,7 @@ def start(devices, module=None, rate=1e-3, size=6):
     module = module or Tiny()
     mesh, optimizer = state.make_mesh(jax.devices()[:devices]), state.adam()
     variables = state.initial_variables(module, size, jax.random.key(0))
-    steps = loop.compile_steps(module.apply, optimizer, "divisive", 0, mesh)
+    steps = loop.compile_steps(step.Recipe(module.apply, optimizer, "divisive"), 0, mesh)
     return steps, state.with_rate(state.start(variables, optimizer, mesh), rate)
 
 
@@ -79,7 +79,7 @@ def test_a_step_is_adam_on_the_mean_squared_error():
     variables = state.initial_variables(module, 6, jax.random.key(0))
     before = state.with_rate(state.start(variables, optimizer, state.make_mesh(jax.devices()[:1])), 0.01)
     key = jax.random.key(5)
-    after, loss = step.train_step(before, batch, key, apply=module.apply, optimizer=optimizer, activation="softmax")
+    after, loss = step.train_step(before, batch, key, recipe=step.Recipe(module.apply, optimizer, "softmax"))
 
     def mse(params):
         logits, _ = module.apply(
@@ -132,6 +132,41 @@ def test_evaluation_counts_each_galaxy_once_whatever_the_batch():
 
     parts = loop.evaluate(steps, train_state.params, train_state.batch_stats, padded())
     assert parts == pytest.approx(whole, rel=1e-6)
+
+
+def test_the_rate_follows_the_step_and_the_average_the_weights():
+    module, batch, key = Tiny(), next(batches(1)), jax.random.key(5)
+    mesh, optimizer = state.make_mesh(jax.devices()[:1]), state.adam()
+    variables = state.initial_variables(module, 6, jax.random.key(0))
+    recipe = step.Recipe(module.apply, optimizer, "softmax", rate=lambda at: jnp.where(at == 0, 0.5, 0.0), average=0.2)
+    before = state.with_rate(state.start(variables, optimizer, mesh, average=True), 0.01)
+    assert state.to_use(before) is before.average
+    after, _ = step.train_step(before, batch, key, recipe=recipe)
+    plain = state.with_rate(state.start(variables, optimizer, mesh), 0.005)
+    half, _ = step.train_step(plain, batch, key, recipe=step.Recipe(module.apply, optimizer, "softmax"))
+    third, _ = step.train_step(after, batch, key, recipe=recipe)
+    for start, new, expected, mean, same, last in zip(
+        *map(
+            jax.tree.leaves,
+            (before.params, after.params, half.params, after.average["params"], third.params, third.average["params"]),
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(new, expected, atol=1e-7)
+        np.testing.assert_allclose(mean, 0.1 * start + 0.9 * new, atol=1e-7)  # (1 + 0) / (10 + 0) < 0.2
+        np.testing.assert_array_equal(same, new)
+        weight = 2 / 11  # still below 0.2
+        np.testing.assert_allclose(last, weight * mean + (1 - weight) * new, atol=1e-7)
+
+
+def test_weight_decay_shrinks_kernels_alone():
+    params = {"dense": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}}
+    optimizer = state.adam(weight_decay=0.1)
+    opt_state = optimizer.init(params)
+    opt_state.hyperparams["learning_rate"] = jnp.float32(0.5)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), opt_state, params)
+    np.testing.assert_allclose(updates["dense"]["kernel"], -0.5 * 0.1 * 2, rtol=1e-6)
+    np.testing.assert_array_equal(updates["dense"]["bias"], 0)
 
 
 def test_prefetch_keeps_order_and_count():

@@ -1,0 +1,39 @@
+"""What training minimises, for each galaxy: pure functions of the network's logits and the vote fractions.
+
+All take logits float32 [B, 37] and vote fractions float32 [B, 37], and return float32 [B].
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from gz_jax import labels
+
+Loss = Callable[[jax.Array, jax.Array, labels.Activation], jax.Array]
+Name = Literal["mse", "binomial", "multinomial"]
+_TINY = 1e-6  # a fraction that no vote of 44 can tell from 0
+
+
+def squared_error(logits: jax.Array, votes: jax.Array, activation: labels.Activation) -> jax.Array:
+    """Mean over the answers (paper equation 2, squared): what the competition and the log measure."""
+    return jnp.square(labels.activate(logits, activation) - votes).mean(-1)
+
+
+def binomial(logits: jax.Array, votes: jax.Array, activation: labels.Activation) -> jax.Array:
+    """Binary cross entropy, mean over the answers: each volunteer gives each answer or not."""
+    p = jnp.clip(labels.activate(logits, activation), _TINY, 1 - _TINY)
+    return -(votes * jnp.log(p) + (1 - votes) * jnp.log1p(-p)).mean(-1)
+
+
+def multinomial(logits: jax.Array, votes: jax.Array, activation: labels.Activation) -> jax.Array:
+    """Cross entropy of each question's answers among those who were asked it, summed over the questions.
+
+    The joint vote fractions are its weights, so a question counts as much as volunteers came to it. Needs an activation
+    that obeys the tree. Source: Walmsley et al. 2020 (MNRAS 491, 1554), section 3.1, for many volunteers.
+    """
+    return -(votes * labels.log_conditional(logits, activation)).sum(-1)
+
+
+LOSSES: dict[Name, Loss] = {"mse": squared_error, "binomial": binomial, "multinomial": multinomial}

@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gz_jax import labels
+from gz_jax.training import losses
+
+LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 37)), jnp.float32)
+VOTES = labels.rescale(LOGITS[::-1], "softmax")
+
+
+def test_squared_error_is_the_mean_over_the_answers():
+    p = labels.activate(LOGITS, "divisive")
+    expected = ((np.asarray(p) - np.asarray(VOTES)) ** 2).mean(1)
+    np.testing.assert_allclose(losses.squared_error(LOGITS, VOTES, "divisive"), expected, rtol=1e-6)
+
+
+def test_binomial_is_optax_binary_cross_entropy():
+    expected = optax.sigmoid_binary_cross_entropy(LOGITS, VOTES).mean(-1)
+    np.testing.assert_allclose(losses.binomial(LOGITS, VOTES, "sigmoid"), expected, rtol=1e-5)
+
+
+def test_multinomial_by_hand():
+    """All smooth, all completely round, nothing odd: three questions are asked, and equal logits share equally."""
+    votes = np.zeros((1, 37), np.float32)
+    votes[0, [0, 14, 15]] = 1
+    found = losses.multinomial(jnp.zeros((1, 37)), votes, "softmax")
+    np.testing.assert_allclose(found, np.log(3) + np.log(2) + np.log(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["multinomial", "mse"])
+def test_the_least_loss_is_at_the_votes_themselves(name):
+    def total(logits):
+        return losses.LOSSES[name](logits, VOTES, "softmax").sum()
+
+    at_votes = LOGITS[::-1]
+    np.testing.assert_allclose(jax.grad(total)(at_votes), 0, atol=1e-5)
+    assert total(at_votes) < total(at_votes + 0.1 * LOGITS)
+
+
+@pytest.mark.parametrize("name", sorted(losses.LOSSES))
+@pytest.mark.parametrize("method", ["divisive", "softmax"])
+def test_finite_at_extreme_logits_and_hard_votes(name, method):
+    votes = jnp.eye(37, dtype=jnp.float32)
+    logits = 80 * (1 - 2 * jnp.eye(37, dtype=jnp.float32))
+    value, grad = jax.value_and_grad(lambda x: losses.LOSSES[name](x, votes, method).sum())(logits)
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+
+
+def test_log_conditional_is_the_logarithm():
+    for method in ("divisive", "softmax"):
+        expected = jnp.log(labels.conditional(labels.rescale(LOGITS, method)))
+        np.testing.assert_allclose(labels.log_conditional(LOGITS, method), expected, atol=1e-5)
