@@ -65,7 +65,7 @@ class Progress:
 
 def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Orbax's manager of one folder that keeps the newest `keep` checkpoints."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what was asked for
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax prints warnings, and tracebacks of what it raises
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=not read_only,

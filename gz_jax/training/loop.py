@@ -5,6 +5,7 @@ of the workdir put over everything, with its place in the epoch. What follows is
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -263,7 +264,7 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
         where = f"epoch {progress.epoch + 1}, batch {progress.step_in_epoch + 1}"
         print(f"continuing {workdir} at {where}", flush=True)
     try:
-        with _Signals(run):
+        with _listening(run):
             while run.wanted(progress):
                 train_state, progress = run.train_epoch(train_state, progress)
                 train_state, progress = run.finish_epoch(train_state, progress)
@@ -274,6 +275,8 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
     finally:  # an interrupted run, too, ends only when what it saved is on disk
         for manager in (run.latest, run.best):
             checkpoint.close(manager)
+    if run.signal is not None:  # it came during the last save
+        raise InterruptedRunError
     _write_metrics(workdir, progress, data.statistics)
     return progress
 
@@ -287,20 +290,18 @@ def _write_metrics(workdir: pathlib.Path, progress: Progress, statistics: dict[s
     print(log.summary(best, len(progress.history), statistics, why), flush=True)
 
 
-class _Signals:
+@contextlib.contextmanager
+def _listening(run: Run) -> Iterator[None]:
     """While open, SIGTERM or SIGINT asks the run to save and stop."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def handle(number: int, frame: Any) -> None:
+        if run.signal is None:
+            run.signal = number
+            interrupts.say("stopping after this step; again to stop at once")
 
-    def __enter__(self) -> None:
-        def handle(number: int, frame: Any) -> None:
-            if self.run.signal is None:
-                self.run.signal = number
-                interrupts.say("stopping after this step; again to stop at once")
-
-        self.old = {number: signal.signal(number, handle) for number in interrupts.SIGNALS}
-
-    def __exit__(self, *exc: Any) -> None:
-        for number, old in self.old.items():
-            signal.signal(number, old)
+    old = {number: signal.signal(number, handle) for number in interrupts.SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)
