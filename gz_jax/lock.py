@@ -23,7 +23,7 @@ def held(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     other machines; where a file system keeps it to one machine ('nolock', 'localflock'), only that one is protected.
 
     Args:
-      what: is locked, for the messages, e.g. 'workdir runs/demo'.
+      what: is locked, for the messages: the flag's name and its value, e.g. 'workdir runs/demo'.
 
     Raises:
       UserError: another process holds it (it is named), or the folder cannot be written.
@@ -38,7 +38,9 @@ def held(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             stack.callback(_remove, path, made)  # before it is freed: nobody else holds this file
             _sign(file, what)
         except OSError as error:
-            raise UserError(f"{what} cannot be used ({error}): make room or choose another.") from error
+            raise UserError(
+                f"{what} cannot be used ({error}): make room, or choose another with --{what.split()[0]}."
+            ) from error
         yield
 
 
@@ -52,7 +54,8 @@ def _locked(path: pathlib.Path, what: str) -> BinaryIO:
             with file:
                 holder = _holder(file) or "another process"
             raise UserError(
-                f"{what} is in use by {holder}. Wait for it or stop it (it saves on SIGTERM), or choose another."
+                f"{what} is in use by {holder}. Wait for it or stop it (it saves on SIGTERM), or choose another with "
+                f"--{what.split()[0]}."
             ) from None
         except OSError as error:  # no locks on this file system
             _say(f"cannot lock {path} ({error.strerror}): see to it yourself that no other process uses {what}")
