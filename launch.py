@@ -4,6 +4,10 @@ import os
 import sys
 from typing import NoReturn
 
+from gz_jax import interrupts
+
+if __name__ == "__main__":
+    interrupts.install()  # before what takes seconds to load
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
@@ -53,6 +57,10 @@ def guarded(argv: list[str]) -> None:
         sys.exit(main(argv))
     except UserError as error:
         fail(error)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        fail(f"{error}. What was written before is whole; the same command goes on from there.")
 
 
 if __name__ == "__main__":

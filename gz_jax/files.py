@@ -8,12 +8,15 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+unfinished: set[str] = set()  # this process's temporary files and locks, for who ends it (see `interrupts`)
+
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iterator[Any]:
     """Open a temporary file beside `path`; it takes that name when the block ends without an error."""
     path = pathlib.Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unfinished.add(name)
     try:
         with os.fdopen(handle, mode, **kwargs) as file:
             yield file
@@ -21,10 +24,14 @@ def atomic(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iter
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)  # a full disk does not say of which file
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+    finally:
+        unfinished.discard(name)
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:

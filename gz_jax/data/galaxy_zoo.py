@@ -28,7 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 def _split_reader(shards: Sequence[Any]) -> Callable[[np.ndarray], Records]:
-    """Random access to the records of a split, TFDS' file instructions; images stay JPEG bytes."""
+    """Random access to the records of a split, TFDS' file instructions; images stay JPEG bytes.
+
+    The function raises UserError where a file has gone or its checksums do not fit.
+    """
     from array_record.python.array_record_module import ArrayRecordReader
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -44,12 +47,19 @@ def _split_reader(shards: Sequence[Any]) -> Callable[[np.ndarray], Records]:
         for shard in np.unique(shard_of).tolist():
             wanted = np.nonzero(shard_of == shard)[0]
             start = ends[shard] - shards[shard].examples_in_shard
-            records = reader(shard).read((indices[wanted] - start).tolist())
-            for i, record in zip(wanted.tolist(), records, strict=True):
-                feature = tf_example_pb2.Example.FromString(record).features.feature
-                galaxy_id[i] = feature["galaxy_id"].int64_list.value[0]
-                image[i] = feature["image"].bytes_list.value[0]
-                fractions[i] = feature["vote_fractions"].float_list.value
+            try:
+                records = reader(shard).read((indices[wanted] - start).tolist())
+                for i, record in zip(wanted.tolist(), records, strict=True):  # of a truncated file they are empty
+                    feature = tf_example_pb2.Example.FromString(record).features.feature
+                    galaxy_id[i] = feature["galaxy_id"].int64_list.value[0]
+                    image[i] = feature["image"].bytes_list.value[0]
+                    fractions[i] = feature["vote_fractions"].float_list.value
+            except (RuntimeError, ValueError, IndexError) as error:
+                folder = pathlib.Path(shards[shard].filename).parent
+                raise UserError(
+                    f"the prepared galaxies cannot be read ({error}). Remove {folder}, and the same command prepares "
+                    "them again and goes on."
+                ) from error
         return {"galaxy_id": galaxy_id, "vote_fractions": fractions, "image": image}
 
     return read

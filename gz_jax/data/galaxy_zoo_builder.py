@@ -197,5 +197,5 @@ def prepare(builder: Any, contents: Contents, store: pathlib.Path) -> None:
         raise UserError(f"{store} has {free / 1e9:.1f} GB left, {needed / 1e9:.1f} GB are needed")
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError is the record writer's
         raise UserError(f"preparing the data set in {store} failed: {error}") from error

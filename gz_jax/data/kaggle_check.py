@@ -5,7 +5,6 @@ import concurrent.futures
 import csv
 import io
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from gz_jax import labels
 from gz_jax.data import archive
 from gz_jax.data.kaggle import Images, csv_bytes, galaxy_id_of
 from gz_jax.errors import UserError
+from gz_jax.files import atomic
 
 _MAX_IMAGE = 64 << 20  # bytes; Kaggle's largest has 27 kB
 _SHOWN = 10  # galaxies named per kind of problem
@@ -221,11 +221,6 @@ def report(problems: Sequence[Problem], where: object) -> str:
 
 
 def write_skipped_csv(path: str | os.PathLike, skipped: Iterable[tuple[str, str, str]]) -> None:
-    """Write (galaxy_id, file, reason) rows, under a temporary name first."""
-    temporary = pathlib.Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="") as file:
-            csv.writer(file).writerows([("galaxy_id", "file", "reason"), *skipped])
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write (galaxy_id, file, reason) rows, whole or not at all."""
+    with atomic(path, newline="") as file:
+        csv.writer(file).writerows([("galaxy_id", "file", "reason"), *skipped])

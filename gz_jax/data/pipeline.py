@@ -14,6 +14,7 @@ import numpy as np
 from gz_jax.data import augment
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.split import Split
+from gz_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Maps = Callable[[np.ndarray], np.ndarray]  # galaxy_id [n] -> affine maps [n, 2, 3]
@@ -111,9 +112,14 @@ def _stream(
 
     tf = import_tensorflow()
     batch = indices.shape[1]
+    failures: list[UserError] = []
 
     def fetch(index: np.ndarray) -> tuple[np.ndarray, ...]:
-        records = split.read(index)
+        try:
+            records = split.read(index)
+        except UserError as error:  # TensorFlow would make a page of its own of it
+            failures.append(error)
+            raise
         affines = np.zeros((len(index), 2, 3)) if maps is None else maps(records["galaxy_id"])
         return records["image"], records["vote_fractions"], records["galaxy_id"], affines.astype(np.float32)
 
@@ -132,7 +138,12 @@ def _stream(
     dataset = tf.data.Dataset.from_tensor_slices((indices, mask))
     dataset = dataset.map(read, num_parallel_calls=2, deterministic=True).unbatch()
     dataset = dataset.map(see, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    yield from dataset.batch(batch, drop_remainder=True).prefetch(4).as_numpy_iterator()
+    try:
+        yield from dataset.batch(batch, drop_remainder=True).prefetch(4).as_numpy_iterator()
+    except tf.errors.OpError:
+        if failures:
+            raise failures[0] from None
+        raise
 
 
 def _decode(tf: Any, jpeg: Any, cutout: int) -> Any:

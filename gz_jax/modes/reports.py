@@ -85,10 +85,15 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1, test: 
             images=functools.partial(images, validation),
             views={"1 view": single, f"{views} views": best} if views > 1 else None,
             test=test_set,
-            context=context(model.config, dataset) | {"best checkpoint's step": model.step},
+            context=context(model.config, dataset) | {"best checkpoint": state_of(model)},
         ),
         outdir,
     )
+
+
+def state_of(model: trained.Trained) -> str:
+    """Names the checkpoint and the log that a report is of, on the page itself."""
+    return f"{model.fingerprint.rpartition('@')[2]} after {len(read_log(model.workdir))} epochs"
 
 
 def compare_mode(workdirs: Sequence[str], outdir: str) -> int:

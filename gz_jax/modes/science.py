@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
+from gz_jax import lock, trained
 from gz_jax import predict as prediction
-from gz_jax import trained
 from gz_jax.errors import UserError
 
 
@@ -17,19 +17,20 @@ def predict(workdir: str, flags: Any) -> int:
             "--mode=predict needs --input (a folder, glob, zip or table of images) and --output (a folder)."
         )
     networks = [trained.load(path, views=flags.views) for path in workdir.split(",")]
-    output = prediction.predict_catalogue(
-        flags.input,
-        flags.output,
-        networks,
-        crop=flags.crop,
-        pixel_scale=flags.pixel_scale,
-        field_arcsec=flags.field,
-        id_column=flags.id_column,
-        file_column=flags.file_column,
-        formats=flags.formats,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    with lock.held(pathlib.Path(flags.output, f".lock{jax.process_index()}"), f"output {flags.output}"):
+        output = prediction.predict_catalogue(
+            flags.input,
+            flags.output,
+            networks,
+            crop=flags.crop,
+            pixel_scale=flags.pixel_scale,
+            field_arcsec=flags.field,
+            id_column=flags.id_column,
+            file_column=flags.file_column,
+            formats=flags.formats,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
     print(output)
     return 0
 

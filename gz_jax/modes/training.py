@@ -1,5 +1,6 @@
 """`--mode=train`: reads the config, builds the parts, trains, and reports."""
 
+import contextlib
 import functools
 import pathlib
 import sys
@@ -11,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from gz_jax import run, trained
+from gz_jax import interrupts, lock, run, trained
 from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
@@ -102,6 +103,12 @@ def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> 
 def train(config: ConfigDict, workdir: str) -> int:
     """`--mode=train`: returns the exit status."""
     run.check(config, jax.device_count(), jax.process_count())
+    alone = lock.held(pathlib.Path(workdir, ".lock"), f"workdir {workdir}")
+    with alone if jax.process_index() == 0 else contextlib.nullcontext():
+        return _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: str) -> int:
     weights = run.load_weights(config)
     dataset = run.open_dataset(config)
     path = run.open_workdir(workdir, config, dataset.fingerprint, weights)
@@ -122,7 +129,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         progress = loop.train(path, settings(config), data, steps, fresh)
     except loop.InterruptedRunError:
         print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
-        return loop.EXIT_INTERRUPTED
+        return interrupts.EXIT_INTERRUPTED
     if jax.process_index() == 0 and progress.history:
         _report(path, dataset)
     return 0
@@ -132,11 +139,9 @@ def _report(path: pathlib.Path, dataset: Dataset) -> None:
     """The page of a finished run, unless it is there already for this checkpoint."""
     from gz_jax.modes import reports  # matplotlib takes a second to load
 
-    page = path / "report" / "report.html"
-    if page.exists() and page.stat().st_mtime > (path / "log.csv").stat().st_mtime:
-        print(f"report: {page}")
-        return
-    reports.evaluate(trained.load(path), dataset)
+    page, model = path / "report" / "report.html", trained.load(path)
+    if not page.exists() or reports.state_of(model) not in page.read_text():
+        reports.evaluate(model, dataset)
     print(f"report: {page}")
 
 

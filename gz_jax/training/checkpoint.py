@@ -1,15 +1,24 @@
 """Checkpoints on disk, through orbax: `latest` to continue from, `best` to predict with.
 
 A checkpoint is a pytree of arrays and a JSON of plain numbers (`Progress`). Writing is asynchronous, to a temporary
-name that is renamed when whole, so a killed process leaves the previous checkpoint as it was.
+name that is renamed when whole, so a killed process leaves the previous checkpoint as it was. Tensorstore keeps no
+checksum of the arrays' bytes, so the JSON has one.
 """
 
+import contextlib
 import dataclasses
+import errno
+import hashlib
+import json
 import logging
+import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from gz_jax.errors import UserError
@@ -56,23 +65,78 @@ class Progress:
 
 def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Orbax's manager of one folder that keeps the newest `keep` checkpoints."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what was asked for
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax prints warnings, and tracebacks of what it raises
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
+        max_to_keep=keep,
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,  # of those who were killed
+        enable_async_checkpointing=True,
     )
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    with contextlib.nullcontext() if read_only else _writing(directory):
+        return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, tree: PyTree, info: dict[str, Any]) -> None:
-    """Begin to write checkpoint `step`; one of that step that exists already is replaced."""
-    if step in manager.all_steps():
+    """Begin to write checkpoint `step`; one of that step that exists already is replaced.
+
+    Raises:
+      UserError: it, or the one begun before, could not be written.
+    """
+    saved = {"info": info, "sha256": _digest(tree, info)}
+    with _writing(manager.directory):
+        free, needed = shutil.disk_usage(manager.directory).free, sum(x.nbytes for x in jax.tree.leaves(tree))
+        if free < needed:  # found out by orbax's threads, it would fill the screen
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free:,} of {needed:,} bytes")
+        if step in manager.all_steps():
+            manager.wait_until_finished()
+            manager.delete(step)
+        manager.save(
+            step,
+            args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), info=ocp.args.JsonSave(saved)),
+            force=True,
+        )
+
+
+def close(manager: ocp.CheckpointManager) -> None:
+    """Wait until all is on disk. Raises UserError: see `save`."""
+    with _writing(manager.directory):
         manager.wait_until_finished()
-        manager.delete(step)
-    manager.save(
-        step,
-        args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), info=ocp.args.JsonSave(info)),
-        force=True,
-    )
+        manager.close()
+
+
+@contextlib.contextmanager
+def _writing(directory: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # orbax, tensorstore and OS errors share no base class
+        raise UserError(
+            f"cannot write a checkpoint to {directory} ({_first_line(error)}). Those before it are whole: make room, "
+            "and the same command goes on from there."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def _digest(tree: PyTree, info: dict[str, Any]) -> str:
+    """SHA-256 of all that a checkpoint holds, whatever containers the arrays are in."""
+    parts = [json.dumps(info, sort_keys=True).encode()]
+    for array in map(np.asarray, jax.tree.leaves(tree)):
+        head = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+        head.update(np.ascontiguousarray(array).tobytes())
+        parts.append(head.digest())
+    return hashlib.sha256(b"".join(sorted(parts))).hexdigest()
+
+
+def _checked(tree: PyTree, saved: dict[str, Any]) -> dict[str, Any]:
+    """The info of a restored checkpoint. Raises an error where it, or the tree, is not what was saved."""
+    if not saved.keys() & {"info", "sha256"}:
+        return saved  # written before there were checksums
+    if saved["sha256"] != _digest(tree, saved["info"]):
+        raise ValueError("its content is not what its checksum says")
+    return saved["info"]
 
 
 def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTree, dict[str, Any]] | None:
@@ -89,10 +153,10 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
         try:
             tree_args = ocp.args.StandardRestore(None if like is None else jax.tree.map(_abstract, like))
             restored = manager.restore(step, args=ocp.args.Composite(tree=tree_args, info=ocp.args.JsonRestore()))
-            return step, restored["tree"], restored["info"]
-        except Exception as error:  # orbax, tensorstore and OS errors share no base class
-            failures.append(f"step {step}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-            logging.warning("checkpoint %s in %s cannot be read; trying the one before", step, manager.directory)
+            return step, restored["tree"], _checked(restored["tree"], restored["info"])
+        except Exception as error:
+            failures.append(f"step {step}: {_first_line(error)}")
+            logging.warning("checkpoint %s cannot be read; trying the one before", manager.directory / str(step))
     if failures:
         raise UserError(
             f"none of the checkpoints in {manager.directory} can be read ({'; '.join(failures)}). "

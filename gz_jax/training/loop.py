@@ -5,11 +5,11 @@ of the workdir put over everything, with its place in the epoch. What follows is
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gz_jax import interrupts
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
 from gz_jax.training import checkpoint, log, state, step
@@ -26,7 +27,6 @@ from gz_jax.training.schedule import EarlyStop, PlateauRule, start_plateau, upda
 from gz_jax.training.state import PyTree, TrainState
 
 AHEAD = 16  # steps that the host may run ahead of the device
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the same command continues
 
 
 class Settings(NamedTuple):
@@ -118,7 +118,7 @@ class Run:
     def __init__(self, workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps) -> None:
         self.workdir, self.settings, self.data, self.steps = workdir, settings, data, steps
         self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
-        self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
+        self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=2)
         self.saved_at = time.monotonic()
         self.signal: int | None = None
         self.events = log.tensorboard_writer(workdir / "events") if settings.tensorboard else None
@@ -131,8 +131,9 @@ class Run:
             return self.set_rates(fresh, progress), progress
         _, tree, info = found
         progress = Progress.from_json(info)
-        for later in [s for s in self.best.all_steps() if s > int(tree.step)]:
-            self.best.delete(later)  # of a life that is lived again from here
+        for manager in (self.latest, self.best):
+            for later in [s for s in manager.all_steps() if s > int(tree.step)]:
+                manager.delete(later)  # damaged, or of a life that is lived again from here
         return tree, progress
 
     def set_rates(self, train_state: TrainState, progress: Progress) -> TrainState:
@@ -156,6 +157,11 @@ class Run:
             f"the loss is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1}). The last good checkpoint is "
             f"kept in {self.workdir}. A lower --config.learning_rate may help. GalaxyIDs of the batch: {ids}"
         )
+
+    def stop_if_asked(self, train_state: TrainState, progress: Progress) -> None:
+        if self.signal is not None:
+            self.save(train_state, progress)
+            raise InterruptedRunError
 
     def save_is_due(self, before: int, after: int) -> bool:
         """Whether a checkpoint falls due among the steps after `before` up to `after`."""
@@ -184,9 +190,7 @@ class Run:
                 bar.advance(float(loss) if bar.due() else None, count)
                 done += count
                 progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
-                if self.signal is not None:
-                    self.save(train_state, progress)
-                    raise InterruptedRunError
+                self.stop_if_asked(train_state, progress)
                 if done < total and self.save_is_due(epoch * total + done - count, epoch * total + done):
                     self.save(train_state, progress)
         finally:
@@ -201,7 +205,14 @@ class Run:
         train_seconds = progress.seconds
         start = time.monotonic()
         use = state.to_use(train_state)
-        validation = evaluate(self.steps, use["params"], use["batch_stats"], self.data.validation())
+
+        def batches() -> Iterator[Any]:
+            for batch in self.data.validation():
+                if jax.process_count() == 1:  # several could be at different batches
+                    self.stop_if_asked(train_state, progress)
+                yield batch
+
+        validation = evaluate(self.steps, use["params"], use["batch_stats"], batches())
         seconds = train_seconds + time.monotonic() - start
         row = {
             "epoch": progress.epoch,
@@ -253,16 +264,19 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
         where = f"epoch {progress.epoch + 1}, batch {progress.step_in_epoch + 1}"
         print(f"continuing {workdir} at {where}", flush=True)
     try:
-        with _Signals(run):
+        with _listening(run):
             while run.wanted(progress):
                 train_state, progress = run.train_epoch(train_state, progress)
                 train_state, progress = run.finish_epoch(train_state, progress)
                 last = not run.wanted(progress)
+                run.stop_if_asked(train_state, progress)
                 if last or run.save_is_due(run.data.steps_per_epoch * progress.epoch - 1, int(train_state.step)):
                     run.save(train_state, progress)
     finally:  # an interrupted run, too, ends only when what it saved is on disk
         for manager in (run.latest, run.best):
-            manager.close()
+            checkpoint.close(manager)
+    if run.signal is not None:  # it came during the last save
+        raise InterruptedRunError
     _write_metrics(workdir, progress, data.statistics)
     return progress
 
@@ -276,21 +290,18 @@ def _write_metrics(workdir: pathlib.Path, progress: Progress, statistics: dict[s
     print(log.summary(best, len(progress.history), statistics, why), flush=True)
 
 
-class _Signals:
-    """While open, the first SIGTERM or SIGINT asks the run to save and stop; the second one ends the process."""
+@contextlib.contextmanager
+def _listening(run: Run) -> Iterator[None]:
+    """While open, SIGTERM or SIGINT asks the run to save and stop."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def handle(number: int, frame: Any) -> None:
+        if run.signal is None:
+            run.signal = number
+            interrupts.say("stopping after this step; again to stop at once")
 
-    def __enter__(self) -> None:
-        def handle(number: int, frame: Any) -> None:
-            if self.run.signal is not None:
-                sys.exit(128 + number)
-            self.run.signal = number
-            print("\nstopping after this step; again to stop at once", file=sys.stderr, flush=True)
-
-        self.old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def __exit__(self, *exc: Any) -> None:
-        for number, old in self.old.items():
-            signal.signal(number, old)
+    old = {number: signal.signal(number, handle) for number in interrupts.SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)

@@ -57,6 +57,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage):
     np.testing.assert_array_equal(tree["a"], TREE["a"] + 1)
 
 
+def test_one_flipped_bit_of_an_array_is_seen(tmp_path):
+    """Tensorstore does not see it."""
+    tree = {"a": np.random.default_rng(0).normal(size=(100, 100)).astype(np.float32)}
+    manager = open_(tmp_path)
+    for step in (1, 2):
+        checkpoint.save(manager, step, tree, {"step": step})
+    checkpoint.close(manager)
+    file = max((tmp_path / "latest" / "2").rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert checkpoint.load(open_(tmp_path), tree)[0] == 1
+
+
 def test_nothing_readable_is_said(tmp_path):
     manager = open_(tmp_path)
     checkpoint.save(manager, 1, TREE, {})
