@@ -1,5 +1,20 @@
 """The one exception for a user's mistake."""
 
+_MOST = 8_000  # characters of a message; what a hostile file is called must not fill the screen
+
 
 class UserError(Exception):
-    """Bad input. Its text says what is wrong, where, and what to do; `launch.py` prints it alone and exits 2."""
+    """Bad input. Its text says what is wrong, where, and what to do; `launch.py` prints it alone and exits 2.
+
+    What a terminal would obey, or cannot show, is written as an escape; a very long text is cut.
+    """
+
+    def __init__(self, message: object):
+        text = str(message)
+        cut = f" ... and {len(text) - _MOST} characters more" if len(text) > _MOST else ""
+        super().__init__("".join(map(_printable, text[:_MOST])) + cut)
+
+
+def _printable(character: str) -> str:
+    shown = character.isprintable() or character == "\n"
+    return character if shown else character.encode("unicode_escape", "backslashreplace").decode()

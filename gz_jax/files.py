@@ -34,6 +34,22 @@ def atomic(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iter
         unfinished.discard(name)
 
 
+FORMULA = "=+-@\t\r\n'"
+
+
+def harmless(text: str) -> str:
+    """Text for a CSV that no spreadsheet takes for a formula; `original` gives it back.
+
+    One apostrophe goes in front where the first character is one of `FORMULA`, the apostrophe included.
+    """
+    return f"'{text}" if text.startswith(tuple(FORMULA)) else text
+
+
+def original(text: str) -> str:
+    """What `harmless` was given."""
+    return text.removeprefix("'")
+
+
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """JSON with an indent, whole or not at all."""
     with atomic(path) as file:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def claim(output: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
             if any(output.glob("part-*.parquet")):
                 raise UserError(f"{output} holds part-*.parquet without a {MANIFEST}: choose another folder.")
             files.write_json(path, manifest)
-        before = json.loads(path.read_text())
+        before = _record(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use {output} for predictions ({error}): choose another folder.") from error
     differences = [
@@ -113,16 +114,31 @@ def shards(path: str | os.PathLike[str]) -> list[pathlib.Path]:
     if path.is_file():
         return [path]
     try:
-        catalogue = json.loads((path / MANIFEST).read_text())["catalogue"]
+        count = _record(path / MANIFEST)["catalogue"]["shards"]
+        if type(count) is not int:
+            raise ValueError(f"shards is {count!r}")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is neither a Parquet file nor a folder of predictions ({error}).") from error
-    expected = [shard(path, i) for i in range(catalogue["shards"])]
-    if missing := sum(not p.exists() for p in expected):
+    there = len(list(path.glob("part-*.parquet")))
+    expected = [shard(path, i) for i in range(min(count, there))]
+    if missing := count - sum(p.exists() for p in expected):
         raise UserError(
-            f"the predictions in {path} are not finished: {missing} of {len(expected)} parts are missing. "
+            f"the predictions in {path} are not finished: {missing} of {count} parts are missing. "
             "The command that began them continues them."
         )
     return expected
+
+
+def _record(path: pathlib.Path) -> dict[str, Any]:
+    """A manifest, its parts being dictionaries. Raises OSError or ValueError."""
+    try:
+        record = json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    parts = ("catalogue", "models", "settings", "versions")
+    if not (isinstance(record, dict) and all(isinstance(record.get(part, {}), dict) for part in parts)):
+        raise ValueError("it is no manifest")
+    return record
 
 
 def names(path: str | os.PathLike[str]) -> list[str]:
@@ -159,7 +175,7 @@ def export(output: pathlib.Path, formats: Sequence[str]) -> None:
 
 
 def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:
-    """Null is empty; text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Null is empty; text that a spreadsheet would take for a formula is written as `files.harmless` does."""
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
@@ -168,7 +184,7 @@ def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:
                 column = table.column(i)
                 if pa.types.is_string(column.type):
                     harmless = pc.binary_join_element_wise("'", column, "")
-                    dangerous = pc.match_substring_regex(column, r"^[=+\-@\t\r]")
+                    dangerous = pc.match_substring_regex(column, f"^[{re.escape(files.FORMULA)}]")
                     table = table.set_column(i, name, pc.if_else(dangerous, harmless, column))
             writer = writer or stack.enter_context(csv.CSVWriter(file, table.schema))
             writer.write_table(table)

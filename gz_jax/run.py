@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import models
+from gz_jax import fields, models
 from gz_jax.data import augment, pipeline
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.kaggle_split import compare_splits
@@ -44,30 +44,7 @@ ADDED = {
     "schedule": "plateau",
     "warmup_epochs": 0.0,
 }
-
-ONE_OF = {
-    "data.source": ("galaxy_zoo", "synthetic"),
-    "data.on_bad": ("fail", "skip"),
-    "data.pipeline": ("stream", "memory", "device"),
-    "loss": ("mse", "binomial", "multinomial"),
-    "schedule": ("plateau", "cosine"),
-    "model.name": models.NAMES,
-    "model.activation": ("sigmoid", "divisive", "softmax"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.variant": ("keras", "torchvision"),
-    "model.pooling": ("flatten", "average"),
-}
-POSITIVE = (
-    "num_epochs",
-    "batch_size",
-    "learning_rate",
-    "data.crop",
-    "data.size",
-    "data.image_size",
-    "data.num_galaxies",
-    "plateau.patience",
-    "early_stop_patience",
-)
+_LONGEST = 1 << 20  # characters of a config.json; ours have 2,000
 
 
 def check(config: ConfigDict, device_count: int, process_count: int = 1) -> None:
@@ -76,46 +53,22 @@ def check(config: ConfigDict, device_count: int, process_count: int = 1) -> None
     Raises:
       UserError: names the field, its value and what it may be.
     """
-    for field, allowed in ONE_OF.items():
-        if _get(config, field) not in allowed:
-            raise UserError(f"--config.{field}={_get(config, field)!r} must be one of {', '.join(map(repr, allowed))}.")
-    for field in POSITIVE:
-        if not _get(config, field) > 0:
-            raise UserError(f"--config.{field}={_get(config, field)} must be more than 0.")
+    fields.check(flatten(config))
     if config.data.crop > config.data.image_size:
         raise UserError(
             f"--config.data.crop={config.data.crop} is more than the images' side, "
             f"--config.data.image_size={config.data.image_size}."
         )
-    if not 0 < config.data.validation_fraction < 1:
-        raise UserError(
-            f"--config.data.validation_fraction={config.data.validation_fraction} must lie between 0 and 1."
-        )
-    if not 0 < config.plateau.factor < 1:
-        raise UserError(f"--config.plateau.factor={config.plateau.factor} must lie between 0 and 1.")
     if config.loss == "multinomial" and config.model.activation == "sigmoid":
         raise UserError(
             "--config.loss=multinomial needs outputs that obey the tree: --config.model.activation=softmax or divisive."
         )
-    if not 0 <= config.average < 1 or config.weight_decay < 0 or config.warmup_epochs < 0:
-        raise UserError(
-            f"--config.average={config.average} must lie in 0..1 (1 excluded), --config.weight_decay="
-            f"{config.weight_decay} and --config.warmup_epochs={config.warmup_epochs} must not be negative."
-        )
-    if config.augment.zoom < 1 or config.augment.shift < 0:
-        raise UserError("--config.augment.zoom must be at least 1 and --config.augment.shift at least 0.")
     if config.batch_size % device_count:
         below = config.batch_size // device_count * device_count
         nearest = " or ".join(str(n) for n in (below, below + device_count) if n)
         raise UserError(
             f"--config.batch_size={config.batch_size} does not divide over {device_count} devices: use {nearest}."
         )
-
-
-def _get(config: ConfigDict, field: str) -> Any:
-    for part in field.split("."):
-        config = config[part]
-    return config
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -212,7 +165,7 @@ def open_workdir(
         if not saved.exists():
             write_json(saved, record)
             return path
-        old = json.loads(saved.read_text())
+        old = _saved(saved)
         old["config"] = ADDED | old["config"]
         with open(path / ".writable", "w"):
             pass
@@ -224,8 +177,8 @@ def open_workdir(
     names = [n for n in sorted(before.keys() | now.keys()) if n not in free and before.get(n) != now.get(n)]
     differences = [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in names]
     for name, what in (("data_fingerprint", "the data"), ("weights_fingerprint", "the pretrained weights")):
-        if old[name] != record[name]:
-            differences.append(f"{what} had fingerprint {old[name]} and now {record[name]}")
+        if old.get(name) != record[name]:
+            differences.append(f"{what} had fingerprint {old.get(name)} and now {record[name]}")
     if differences:
         raise UserError(
             f"workdir {path} holds a run with another config: {'; '.join(differences)}. "
@@ -242,14 +195,34 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        flat = ADDED | json.loads(path.read_text())["config"]
-    except (OSError, ValueError, KeyError) as error:
+        flat = ADDED | _saved(path)["config"]
+    except (OSError, ValueError) as error:
         raise UserError(f"{workdir} is not a workdir of a training run: {path} cannot be read ({error}).") from error
-    config: dict[str, Any] = {}
-    for name, value in flat.items():
-        *groups, last = name.split(".")
-        functools.reduce(lambda node, group: node.setdefault(group, {}), groups, config)[last] = value
-    return ConfigDict(config)
+    try:
+        config: dict[str, Any] = {}
+        for name, value in flat.items():
+            *groups, last = name.split(".")
+            functools.reduce(lambda node, group: node.setdefault(group, {}), groups, config)[last] = value
+        found = ConfigDict(config)
+        fields.check(flatten(found))
+        if flatten(found) != flat:
+            raise ValueError("a name is a field and a group of fields")
+        return found
+    except Exception as error:  # what a name may be ml_collections says in many ways
+        raise UserError(f"{path} is not the config of a training run: {error}") from error
+
+
+def _saved(path: pathlib.Path) -> dict[str, Any]:
+    """A workdir's config.json. Raises OSError or ValueError: it cannot be read, or is something else."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read(_LONGEST + 1)
+    try:
+        record = json.loads(text) if len(text) <= _LONGEST else None
+    except RecursionError:
+        record = None
+    if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
+        raise ValueError("it is no record of a config")
+    return record
 
 
 def eval_stream(split: Any, view: View, batch_size: int, affine: np.ndarray | None = None) -> Iterator[Any]:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from gz_jax.analysis import plots
 from gz_jax.analysis.evaluate import Estimate
-from gz_jax.files import atomic
+from gz_jax.files import atomic, harmless
 
 
 class Picture(NamedTuple):
@@ -91,7 +91,7 @@ def text(value: Any) -> str:
 def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A CSV with full precision; an Estimate becomes three columns (x, x_low, x_high).
 
-    Text that a spreadsheet would take for a formula gets an apostrophe in front.
+    Text that a spreadsheet would take for a formula is written as `files.harmless` does.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     wide = {name for row in rows for name in row if isinstance(row[name], Estimate)}
@@ -108,12 +108,14 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
                     f"{name}_high": parts.get("high"),
                 }
             else:
-                out[name] = f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+                out[name] = harmless(value) if isinstance(value, str) else value
         return out
 
     table = [cells(row) for row in rows]
     with atomic(path, newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(table[0]) if table else [], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, list(table[0]) if table else [], lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+        )  # so quoted, a carriage return in a text begins no row
         writer.writeheader()
         writer.writerows(table)
 

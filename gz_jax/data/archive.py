@@ -20,7 +20,20 @@ from typing import NamedTuple
 from gz_jax.errors import UserError
 
 _BLOCK = 4 << 20  # bytes between two kept states of a decompressor; each state takes some 50 kB
-READ_ERRORS = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_MAX_READ = 256 << 20  # bytes at once: of an entry, or of a zip's directory (3 million names)
+_MAX_RATIO = 50  # by which an inner zip may be deflated; Kaggle's shrink by a few per cent
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    MemoryError,
+    OverflowError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Source(NamedTuple):
@@ -29,6 +42,15 @@ class Source(NamedTuple):
     where: str
     sizes: dict[str, int]
     read: Callable[[str], bytes]
+
+
+class _File(io.FileIO):
+    """A zip on disk; `_Window` is one inside another. Neither reads more at once than any entry may have."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size > _MAX_READ:
+            raise zipfile.BadZipFile(f"it asks for {size} bytes at once")
+        return super().read(size)
 
 
 class _Window(io.RawIOBase):
@@ -52,6 +74,11 @@ class _Window(io.RawIOBase):
 
     def pread(self, count: int, at: int) -> bytes:
         return os.pread(self._outer.fp.fileno(), max(0, min(count, self._size - at)), self._start + at)
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size > _MAX_READ:
+            raise zipfile.BadZipFile(f"it asks for {size} bytes at once")
+        return super().read(size)
 
     def readinto(self, buffer) -> int:
         filled, view = 0, memoryview(buffer)
@@ -101,10 +128,12 @@ def _ignored(name: str) -> bool:
 def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
     """A zip and those of its entries that matter, all with safe paths."""
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(_File(file) if isinstance(file, pathlib.Path) else file)
         infos = archive.infolist()
         if infos and min(info.header_offset for info in infos):  # the end of an inner zip, taken for the outer's
             raise zipfile.BadZipFile("its end is missing")
+        if sum(info.compress_size for info in infos) > archive.fp.seek(0, os.SEEK_END):
+            raise zipfile.BadZipFile("its entries overlap: a zip bomb")
     except PermissionError as error:
         raise UserError(f"cannot read {where}: {error.strerror}") from error
     except READ_ERRORS as error:
@@ -114,6 +143,10 @@ def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, li
             raise UserError(f"{where} holds an unsafe path, {info.filename!r}: this is not Kaggle's zip")
         if info.flag_bits & 1:
             raise UserError(f"{where} is encrypted ({info.filename}): this is not Kaggle's zip")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a limit
+            raise UserError(
+                f"{where}: {info.filename} is compressed by method {info.compress_type}, only deflate is known"
+            )
     return archive, [info for info in infos if not _ignored(info.filename)]
 
 
@@ -126,15 +159,22 @@ def _nested(outer: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Windo
     window = _Window(outer, start, info.compress_size)
     if info.compress_type == zipfile.ZIP_STORED:
         return window
-    if info.compress_type == zipfile.ZIP_DEFLATED:
-        return _Inflated(window, info.file_size)
-    raise UserError(f"{where}: {info.filename} is compressed by method {info.compress_type}, only deflate is known")
+    if info.file_size > _MAX_RATIO * info.compress_size:
+        raise UserError(f"{where}: {info.filename} says it inflates to {info.file_size} bytes: a zip bomb")
+    return _Inflated(window, info.file_size)
 
 
 def _source(where: str, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], suffix: str) -> Source:
     chosen = {info.filename: info for info in infos if info.filename.lower().endswith(suffix)}
     sizes = {name: info.file_size for name, info in chosen.items()}
-    return Source(where, sizes, lambda name: archive.read(chosen[name]))
+
+    def read(name: str) -> bytes:
+        if sizes[name] > _MAX_READ:
+            raise zipfile.BadZipFile(f"more than {_MAX_READ >> 20} MiB")
+        with archive.open(chosen[name]) as file:  # read() without a size would inflate whatever is there
+            return file.read(sizes[name])
+
+    return Source(where, sizes, read)
 
 
 def from_folder(folder: pathlib.Path, suffix: str) -> Source:
@@ -144,7 +184,7 @@ def from_folder(folder: pathlib.Path, suffix: str) -> Source:
         for name in names:
             path = pathlib.Path(root, name)
             relative = path.relative_to(folder.parent).as_posix()
-            if name.lower().endswith(suffix) and not _ignored(relative):
+            if name.lower().endswith(suffix) and not _ignored(relative) and path.is_file():  # a pipe would hang
                 sizes[relative] = path.stat().st_size
     return Source(str(folder), sizes, lambda name: (folder.parent / name).read_bytes())
 

@@ -21,6 +21,8 @@ from gz_jax.errors import UserError
 GOOD, NOTED, BAD = 0, 1, 2  # usable; usable with a remark (pixels missing, padded); not usable
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each costs a pass over all its pixels
+MAX_BLOCKS = 2_000  # of 2,880 bytes that the headers of a FITS file may have together
 FIELD = 204 / 424  # what training sees of a Galaxy Zoo cutout, which spans 8.48 Petrosian 90 % radii (Willett+ 2013)
 
 _WARNINGS = threading.Lock()  # catch_warnings swaps a global; astropy's parsing is single-threaded anyway
@@ -134,8 +136,8 @@ def _reason(error: Exception) -> str:
 def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
     if not isinstance(source, bytes):
         _require(stat.S_ISREG(os.stat(source).st_mode), "not a regular file")  # a named pipe would hang the run
-        with open(source, "rb") as file:
-            source = file.read(MAX_BYTES + 1)
+        with open(source, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            source = file.read(MAX_BYTES + 1) or b""  # None where a pipe has nothing
     _require(len(source) > 0, "empty file")
     _require(len(source) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB")
     return source
@@ -145,6 +147,7 @@ def _picture(data: bytes) -> Image.Image:
     """A JPEG or PNG as an RGB image."""
     image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     _require(image.width * image.height <= MAX_PIXELS, f"too large: {image.width} x {image.height} pixels")
+    _require(image.format != "JPEG" or data.count(b"\xff\xda") <= MAX_SCANS, f"more than {MAX_SCANS} scans")
     _require(image.mode not in ("CMYK", "YCCK"), "CMYK colours")
     image.load()
     if image.mode.startswith("I"):  # 16-bit grey
@@ -154,6 +157,17 @@ def _picture(data: bytes) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
     return image.convert("RGB")
+
+
+class _Blocks(io.BytesIO):
+    """A FITS file whose headers, which astropy reads block by block, cannot go on for ever."""
+
+    blocks = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.blocks += size == 2880
+        _require(self.blocks <= MAX_BLOCKS, f"more than {MAX_BLOCKS} header blocks")
+        return super().read(size)
 
 
 def _fits(
@@ -168,7 +182,7 @@ def _fits(
 
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with fits.open(io.BytesIO(data), memmap=False, lazy_load_hdus=True) as units:
+        with fits.open(_Blocks(data), memmap=False, lazy_load_hdus=True) as units:
             pixels = _pixels(units, len(data), extension)[:, ::-1]
     if len(pixels) > 1:
         _require(max(planes) < len(pixels), f"cube of {len(pixels)} planes, asked for planes {planes}")

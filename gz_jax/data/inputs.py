@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import csv as python_csv
 import glob
 import os
 import pathlib
@@ -11,11 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv, parquet
 
 from gz_jax.data import archive, images
 from gz_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz")
+
+MAX_ROWS = 100_000_000  # of a table
+MAX_ID = 1_000  # characters; NumPy gives every id as much room as the longest
 
 
 class Catalogue(NamedTuple):
@@ -72,12 +78,12 @@ def _of_names(names: list[str], where: str) -> tuple[np.ndarray, pa.Array]:
     common = os.path.commonpath([os.path.dirname(name) for name in names])
     ids = _ids([_without_suffix(os.path.relpath(name, common or ".")) for name in names], where)
     order = np.argsort(ids, kind="stable")
-    return ids[order], pa.array(names).take(pa.array(order))
+    return ids[order], pa.array(map(os.fsencode, names)).take(pa.array(order))  # not all names are Unicode
 
 
 def _of_files(files: list[pathlib.Path], where: str) -> Catalogue:
     ids, names = _of_names([os.path.abspath(p) for p in files], where)
-    return Catalogue(ids, lambda i: pathlib.Path(names[i].as_py()), where)
+    return Catalogue(ids, lambda i: pathlib.Path(os.fsdecode(names[i].as_py())), where)
 
 
 def _of_zip(path: pathlib.Path) -> Catalogue:
@@ -85,35 +91,37 @@ def _of_zip(path: pathlib.Path) -> Catalogue:
     ids, names = _of_names(list(source.sizes), str(path))
 
     def read(i: int) -> bytes:
-        name = names[i].as_py()
-        if source.sizes[name] > images.MAX_BYTES:
-            raise ValueError(f"more than {images.MAX_BYTES >> 20} MiB")
-        return source.read(name)
+        return source.read(os.fsdecode(names[i].as_py()))
 
     return Catalogue(ids, read, str(path))
 
 
 def _of_table(path: pathlib.Path, id_column: str, file_column: str) -> Catalogue:
-    from pyarrow import csv, parquet
-
     wanted = [id_column, file_column]
     try:
-        if path.suffix.lower() == ".csv":
+        is_csv = path.suffix.lower() == ".csv"
+        there = _header(path) if is_csv else parquet.read_schema(path).names
+        if missing := [name for name in wanted if name not in there]:
+            names = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+            raise UserError(f"{path} has no column {' and '.join(map(repr, missing))}; it has {names}")
+        if is_csv:
             # As text: an id of 007 is not 7, and an empty file name is a missing one.
-            options = csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=True)
+            types = dict.fromkeys(wanted, pa.string())
+            options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=True)
             table = csv.read_csv(path, convert_options=options)
         else:
-            there = set(parquet.read_schema(path).names)
-            table = parquet.read_table(path, columns=[n for n in wanted if n in there] or None)
-        missing = [name for name in wanted if name not in table.column_names]
-        if missing:
-            there = ", ".join(table.column_names)
-            raise UserError(f"{path} has no column {' and '.join(map(repr, missing))}; it has {there}")
-        ids, files = (table.column(name).cast(pa.string()).combine_chunks() for name in wanted)
-    except (pa.ArrowException, OSError) as error:
+            rows = parquet.read_metadata(path).num_rows  # a few kilobytes can repeat one value for ever
+            if rows > MAX_ROWS:
+                raise UserError(f"{path} says it has {rows} rows; more than {MAX_ROWS} are refused")
+            table = parquet.read_table(path, columns=wanted, read_dictionary=wanted)
+        ids, files = (_texts(table.column(name)) for name in wanted)
+    except (pa.ArrowException, python_csv.Error, OSError, KeyError, ValueError, MemoryError) as error:
         raise UserError(f"cannot read {path} as a table: {error}") from error
     if not len(ids) or ids.null_count:
         raise UserError(f"{path}: {'no rows' if not len(ids) else f'{ids.null_count} rows without an id'}")
+    longest = pc.max(pc.utf8_length(ids)).as_py()
+    if longest > MAX_ID:
+        raise UserError(f"{path}: the longest id has {longest} characters; more than {MAX_ID} are refused")
 
     def read(i: int) -> pathlib.Path:
         name = files[i].as_py()
@@ -124,8 +132,26 @@ def _of_table(path: pathlib.Path, id_column: str, file_column: str) -> Catalogue
     return Catalogue(_ids(ids.to_pylist(), str(path)), read, str(path))
 
 
+def _header(path: pathlib.Path) -> list[str]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return next(python_csv.reader([file.readline(1 << 20)]), [])
+
+
+def _texts(column: pa.ChunkedArray) -> pa.Array:
+    """A column as text, unless its texts would fill the memory."""
+    if pa.types.is_dictionary(column.type):
+        lengths = (pc.take(pc.binary_length(part.dictionary), part.indices) for part in column.chunks)
+        total = sum(pc.sum(part).as_py() or 0 for part in lengths)
+        if total > 2**31:
+            raise ValueError(f"its texts take {total} bytes")
+    texts = column.cast(pa.string()).combine_chunks()
+    texts.validate(full=True)  # UTF-8
+    return texts
+
+
 def _ids(texts: list[str], where: str) -> np.ndarray:
     """int64 where every text is a whole number as one would print it, else str; each may come once only."""
+    texts = [text.encode("utf-8", "backslashreplace").decode() for text in texts]
     whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts)
     ids = np.array(texts, np.int64) if whole else np.array(texts)
     values, counts = np.unique(ids, return_counts=True)

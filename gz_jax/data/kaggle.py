@@ -122,5 +122,5 @@ def fingerprint(files: KaggleFiles) -> str:
     for side, images in (("train", files.train), ("test", files.test)):
         for galaxy_id in sorted(images.names) if images else ():
             digest.update(f"{side} {galaxy_id} {images.sizes[galaxy_id]}\n".encode())
-        digest.update("".join(images.misnamed).encode() if images else b"")
+        digest.update("".join(images.misnamed).encode("utf-8", "surrogateescape") if images else b"")
     return digest.hexdigest()[:16]

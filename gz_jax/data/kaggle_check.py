@@ -13,12 +13,15 @@ from PIL import JpegImagePlugin
 
 from gz_jax import labels
 from gz_jax.data import archive
+from gz_jax.data.images import MAX_SCANS
 from gz_jax.data.kaggle import Images, csv_bytes, galaxy_id_of
 from gz_jax.errors import UserError
-from gz_jax.files import atomic
+from gz_jax.files import atomic, harmless
 
 _MAX_IMAGE = 64 << 20  # bytes; Kaggle's largest has 27 kB
 _SHOWN = 10  # galaxies named per kind of problem
+_MAX_LINE = 1 << 20  # characters of a CSV's line; Kaggle's longest has 400
+_MAX_PROBLEMS = 100_000  # in the CSV, before it is refused as another file altogether
 
 
 class Problem(NamedTuple):
@@ -47,7 +50,7 @@ def _rows(name: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
     """(line, fields) of the header and every other row; the header is checked."""
     try:
         with io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(_lines(file))
             header = [field.strip() for field in next(reader, [])]
             if not header:
                 raise UserError(f"{name} is empty")
@@ -58,6 +61,14 @@ def _rows(name: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{name} is not a CSV file in UTF-8 ({error}): download it again") from error
 
 
+def _lines(file: Iterable[str]) -> Iterator[str]:
+    """The same lines, none of them so long, or continued on the next, that a row would fill the memory."""
+    for line in file:
+        if len(line) > _MAX_LINE or line.count('"') % 2:
+            raise csv.Error(f"a line of {len(line)} characters" + ", with a quote that is not closed" * ('"' in line))
+        yield line
+
+
 def _check_header(name: str, header: Sequence[str]) -> None:
     expected = ("GalaxyID", *labels.COLUMNS)
     faults = {
@@ -65,9 +76,14 @@ def _check_header(name: str, header: Sequence[str]) -> None:
         "has the unknown column": [c for c in header if c not in expected],
         "has more than once the column": [c for c, n in collections.Counter(header).items() if n > 1],
     }
-    text = " and ".join(f"{what} {', '.join(columns)}" for what, columns in faults.items() if columns)
+    text = " and ".join(f"{what} {_few(columns)}" for what, columns in faults.items() if columns)
     if text:
         raise UserError(f"{name} {text}: it must have GalaxyID and the 37 vote fractions")
+
+
+def _few(columns: Sequence[str]) -> str:
+    more = f" and {len(columns) - 40} more" if len(columns) > 40 else ""
+    return ", ".join(column[:40] for column in columns[:40]) + more
 
 
 def read_solutions(source: archive.Source) -> Solutions:
@@ -88,7 +104,9 @@ def read_solutions(source: archive.Source) -> Solutions:
     ids, lines, values, seen = [], [], [], collections.Counter()
 
     def fault(galaxy_id: object, line: int, kind: str, detail: str = "") -> None:
-        problems.append(Problem(str(galaxy_id), name, kind, f"line {line}{detail and ', '}{detail}"))
+        problems.append(Problem(str(galaxy_id), name, kind, f"line {line}{detail and ', '}{detail[:100]}"))
+        if len(problems) > _MAX_PROBLEMS:
+            raise UserError(f"{report(problems, name)}\nand more after line {line}: this is not Kaggle's CSV")
 
     order = [header.index(column) for column in labels.COLUMNS]
     id_column = header.index("GalaxyID")
@@ -145,6 +163,8 @@ def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:
         return "image of 0 bytes", ""
     if not data.startswith(b"\xff\xd8\xff"):
         return "image is not a JPEG", ""
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        return "image has too many scans", f"more than {MAX_SCANS}"
     try:
         image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
         if image.size != (image_size, image_size):
@@ -221,6 +241,6 @@ def report(problems: Sequence[Problem], where: object) -> str:
 
 
 def write_skipped_csv(path: str | os.PathLike, skipped: Iterable[tuple[str, str, str]]) -> None:
-    """Write (galaxy_id, file, reason) rows, whole or not at all."""
-    with atomic(path, newline="") as file:
-        csv.writer(file).writerows([("galaxy_id", "file", "reason"), *skipped])
+    """Write (galaxy_id, file, reason) rows whole or not at all; texts as `files.harmless` writes them."""
+    with atomic(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
+        csv.writer(file).writerows([map(harmless, row) for row in [("galaxy_id", "file", "reason"), *skipped]])

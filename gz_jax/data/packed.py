@@ -89,16 +89,15 @@ def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = N
       path: a .npy file for the images, memory-mapped and kept for the next time; None holds them in memory.
 
     Raises:
-      UserError: the disk cannot hold the file.
+      UserError: the disk cannot hold the file, or what is there is another.
     """
+    side = view.size if final else view.cutout
+    shape = (split.size, side, side, 3)
     if path is not None and path.exists() and _labels(path).exists():
-        with np.load(_labels(path)) as saved:
-            return Packed(np.load(path, mmap_mode="r"), saved["vote_fractions"], saved["galaxy_id"])
+        return _kept(path, shape)
     if not is_encoded(split):
         records = split.read(np.arange(split.size))
         return Packed(*(records[name] for name in Packed._fields))
-    side = view.size if final else view.cutout
-    shape = (split.size, side, side, 3)
     fill = functools.partial(_fill, decoded(split, view, final=final))
     if path is None:
         return fill(np.empty(shape, np.uint8))
@@ -123,6 +122,20 @@ def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = N
         for file in temporary:
             file.unlink(missing_ok=True)
     return packed._replace(image=np.load(path, mmap_mode="r"))
+
+
+def _kept(path: pathlib.Path, shape: tuple[int, ...]) -> Packed:
+    """What `pack` left; NumPy unpickles nothing unless asked to."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.load(_labels(path), allow_pickle=False) as saved:
+            packed = Packed(images, saved["vote_fractions"], saved["galaxy_id"])
+    except Exception as error:  # zipfile's, NumPy's and the system's own
+        raise UserError(f"{path} is no cache of decoded images ({error}): delete it.") from error
+    kinds = [(array.shape, array.dtype) for array in packed]
+    if kinds != [(shape, np.uint8), ((shape[0], 37), np.float32), ((shape[0],), np.int64)]:
+        raise UserError(f"{path} is a cache of other images than these {shape[0]}: delete it.")
+    return packed
 
 
 def file_name(name: str, view: View, final: bool) -> str:

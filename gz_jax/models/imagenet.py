@@ -233,9 +233,9 @@ def read_photo(path: str | os.PathLike, size: int = 224) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=("JPEG", "PNG")) as file:  # others run programs, Ghostscript for one
             image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise anything on hostile bytes
         raise UserError(f"cannot read the image {path}: {error}") from error
     scale = size * 8 / 7 / min(image.size)
     width, height = (round(side * scale) for side in image.size)
@@ -254,7 +254,7 @@ def class_names(candidates: list[pathlib.Path]) -> dict[int, str]:
     for path in filter(pathlib.Path.is_file, candidates):
         try:
             return {int(index): str(name) for index, (_, name) in json.loads(path.read_text()).items()}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not a class index such as Keras' {CLASS_INDEX}") from error
     return {}
 

@@ -22,6 +22,7 @@ from gz_jax.models.resnet import ResNet50Classifier, Variant
 
 NUM_CLASSES = 1000
 HEAD = "params/head/"
+_LARGEST_CHUNK = 64 << 20  # bytes; HDF5 unpacks chunks whole, and the largest tensor has 10 MB
 
 _KERAS_LEAVES = {
     "kernel": "kernel",
@@ -139,7 +140,7 @@ def check(path: pathlib.Path, tensors: Mapping[str, Tensor], expected: Mapping[s
     problems = [f"missing {key} {entry.shape}" for key, entry in expected.items() if key not in tensors]
     for key, tensor in tensors.items():
         if key not in expected and not key.endswith(".num_batches_tracked"):
-            problems.append(f"unused {tensor.name}")
+            problems.append(f"unused {tensor.name[:100]}")
         elif key in expected and tensor.shape != expected[key].shape:
             problems.append(f"{tensor.name} has shape {tensor.shape}, not {expected[key].shape}")
     if problems:
@@ -209,10 +210,15 @@ def _hdf5(path: pathlib.Path):
     def visit(name: str, item) -> None:
         if isinstance(item, h5py.Dataset):
             layer, _, rest = name.partition("/")
+            chunk = np.prod(item.chunks or (0,), dtype=object) * item.dtype.itemsize
+            if item.external or item.is_virtual or item.dtype.kind != "f" or chunk > _LARGEST_CHUNK:
+                raise UserError(f"{path}: {name} is not an array of floating-point numbers in this file")
             leaf = rest.rpartition("/")[2].removesuffix(":0").removeprefix(f"{layer}_").removesuffix("_1")
             key = f"{layer}/{_KERAS_1.get(leaf, leaf)}"
             found[name if key in found else key] = Tensor(name, item.shape, lambda: item[()])
 
     with h5py.File(path, "r") as file:
+        if isinstance(file.get("model_weights", getlink=True), h5py.ExternalLink | h5py.SoftLink):
+            raise UserError(f"{path}: model_weights is a link to another place")
         file.get("model_weights", file).visititems(visit)
         yield found, {}

@@ -171,6 +171,8 @@ def read_log(workdir: pathlib.Path) -> list[dict[str, float]]:
             return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{workdir / 'log.csv'} is not the log of a run ({error}): move it away.") from error
 
 
 def versions() -> dict[str, str]:

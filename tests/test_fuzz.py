@@ -1,0 +1,325 @@
+"""Whatever the bytes, a reader gives a result or a refusal: never another exception, a hang, or the machine's memory.
+
+`pytest -m faults tests/test_fuzz.py` makes all cases and ends with a table of them; the default run makes one in 500.
+A case is a function of its reader's name and its number alone.
+"""
+
+import collections
+import faulthandler
+import gzip
+import io
+import json
+import math
+import pathlib
+import random
+import resource
+import sys
+import zipfile
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+from absl import flags
+from astropy.io import fits
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pyarrow import csv, parquet
+from safetensors.numpy import save
+
+import launch
+from configs import default
+from gz_jax import run
+from gz_jax.data import archive, images, inputs, kaggle, kaggle_check, synthetic
+from gz_jax.errors import UserError
+from gz_jax.models import imagenet_tables
+
+MEMORY = 1 << 30  # bytes that a reader may add
+SECONDS = 120  # for one case, on a busy machine; most take a thousandth
+WORDS = rb"""0 -1 1 1e400 nan inf 4294967296 9223372036854775807 99999999999999999999 000 , ; " ' \n \r\n = : { [ ( \0
+../ / \\ \xff \xc3\xa9 PK\x01\x02 PK\x03\x04 PK\x05\x06 SIMPLE BITPIX NAXIS 999 BSCALE END T F XTENSION ZNAXIS1 ZTILE1
+\xff\xda \xff\xd8 \xff\xc2 IHDR IDAT iCCP PAR1 dtype shape data_offsets F32 \x89HDF OHDR FRHP TREE HEAP SNOD"""
+WORDS = [word.decode("unicode_escape").encode("latin-1") for word in WORDS.split()]
+
+
+def watch() -> None:
+    """End the session, with a traceback, if this case hangs."""
+    faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
+
+
+def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
+    """One of the seeds with a few bytes changed; in every other case also moved, doubled, or from another seed."""
+    data = bytearray(rng.choice(seeds))
+    kinds = rng.choice((4, 8))
+    for _ in range(rng.choice((1, 1, 2, 3, 8))):
+        at, length = rng.randrange(len(data) + 1), rng.choice((1, 1, 2, 4, 8, 64, 1000))
+        match rng.randrange(kinds):
+            case 0 | 1:
+                data[at : at + 1] = [rng.randrange(256)] * len(data[at : at + 1])
+            case 2:
+                word = rng.choice(WORDS)[: len(data) - at]
+                data[at : at + len(word)] = word
+            case 3:
+                length = min(length, len(data) - at)
+                data[at : at + length] = rng.choice((rng.randbytes(length), b"\0" * length, b"\xff" * length))
+            case 4:
+                del data[at : at + length]
+            case 5:
+                data[at:at] = data[at : at + length] * rng.choice((1, 2, 50))
+            case 6:
+                data[at:at] = rng.choice(WORDS)
+            case 7:
+                other = rng.choice(seeds)
+                data[at:] = other[rng.randrange(len(other) + 1) :] if rng.random() < 0.5 else b""
+    return bytes(data)
+
+
+def picture(kind: str, **how) -> bytes:
+    pixels, buffer = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8), io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+def fits_file(*units) -> bytes:
+    buffer = io.BytesIO()
+    fits.HDUList(list(units)).writeto(buffer)
+    return buffer.getvalue()
+
+
+def labels_csv(folder: pathlib.Path):
+    synthetic.write_kaggle_files(folder / "kaggle", 6, seed=0, num_test=1, size=64)
+    source = kaggle.find(folder / "kaggle").solutions
+    name = next(iter(source.sizes))
+    seeds = [source.read(name), source.read(name).replace(b"\n", b"\r\n")]
+
+    def use(data: bytes) -> bool:
+        source = archive.Source("here", {"a.csv": len(data)}, lambda _: data)
+        return not kaggle_check.read_solutions(source).problems
+
+    return seeds, use
+
+
+def table(kind: str):
+    def prepare(folder: pathlib.Path):
+        path, write = folder / f"a.{kind}", {"csv": csv.write_csv, "parquet": parquet.write_table}[kind]
+        seeds = []
+        for ids in ([1, 2, 3, 4], ["a", "=b", "007", "é"]):
+            write(pa.table({"id": ids, "file": ["x.jpg", "/etc/passwd", "../y.png", None], "z": [0.1, 2, 3, 4]}), path)
+            seeds.append(path.read_bytes())
+
+        def use(data: bytes) -> bool:
+            path.write_bytes(data)
+            catalogue = inputs.list_inputs(path)
+            (batch,) = inputs.read_batches(catalogue, 10**4, size=4, stop=5, workers=1)
+            return len(batch["flag"]) > 0
+
+        return seeds, use
+
+    return prepare
+
+
+def zip_file(folder: pathlib.Path):
+    jpegs = {f"{kaggle.TRAIN}/{i}.jpg": picture("JPEG", quality=10 + i) for i in range(3)}
+
+    def packed(files: dict[str, bytes], how: int) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", how) as file:
+            for name, data in files.items():
+                file.writestr(name, data)
+        return buffer.getvalue()
+
+    inner = packed(jpegs, zipfile.ZIP_DEFLATED)
+    seeds = [packed(jpegs, zipfile.ZIP_STORED), inner]
+    seeds += [packed({f"{kaggle.TRAIN}.zip": inner}, how) for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+    path = folder / "a.zip"
+
+    def use(data: bytes) -> bool:
+        path.write_bytes(data)
+        nested = f"{kaggle.TRAIN}.zip".encode() in data
+        source = archive.from_zip(path, ".jpg", inner=kaggle.TRAIN if nested else None)
+        found = kaggle._images(source)
+        return not kaggle_check.check_images(found, 24, workers=1)
+
+    return seeds, use
+
+
+def weights(kind: str):
+    def prepare(folder: pathlib.Path):
+        path, arrays = folder / f"a.{kind}", {"conv1.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(4, "f2")}
+        seeds = [save(arrays, {"format": "gz_jax resnet50", "variant": "keras"}), save({"conv1.weight": np.ones(8)})]
+        if kind == "h5":
+            seeds = []
+            for how in ({}, {"chunks": (1, 2), "compression": "gzip", "shuffle": True}):
+                with h5py.File(path, "w") as file:
+                    file.create_dataset("model_weights/conv1/conv1_W:0", data=np.ones((2, 3), np.float32), **how)
+                    file.create_dataset("model_weights/fc/fc/bias:0", data=np.ones(4, np.float32))
+                seeds.append(path.read_bytes())
+
+        def use(data: bytes) -> bool:
+            path.write_bytes(data)
+            with imagenet_tables.open_tensors(path) as (tensors, _):
+                values = [t.read() for t in tensors.values() if math.prod(t.shape) < 10**6]
+            return len(values) > 0
+
+        return seeds, use
+
+    return prepare
+
+
+def cutout(folder: pathlib.Path):
+    plane = np.random.default_rng(0).normal(50, 5, (30, 30)).astype(np.float32)
+    scaled = fits.ImageHDU((plane * 10).astype(np.int16))
+    scaled.header["BSCALE"], scaled.header["BZERO"], scaled.header["BLANK"] = 2.0, 7.0, 3
+    seeds = [picture("JPEG"), picture("JPEG", progressive=True), picture("PNG"), picture("PNG", optimize=True)]
+    seeds += [fits_file(fits.PrimaryHDU(plane)), fits_file(fits.PrimaryHDU(), scaled)]
+    packed = fits.CompImageHDU(plane, compression_type="RICE_1", quantize_level=16)
+    seeds += [fits_file(fits.PrimaryHDU(), packed), gzip.compress(seeds[4])]
+
+    def use(data: bytes) -> bool:
+        image, flag, reason = images.read_cutout(data, size=8)
+        assert image.shape == (8, 8, 3)
+        assert bool(reason) == (flag != images.GOOD)
+        return flag != images.BAD
+
+    return seeds, use
+
+
+READERS = {  # cases, and what makes (seeds, use); use(data) says whether all of it was usable
+    "labels CSV": (20_000, labels_csv),
+    "catalogue CSV": (14_000, table("csv")),
+    "catalogue Parquet": (8_000, table("parquet")),
+    "zip": (20_000, zip_file),
+    "weights .h5": (10_000, weights("h5")),
+    "weights .safetensors": (12_000, weights("safetensors")),
+    "JPEG, PNG, FITS": (20_000, cutout),
+}
+SCALES = [pytest.param(1 / 500, id="few"), pytest.param(1, id="all", marks=pytest.mark.faults)]
+
+
+@pytest.fixture(scope="module")
+def counted(pytestconfig):
+    """Rows of the table that is printed when all have run."""
+    rows = []
+    yield rows
+    rows.append(("in all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))))
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n\n{'reader':22}{'cases':>8}{'accepted':>10}{'refused':>9}")
+        for name, cases, accepted in rows:
+            print(f"{name:22}{cases:8}{accepted:10}{cases - accepted:9}")
+
+
+@pytest.fixture
+def bounded():
+    """Memory and time for a test: its address space grows by 2 `MEMORY` at most, its resident set by one."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else None
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if pages:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2 * MEMORY, hard))
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY >> 10
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("reader", READERS)
+def test_bytes(reader, scale, tmp_path, counted, bounded):
+    cases, prepare = READERS[reader]
+    seeds, use = prepare(tmp_path)
+    assert all(use(seed) for seed in seeds)
+    accepted = 0
+    for number in range(int(cases * scale)):
+        data = mutated(random.Random(f"{reader} {number}"), seeds)
+        watch()
+        try:
+            accepted += use(data)
+        except UserError:
+            pass
+        except BaseException as error:
+            raise AssertionError(f"case {number} of {reader}, {len(data)} bytes: {data[:2000]!r}") from error
+    counted.append((reader, int(cases * scale), accepted))
+
+
+FIELDS = sorted(run.flatten(default.get_config()))
+NUMBERS = st.sampled_from(["0", "-1", "1", "7", "0.5", "nan", "-inf", "1e400", "1e-400", "9" * 30, "9" * 5000, "1_0"])
+VALUES = st.one_of(
+    NUMBERS,
+    st.sampled_from(["None", "True", "maybe", "", "()", "(8,)", "(1, -5)", "[1,", "(" * 300, "'x'", "9**9**9", "cnn"]),
+    st.sampled_from(["__import__('os').abort()", "resnet50", "softmax", "synthetic", "skip", "{1: 2}", "\0", "\ud800"]),
+    st.text(max_size=20),
+    st.integers().map(str),
+    st.floats().map(str),
+)
+NAMES = st.one_of(
+    st.sampled_from(FIELDS),
+    st.sampled_from(["data", "model", "model.hidden[0]", "seed.x", "model.items", "", ".", "lock", "__class__", "-"]),
+    st.text(max_size=8),
+)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.sampled_from([1, 0.5])
+)
+JSONS = st.recursive(SCALARS, lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(max_size=5), x, max_size=4))
+
+
+def examples(count: float):
+    return settings(
+        max_examples=int(count), derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+def checked(config) -> None:
+    run.check(config, 1)
+    run.parts(config)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_config_overrides(scale, counted, bounded, capsys):
+    """What the command line may say of a config: as launch.py takes it, without a process each."""
+    count = collections.Counter()
+
+    @examples(10_000 * scale)
+    @given(st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=3))
+    def hold(overrides):
+        watch()
+        count["cases"] += 1
+        flags.FLAGS.unparse_flags()
+        try:
+            launch.parse(["launch.py", f"--config={default.__file__}", *(f"--config.{n}={v}" for n, v in overrides)])
+            checked(launch.config_flag.value)
+            count["accepted"] += 1
+        except UserError:
+            pass
+        except SystemExit as end:
+            if end.code != 2 or not capsys.readouterr().err.startswith("error: "):
+                raise
+
+    hold()
+    counted.append(("config overrides", count["cases"], count["accepted"]))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_config_json(scale, tmp_path, counted, bounded):
+    """A workdir's config.json, with fields of any kind and bytes of any kind."""
+    count = collections.Counter()
+    whole = run.flatten(default.get_config())
+    changes = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), JSONS, max_size=3)
+
+    @examples(10_000 * scale)
+    @given(changes, st.sets(st.sampled_from(FIELDS), max_size=1), st.booleans(), st.integers(0, 2**32))
+    def hold(new, gone, damaged, seed):
+        watch()
+        flat = {k: v for k, v in whole.items() if k not in gone} | new
+        data = json.dumps({"config": flat, "data_fingerprint": "x"}).encode()
+        (tmp_path / "config.json").write_bytes(mutated(random.Random(seed), [data]) if damaged else data)
+        count["cases"] += 1
+        try:
+            checked(run.read_config(tmp_path))
+            count["accepted"] += 1
+        except UserError:
+            pass
+
+    hold()
+    counted.append(("config.json", count["cases"], count["accepted"]))
