@@ -1,12 +1,15 @@
 """`--mode=predict` and `--mode=mergers`: a trained network's answers for any catalogue, and a fraction from them."""
 
+import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from gz_jax import predict as prediction
 from gz_jax import trained
+from gz_jax.data import images
 from gz_jax.errors import UserError
 
 
@@ -16,6 +19,11 @@ def predict(workdir: str, flags: Any) -> int:
         raise UserError(
             "--mode=predict needs --input (a folder, glob, zip or table of images) and --output (a folder)."
         )
+    how: dict[str, Any] = {}
+    if flags.planes:
+        how["planes"] = _three("planes", flags.planes, int)
+    if flags.scales:
+        how["stretch"] = images.Stretch(scales=_three("scales", flags.scales, float))
     networks = [trained.load(path, views=flags.views) for path in workdir.split(",")]
     output = prediction.predict_catalogue(
         flags.input,
@@ -29,9 +37,20 @@ def predict(workdir: str, flags: Any) -> int:
         formats=flags.formats,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        **how,
     )
     print(output)
     return 0
+
+
+def _three(name: str, texts: list[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    try:
+        values = tuple(map(kind, texts))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(0 <= value < math.inf for value in values):
+        raise UserError(f"--{name}={','.join(texts)}: three numbers, none negative, with commas between.")
+    return values
 
 
 def mergers(workdir: str, flags: Any) -> int:
