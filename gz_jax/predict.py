@@ -38,7 +38,7 @@ def predict_catalogue(
     output: str | os.PathLike[str],
     networks: Sequence[Trained],
     *,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     shard_size: int = 10_000,
     crop: float | None = None,
     pixel_scale: float | None = None,
@@ -60,7 +60,8 @@ def predict_catalogue(
     Args:
       spec, id_column, file_column: the images, see `inputs.list_inputs`.
       networks: averaged in one pass over the images, each over its own test-time views.
-      batch_size: images on the devices at a time, rounded up to a multiple of this process's devices.
+      batch_size: images on the devices at a time, rounded up to a multiple of this process's devices; None takes 128,
+        or 32 on CPUs, whose caches like that better (a fifth faster with the paper's CNN).
       shard_size: rows of a shard, rounded up to a multiple of batch_size.
       crop: side of the central square to look at, in pixels of the image; None takes the part of it that training saw.
       pixel_scale, field_arcsec: arcsec per pixel and the square's side in arcsec, instead of `crop`.
@@ -78,6 +79,7 @@ def predict_catalogue(
     output = pathlib.Path(output)
     if unknown := set(formats) - set(predict_tables.FORMATS):
         raise UserError(f"format {unknown.pop()!r} is not one of {', '.join(predict_tables.FORMATS)}")
+    batch_size = _batch_size() if batch_size is None else batch_size
     if min(batch_size, shard_size) < 1:
         raise UserError(f"batch size {batch_size} and shard size {shard_size} must be at least 1")
     shard_size = -(-shard_size // batch_size) * batch_size
@@ -126,7 +128,7 @@ def predict_arrays(
     workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     views: int = 1,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     crop: float | None = None,
     workers: int | None = None,
     **how: Any,
@@ -136,7 +138,7 @@ def predict_arrays(
     Args:
       images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
       workdirs: of one trained network, or of several to average; views: 1, 8 or 16 test-time views of each image.
-      crop, workers, how: see `predict_catalogue`.
+      batch_size, crop, workers, how: see `predict_catalogue`.
 
     Raises:
       UserError: no trained network there; an array of another kind.
@@ -155,7 +157,7 @@ def predict_arrays(
     else:
         paths = [pathlib.Path(path) for path in images_or_paths]
         catalogue = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
-    batch_size = max(1, min(batch_size, len(catalogue.ids)))
+    batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
     network, _ = ensemble(networks, batch_size)
     spans = [(0, len(catalogue.ids))]
     how |= {"size": networks[0].view.size, "crop": _crop(networks, crop), "workers": workers}
@@ -233,6 +235,10 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := waiting.result()) is not None:
             waiting = pool.submit(next, items, None)
             yield item
+
+
+def _batch_size() -> int:
+    return 32 if jax.default_backend() == "cpu" else 128
 
 
 def _field(networks: Sequence[Trained]) -> float:

@@ -111,6 +111,8 @@ def test_a_finished_run_is_evaluated_compared_and_used(whole, tmp_path):
     assert result.returncode == 0, result.stderr
     assert predict_tables.read(tmp_path / "out").num_rows == 5
     assert "needs --input" in refusal(launch("--mode=mergers", f"--workdir={workdir}"))
+    both = ("--mode=predict", f"--workdir={workdir}", f"--input={files}", f"--output={tmp_path}/out")
+    assert "--planes=1,x: three numbers" in refusal(launch(*both, "--planes=1,x"))
     assert "two workdirs or more" in refusal(launch("--mode=compare", str(workdir)))
 
 

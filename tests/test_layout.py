@@ -29,7 +29,7 @@ def test_each_heavy_library_has_its_place():
     assert users("orbax") == {"training/checkpoint.py"}
     assert {name.split("/")[0] for name in users("tensorflow") | users("tensorflow_datasets")} == {"data"}
     assert not users("tensorflow", everywhere=False)
-    figures = {"analysis/page.py", "analysis/merger_report.py"}  # they pass Figures on, and draw none
+    figures = {"analysis/page.py"}  # it passes Figures on, and draws none
     assert all(name.startswith("analysis/plots") for name in users("matplotlib") - figures)
     assert not any("pyplot" in path.read_text() for path, _ in files() if path.name.startswith(("page", "merger")))
     assert not users("torch", everywhere=False)

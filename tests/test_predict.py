@@ -323,66 +323,93 @@ def test_validation_table_comes_back(tmp_path):
 
 
 SCRIPT = """
-import sys
-from gz_jax import predict, trained
-predict.predict_catalogue(
-    sys.argv[1], sys.argv[2], [trained.load(sys.argv[3])], batch_size=20, shard_size=100, formats=("csv", "fits"))
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_and_continued_it_is_the_same_table(workdirs, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    catalogue = write_catalogue(folder, 1990)
-
-    def start(output):
-        command = [sys.executable, "-c", SCRIPT, str(catalogue), str(output), str(workdirs[0])]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
-
-    assert start(tmp_path / "whole").wait() == 0
-    rng, kills = random.Random(0), 0
-    while kills < 4:
-        process, there = start(tmp_path / "killed"), len(list((tmp_path / "killed").glob("part-*")))
-        while process.poll() is None and len(list((tmp_path / "killed").glob("part-*"))) <= there:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.3))
-        assert process.poll() is None, "finished before it could be killed"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-        assert there < len(list((tmp_path / "killed").glob("part-*"))) < 20
-    assert start(tmp_path / "killed").wait() == 0
-    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    assert {path.name: path.read_bytes() for path in (tmp_path / "killed").iterdir()} == whole
-    flags = predict_tables.read(tmp_path / "killed")["flag"].to_numpy()
-    assert len(flags) == 2001
-    assert (flags == BAD).sum() == 11
-
-
-MEMORY = """
 import resource, sys
-import numpy as np
 from gz_jax import predict, trained
-from gz_jax.data.inputs import Catalogue
-data = [open(path, "rb").read() for path in sys.argv[4:]]
-catalogue = Catalogue(np.arange(int(sys.argv[1])), lambda i: data[i % len(data)], "memory")
-predict.predict_catalogue(catalogue, sys.argv[2], [trained.load(sys.argv[3])], shard_size=1000, formats=("csv", "fits"))
+table, output, workdir, batch_size, shard_size, index, count = sys.argv[1:]
+predict.predict_catalogue(
+    table, output, [trained.load(workdir)], batch_size=int(batch_size), shard_size=int(shard_size),
+    formats=("csv", "fits"), process_index=int(index), process_count=int(count))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+def start(table, output, workdir, batch_size=20, shard_size=100, index=0, count=1) -> subprocess.Popen:
+    arguments = (table, output, workdir, batch_size, shard_size, index, count)
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def all_files(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.mark.slow
-def test_memory_is_the_same_for_2000_and_20000_images(catalogue, workdirs, tmp_path):
-    paths = [str(path) for path in sorted(catalogue.parent.iterdir())]  # the table itself is a broken image, too
+def test_killed_at_random_moments_and_continued_it_is_the_same_table(workdirs, tmp_path):
+    """Between shards, and while one is being written; alone, and as one process of two."""
+    folder, killed = tmp_path / "images", tmp_path / "killed"
+    folder.mkdir()
+    table = write_catalogue(folder, 1990)
+    assert start(table, tmp_path / "whole", workdirs[0]).wait() == 0
+    whole, rng, amid = all_files(tmp_path / "whole"), random.Random(0), 0
+    for index, count, writing in ((0, 1, False), (0, 2, True), (1, 2, True), (1, 2, False), (0, 1, True)):
+        there = len(list(killed.glob("part-*")))
+        process = start(table, killed, workdirs[0], index=index, count=count)
+        while process.poll() is None and len(list(killed.glob("part-*"))) <= there:
+            time.sleep(0.002)
+        if not writing:
+            time.sleep(rng.uniform(0, 0.3))
+        while writing and process.poll() is None and not list(killed.glob(".part-*")):
+            time.sleep(0.0005)
+        assert process.poll() is None, "finished before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        amid += bool(list(killed.glob(".part-*")))
+        found = contents(killed)
+        assert there < len(found) < 20
+        assert found.items() <= whole.items()  # what is there is whole
+    assert amid, "no kill hit a shard being written"
+    assert start(table, killed, workdirs[0], index=1, count=2).wait() == 0
+    assert start(table, killed, workdirs[0], index=0, count=2).wait() == 0
+    assert all_files(killed) == whole
+    flags = predict_tables.read(killed)["flag"].to_numpy()
+    assert len(flags) == 2001
+    assert (flags == BAD).sum() == 11
+
+
+@pytest.mark.slow
+def test_20000_images_of_which_every_hundredth_is_broken_in_one_of_ten_ways(workdirs, tmp_path):
+    """Rows out = rows in; the reasons are each kind's own; good ones are unharmed; memory as for 2,000."""
+    good = [encode(picture(seed), "JPEG") for seed in range(200)]
+    kinds, where, folder = list(broken()), {}, tmp_path / "images"
+    folder.mkdir()
+    for name, data in (broken() | {f"{i}.jpg": data for i, data in enumerate(good)}).items():
+        (tmp_path / name).write_bytes(data)
+        where[name] = read_cutout(data, size=SIZE)[2]
+    names = [kinds[i // 100 % 10] if i % 100 == 37 else f"{i % 200}.jpg" for i in range(20_000)]
+    for i, name in enumerate(names):
+        os.link(tmp_path / name, folder / f"{i}_{name}")
+    files = [f"images/{i}_{name}" for i, name in enumerate(names)]
     peak = {}
     for count in (2_000, 20_000):
-        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / str(count)), str(workdirs[0]), *paths]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        out = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        peak[count] = int(out.split()[-1])
-        assert predict_tables.read(tmp_path / str(count), ["id"]).num_rows == count
+        table = tmp_path / f"{count}.csv"
+        csv.write_csv(pa.table({"id": range(count), "file": files[:count]}), table)
+        process = start(table, tmp_path / str(count), workdirs[0], batch_size=128, shard_size=1000)
+        peak[count] = int(process.communicate()[0])
+    found = predict_tables.read(tmp_path / "20000")
+    assert found["id"].to_pylist() == list(range(20_000))
+    bad, flag = np.arange(20_000) % 100 == 37, found["flag"].to_numpy()
+    np.testing.assert_array_equal(flag, np.where(bad, BAD, GOOD))
+    assert found["reason"].to_pylist() == [where[name] for name in names]
+    assert len(set(where.values())) == 11  # ten reasons, and "" of the good ones
+    _, alone = predict_arrays([tmp_path / f"{i}.jpg" for i in range(200)], workdirs[0])
+    expected = np.where(bad[:, None], np.nan, np.tile(alone.fractions, (100, 1)))
+    np.testing.assert_allclose(fractions(found), expected, atol=1e-5)
     assert peak[20_000] < 1.1 * peak[2_000], peak
 
 

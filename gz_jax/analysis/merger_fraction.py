@@ -12,25 +12,17 @@ validation sample (label shift); they assume that a merger, and a galaxy that is
 in both.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
 from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import StratifiedKFold
 
+from gz_jax.analysis.evaluate import Estimate
 from gz_jax.errors import UserError
 
-
-class Estimate(NamedTuple):
-    """A fraction with the limits of its confidence interval; NaN with 0..1 where the data cannot say."""
-
-    fraction: float
-    low: float
-    high: float
-
-
-UNKNOWN = Estimate(float("nan"), 0.0, 1.0)
+UNKNOWN = Estimate(float("nan"), 0.0, 1.0)  # where the data cannot say
 
 
 def threshold_count(scores: np.ndarray, threshold: float, confidence: float = 0.95) -> Estimate:
@@ -203,7 +195,7 @@ def confusion(scores: np.ndarray, truth: np.ndarray, threshold: float, confidenc
         "false_positive": int((chosen & ~truth).sum()),
         "false_negative": int((~chosen & truth).sum()),
         "true_negative": int((~chosen & ~truth).sum()),
-        **{k: v._asdict() for k, v in shares.items()},
+        **shares,
     }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from gz_jax import labels, predict_tables
-from gz_jax.analysis.evaluate import Estimate
-from gz_jax.analysis.merger_report import Report, merger_report
+from gz_jax.analysis import plots_mergers
+from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
 from gz_jax.analysis.plots_mergers import ESTIMATES
 from gz_jax.errors import UserError
@@ -51,7 +51,7 @@ def merger_mode(
       context: what the page should say of the run.
 
     Returns:
-      The results, as in metrics.json.
+      The results of `merger_report`, which metrics.json has too.
 
     Raises:
       UserError: unknown answer; tables that are unfinished, no such tables, of other networks, or without labels.
@@ -82,7 +82,7 @@ def merger_mode(
             held_out, votes = held_out[:, known], voted.predicted[_rows(ids[known], voted.ids)]
     if votes is None:
         raise UserError("the validation table has no labels: give Kaggle's training_solutions_rev1.csv as well")
-    report = merger_report(
+    results = merger_report(
         scores,
         held_out,
         votes,
@@ -93,65 +93,49 @@ def merger_mode(
         merging=merging,
         confidence=confidence,
     )
-    report.results["caveats"] += fewer + fewer_held_out
-    publish(
-        outdir,
-        f"Galaxy Zoo: {report.results['meaning']} ({answer})",
-        _sections(report),
-        report.results,
-        [
-            (ESTIMATES[k], text(_estimate(e)).split(" [")[0], f"{100 * confidence:g} % interval {_limits(e)}")
-            for k, e in report.results["estimates"].items()
-        ],
-        context,
-    )
-    return report.results
+    results["caveats"] += fewer + fewer_held_out
+    cards = []
+    for name, estimate in results["estimates"].items():
+        value, _, limits = text(estimate).partition(" [")
+        limits = limits.rstrip("]").replace(", ", " to ") or "0 to 1"
+        cards.append((ESTIMATES[name], value, f"{100 * confidence:g} % interval {limits}"))
+    title = f"Galaxy Zoo: {results['meaning']} ({answer})"
+    publish(outdir, title, _sections(results), results, cards, context)
+    return results
 
 
-def _sections(report: Report) -> list[Section]:
-    results, pictures = report.results, {k: (lambda v=v: v) for k, v in report.figures.items()}
-    curve, confusion = results["curve"], results["confusion"]
-    published = [dict(zip(("source", "fraction", "low", "high"), row, strict=True)) for row in results["published"]]
+def _sections(results: dict[str, Any]) -> list[Section]:
+    curve, seeds = results["curve"], results["seeds"]
+    parts = (("", "estimates"), ("labels, ", "labels"), ("rate per Gyr, ", "rate_per_gyr"))
     rows = [
-        {"quantity": ESTIMATES.get(row["quantity"], row["quantity"]), "fraction": _estimate(row)} for row in report.rows
+        {"quantity": prefix + ESTIMATES.get(name, name), "fraction": e}
+        for prefix, part in parts
+        for name, e in results[part].items()
     ]
-    by_threshold = [
-        {"threshold": t, **{k: _estimate(curve[k][i]) for k in ("count", "corrected")}}
-        | {f"{k} labels": shares[i] for k, shares in curve["labels"].items()}
-        for i, t in enumerate(curve["threshold"])
+    published = [
+        {"source": source, "fraction": e.value, "low": e.low, "high": e.high}
+        for source, e in results["published"].items()
     ]
-    counted = [{"quantity": k, "value": _estimate(v) if isinstance(v, dict) else v} for k, v in confusion.items()]
+    steps = zip(curve["threshold"], curve["count"], curve["corrected"], *curve["labels"].values(), strict=True)
+    columns = ("threshold", "count", "corrected", *(f"{k} labels" for k in curve["labels"]))
+    counted = [{"quantity": k, "value": v} for k, v in results["confusion"].items()]
+    draw = lambda name: Picture(f"fraction_{name}", lambda: plots_mergers.FIGURES[name](results))  # noqa: E731
+    tables = [Table("fractions", rows), *([Table("published", published)] if published else [])]
     values = {"threshold": results["threshold"], "validation": results["validation"]["galaxies"]}
-    first = [Picture("fraction_estimates", pictures["fractions"]), Table("fractions", rows)]
+    by_threshold = [dict(zip(columns, step, strict=True)) for step in steps]
     sections = [
-        Section("fraction", first + ([Table("published", published)] if published else []), values),
+        Section("fraction", [draw("estimates"), *tables], values),
         Section("fraction_caveats", [], text=results["caveats"]),
-        Section(
-            "fraction_threshold",
-            [Picture("fraction_threshold", pictures["threshold"]), Table("fraction_curve", by_threshold)],
-        ),
-        Section(
-            "fraction_validation",
-            [Picture("fraction_reliability", pictures["reliability"]), Table("confusion", counted)],
-        ),
+        Section("fraction_threshold", [draw("threshold"), Table("fraction_curve", by_threshold)]),
+        Section("fraction_validation", [draw("reliability"), Table("confusion", counted)]),
     ]
-    if results["seeds"]:
-        names = list(results["seeds"])
+    if seeds:
         each = [
-            {"network": i, **dict(zip(names, v, strict=True))}
-            for i, v in enumerate(zip(*results["seeds"].values(), strict=True))
+            {"network": i, **dict(zip(seeds, v, strict=True))} for i, v in enumerate(zip(*seeds.values(), strict=True))
         ]
         each.append({"network": "standard deviation", **results["seed_scatter"]})
         sections.append(Section("fraction_seeds", [Table("fraction_seeds", each)]))
     return sections
-
-
-def _estimate(e: Mapping[str, Any]) -> Estimate:
-    return Estimate(*(float("nan") if e[k] is None else e[k] for k in ("fraction", "low", "high")))
-
-
-def _limits(e: Mapping[str, Any]) -> str:
-    return text(_estimate(e)).partition(" ")[2].strip("[]").replace(", ", " to ") or "0 to 1"
 
 
 def _several(paths: Path | Sequence[Path]) -> Sequence[Path]:

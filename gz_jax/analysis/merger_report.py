@@ -1,36 +1,28 @@
-"""A fraction's whole report: estimates, curves, published values, caveats, figures."""
+"""A fraction's whole report: estimates, curves, published values and caveats, from arrays."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from gz_jax import labels
 from gz_jax.analysis import merger_fraction as mf
-from gz_jax.analysis import plots_mergers
+from gz_jax.analysis.evaluate import Estimate
 from gz_jax.errors import UserError
 
-
-class Report(NamedTuple):
-    """`results` is JSON-ready; `rows` are its table: quantity, fraction, low, high; `figures` by name."""
-
-    results: dict[str, Any]
-    rows: list[dict[str, Any]]
-    figures: dict[str, Figure]
-
-
-# Fractions published for the local Universe: (source, value or None, low, high). Definitions differ (pairs or
-# disturbed shapes, major mergers, limits of mass): compare orders of magnitude.
-PUBLISHED: tuple[tuple[str, float | None, float, float], ...] = (
+# Fractions published for the local Universe; NaN where only a range is given. Definitions differ (pairs or disturbed
+# shapes, major mergers, limits of mass): compare orders of magnitude.
+PUBLISHED = {
     # A compilation over redshift that states no single local value. That about 0.02 stands for its local end is this
-    # project's assumption, from a survey it includes: De Propris et al. 2007 (ApJ 666, 212; z < 0.123), "about 2%".
-    ("Lotz+ 2011 (ApJ 742, 103), about, assumed", 0.02, 0.02, 0.02),
+    # project's assumption, from what local surveys of its time found: De Propris et al. 2007 (ApJ 666, 212;
+    # z < 0.123) "about 2%", Patton & Atfield 2008 (ApJ 685, 235) "close to 0.02" close companions per galaxy.
+    "about 0.02, assumed after Lotz+ 2011 (ApJ 742, 103)": Estimate(0.02, 0.02, 0.02),
     # 1 to 3 per cent of major mergers, times 1.5 for pairs that spectroscopy missed.
-    ("Darg+ 2010 (MNRAS 401, 1043)", None, 0.015, 0.045),
-    ("Casteels+ 2013 (MNRAS 429, 1051)", None, 0.004, 0.027),
+    "Darg+ 2010 (MNRAS 401, 1043)": Estimate(float("nan"), 0.015, 0.045),
+    # "Galaxies in truly interacting pairs", of more than 10^9.5 solar masses, mass ratio below 4.
+    "Casteels+ 2013 (MNRAS 429, 1051)": Estimate(float("nan"), 0.004, 0.027),
     # The major close pair fraction at z = 0: A of A (1 + z)^m.
-    ("Robotham+ 2014 (MNRAS 444, 3986)", 0.021, 0.020, 0.022),
-)
+    "Robotham+ 2014 (MNRAS 444, 3986)": Estimate(0.021, 0.020, 0.022),
+}
 
 CAVEATS = (
     "The catalogue is limited by apparent size and brightness, not by volume: the fraction is of these"
@@ -57,8 +49,8 @@ def merger_report(
     merging: float = 1.0,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Report:
-    """Everything known about the fraction of galaxies with one answer.
+) -> dict[str, Any]:
+    """Everything known about the fraction of galaxies with one answer: text, numbers, `Estimate`s, dicts and lists.
 
     Args:
       predicted: [n] or [seeds, n], the answer's joint fraction for the catalogue, by one network or several.
@@ -93,7 +85,9 @@ def merger_report(
         "calibrated": calibrated,
     }
     seeds = _seeds(catalogue, tables, truth, threshold, seed) if len(catalogue) > 1 else {}
-    results = {
+    curves = {"calibrated": mf.reliability(held_out, truth.astype(float), confidence)} if held_out is not None else {}
+    rates = {} if observability is None else {k: found[k] for k in ("corrected", "calibrated")}
+    return {
         "answer": answer,
         "meaning": labels.ANSWERS[labels.COLUMNS.index(answer)],
         "threshold": threshold,
@@ -110,22 +104,11 @@ def merger_report(
         "seeds": seeds,
         "seed_scatter": {k: float(np.std(v, ddof=1)) for k, v in seeds.items()},
         "curve": _curve(catalogue.mean(0), scores, votes, given, confidence),
-        "reliability": {"votes": mf.reliability(scores, votes, confidence)},
-        "published": PUBLISHED if answer == "Class8.6" else (),
+        "reliability": {"votes": mf.reliability(scores, votes, confidence)} | curves,
+        "rate_per_gyr": {k: mf.merger_rate(e, *observability, merging, confidence) for k, e in rates.items()},
+        "published": PUBLISHED if answer == "Class8.6" else {},
         "caveats": [*CAVEATS, *_warnings(found, int(truth.sum()))],
     }
-    if held_out is not None:
-        results["reliability"]["calibrated"] = mf.reliability(held_out, truth.astype(float), confidence)
-    if observability is not None:
-        results["rate_per_gyr"] = {
-            k: mf.merger_rate(found[k], *observability, merging, confidence) for k in ("corrected", "calibrated")
-        }
-    results = _plain(results)
-    tabulated = (("", "estimates"), ("labels, ", "labels"), ("rate per Gyr, ", "rate_per_gyr"))
-    rows = [
-        {"quantity": f"{prefix}{name}", **e} for prefix, part in tabulated for name, e in results.get(part, {}).items()
-    ]
-    return Report(results, rows, plots_mergers.figures(results))
 
 
 def _seeds(
@@ -136,8 +119,8 @@ def _seeds(
     return {
         "count": [float((c > threshold).mean()) for c in catalogue],
         "sum": [float(c.mean()) for c in catalogue],
-        "corrected": [mf.corrected_count(c, s, truth, threshold).fraction for c, s in pairs],
-        "calibrated": [mf.calibrated_fraction(c, s, truth, seed=seed)[0].fraction for c, s in pairs],
+        "corrected": [mf.corrected_count(c, s, truth, threshold).value for c, s in pairs],
+        "calibrated": [mf.calibrated_fraction(c, s, truth, seed=seed)[0].value for c, s in pairs],
     }
 
 
@@ -175,7 +158,7 @@ def _clean(name: str, scores: np.ndarray, votes: np.ndarray | None = None) -> tu
     return np.clip(table, 0, 1).round(7), np.clip(votes, 0, 1).round(7)
 
 
-def _warnings(found: dict[str, mf.Estimate], positives: int) -> list[str]:
+def _warnings(found: dict[str, Estimate], positives: int) -> list[str]:
     """Caveats that depend on the data."""
     corrected, calibrated = found["corrected"], found["calibrated"]
     texts = []
@@ -184,14 +167,3 @@ def _warnings(found: dict[str, mf.Estimate], positives: int) -> list[str]:
     if corrected.low > calibrated.high or calibrated.low > corrected.high:
         texts.append("(c) and (d) disagree: the scores mean something else in the catalogue than in validation.")
     return texts
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: estimates to dicts, tuples to lists, NaN to None."""
-    if isinstance(value, mf.Estimate):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

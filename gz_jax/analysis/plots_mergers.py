@@ -14,15 +14,6 @@ ESTIMATES = {
 }
 
 
-def figures(results: dict[str, Any]) -> dict[str, Figure]:
-    """'fractions', 'threshold' and 'reliability' from the results of `merger_report.merger_report`."""
-    return {
-        "fractions": comparison(results),
-        "threshold": threshold_curve(results),
-        "reliability": reliability(results),
-    }
-
-
 def _title(results: dict[str, Any]) -> str:
     return f"{results['answer']} ({results['meaning']}), {results['catalogue']['galaxies']:,} galaxies"
 
@@ -33,17 +24,14 @@ def comparison(results: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     rows = [(ESTIMATES[k], e, BLUE) for k, e in results["estimates"].items()]
     rows += [(f"labels above {results['threshold']:g}, {k}", e, RED) for k, e in results["labels"].items()]
-    rows += [
-        (source, {"fraction": value, "low": low, "high": high}, GREY)
-        for source, value, low, high in results["published"]
-    ]
-    top = max([e["high"] for _, e, _ in rows if e["fraction"] is not None or e["high"] < 1], default=1)
+    rows += [(source, e, GREY) for source, e in results["published"].items()]
+    top = max([e.high for _, e, _ in rows if np.isfinite(e.value) or e.high < 1], default=1)
     seeds_of = {ESTIMATES[k]: v for k, v in results["seeds"].items()}
     for place, (name, e, colour) in enumerate(rows):
-        axes.hlines(place, e["low"], e["high"], color=colour, lw=2.5, alpha=0.8)
-        if e["fraction"] is not None:
-            axes.plot(e["fraction"], place, "o", color=colour, ms=7)
-        elif e["high"] > top:
+        axes.hlines(place, e.low, e.high, color=colour, lw=2.5, alpha=0.8)
+        if np.isfinite(e.value):
+            axes.plot(e.value, place, "o", color=colour, ms=7, mfc="white" if "assumed" in name else colour)
+        elif e.high > top:
             axes.text(top / 2, place - 0.12, "not measurable", ha="center", va="bottom", color=colour)
         seeds = seeds_of.get(name, [])
         axes.plot(seeds, np.full(len(seeds), place + 0.25), "|", color=colour, ms=9)
@@ -66,19 +54,18 @@ def threshold_curve(results: dict[str, Any]) -> Figure:
         ("count", "predictions above", BLUE),
         ("corrected", "corrected count", GREEN),
     ):
-        value, low, high = np.array([list(e.values()) for e in curve[key]], float).T  # None becomes NaN: a gap
-        known = np.isfinite(value)
+        value, low, high = np.array(curve[key]).T
         axes.plot(x, np.where(value > 0, value, np.nan), "o-", color=colour, ms=4, label=text)
-        axes.fill_between(x, np.maximum(low, 1e-9), high, where=known, color=colour, alpha=0.2, lw=0)
+        axes.fill_between(x, np.maximum(low, 1e-9), high, where=value > 0, color=colour, alpha=0.2, lw=0)
     for source, line in zip(curve["labels"], ("--", ":"), strict=False):
         shares = np.array(curve["labels"][source])
         text = f"votes above, {source} labels"
         axes.plot(x, np.where(shares > 0, shares, np.nan), "s", ls=line, color=RED, ms=4, label=text)
     axes.axvline(results["threshold"], color=GREY, lw=1, ls=":")
-    counts = [e["fraction"] for e in curve["count"]] + [v for part in curve["labels"].values() for v in part]
+    counts = [e.value for e in curve["count"]] + [v for part in curve["labels"].values() for v in part]
     positive = [v for v in counts if v > 0]
     axes.set_yscale("log")
-    axes.set_ylim(min(positive, default=1e-3) / 2, min(1.0, 3 * max(positive, default=1)))
+    axes.set_ylim(min(positive, default=1e-3) / 2, min(1.0, 2 * max(positive, default=1)))
     axes.set_xlabel("threshold of the vote fraction")
     axes.set_ylabel("fraction of galaxies above")
     axes.set_title(_title(results))
@@ -103,9 +90,14 @@ def reliability(results: dict[str, Any]) -> Figure:
         axes.plot(bins["predicted"], bins["observed"], "o", color=BLUE)
         axes.vlines(bins["predicted"], bins["low"], bins["high"], color=BLUE)
         for x, y, n in zip(bins["predicted"], bins["observed"], bins["galaxies"], strict=True):
-            axes.annotate(f"{n:,}", (x, y), (5, -11), textcoords="offset points", fontsize=7, color=GREY)
+            place = {"xytext": (-5 if x > 0.9 else 5, 5 if y < 0.1 else -11), "ha": "right" if x > 0.9 else "left"}
+            axes.annotate(f"{n:,}", (x, y), textcoords="offset points", fontsize=7, color=GREY, **place)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=texts[key][0], ylabel=texts[key][1])
         axes.set_aspect("equal")
         axes.grid(alpha=0.3)
-    figure.suptitle(f"{_title(results)}: validation, number of galaxies at each point", fontsize=10)
+    known, name = results["validation"]["galaxies"], f"{results['answer']} ({results['meaning']})"
+    figure.suptitle(f"{name}: {known:,} validation galaxies, their number at each point", fontsize=10)
     return figure
+
+
+FIGURES = {"estimates": comparison, "threshold": threshold_curve, "reliability": reliability}

@@ -94,7 +94,7 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
         gains = evaluate.views_gain(truth, {k: v[keep] for k, v in inputs.views.items()}, inputs.resamples)
         sections.append(Section("views", [Table("views", gains)]))
     if inputs.test is not None:
-        numbers["test"], section = _test(inputs.test, inputs.merger_threshold, inputs.resamples)
+        numbers["test"], section = _test(inputs.test, inputs.merger_threshold)
         sections.append(section)
     value = {name: float(found[name].value) for name in SCORES}
     low, high = found["rmse"].low, found["rmse"].high
@@ -187,7 +187,7 @@ def _selection(
 def _mergers(
     inputs: EvaluationInputs, images: Images | None, ids: np.ndarray, truth: np.ndarray, predicted: np.ndarray
 ) -> tuple[dict[str, Any], Section]:
-    found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold, inputs.resamples)
+    found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold)
     curve = mergers.merger_curve(truth, predicted, THRESHOLDS, inputs.merger_threshold)
     captions = [f"{ids[r]}\n{predicted[r, MERGER]:.2f} (volunteers {truth[r, MERGER]:.2f})" for r in rows[:GRID]]
     items, values = _selection("mergers_validation", "mergers", found, images, rows, captions)
@@ -197,8 +197,8 @@ def _mergers(
     return found, Section("mergers", items, values)
 
 
-def _test(test: TestSet, threshold: float, resamples: int) -> tuple[dict[str, Any], Section]:
-    found, rows = mergers.mergers(test.predicted, None, threshold, resamples)
+def _test(test: TestSet, threshold: float) -> tuple[dict[str, Any], Section]:
+    found, rows = mergers.mergers(test.predicted, None, threshold)
     captions = [f"{test.galaxy_id[r]}\n{test.predicted[r, MERGER]:.2f}" for r in rows[:GRID]]
     items, values = _selection("mergers_test", "mergers_test", found, test.images, rows, captions)
     return found, Section("test", items, values)

@@ -32,11 +32,17 @@ class Stretch(NamedTuple):
     """Brightness of FITS pixels, Lupton et al. 2004 (PASP 116, 133): asinh(q I / softening) / q, white at 1.
 
     I is the mean of the bands above the sky in units of the sky's noise, so that cutouts of any flux unit come
-    out alike: linear below `softening`, logarithmic above, white at softening sinh(q) / q (3,700 by default).
+    out alike: linear below `softening`, logarithmic above, white at softening sinh(q) / q (840 by default). With the
+    defaults, cutouts simulated with SDSS' noise have about the sky (scatter 3 of 255) and the cores (160) of the
+    medians of Galaxy Zoo's own pictures, though outskirts come out fainter.
+
+    The planes are first multiplied by `scales`. In units of flux (nanomaggies, say) galaxies come out redder than in
+    Galaxy Zoo; (0.85, 1, 1.4) for i, r, g gives a red core the median colour of Galaxy Zoo's.
     """
 
-    q: float = 8.0
-    softening: float = 20.0
+    q: float = 6.0
+    softening: float = 25.0
+    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 class _UnusableError(Exception):
@@ -93,7 +99,7 @@ def read_cutout(
         left, top = ((length - side) // 2 for length in image.size)
         if min(left, top) < 0:
             note = "; ".join(filter(None, [note, f"padded: {image.width} x {image.height} pixels, crop {side}"]))
-        image = image.crop((left, top, left + side, top + side)).convert("RGB")
+        image = _rgb(image.crop((left, top, left + side, top + side)))
         if side % size == 0:
             shown = _boxes(np.asarray(image), side // size)
         else:
@@ -112,8 +118,10 @@ def _side(crop: float | None, width: int, height: int) -> int:
 
 def _boxes(pixels: np.ndarray, k: int) -> np.ndarray:
     """Means of k x k boxes of uint8 [H, W, 3], rounded once (Pillow's `resize` rounds twice, `reduce` down)."""
-    rows = sum(pixels[i::k].astype(np.uint32) for i in range(k))
-    return ((sum(rows[:, i::k] for i in range(k)) + k * k // 2) // (k * k)).astype(np.uint8)
+    kind = np.uint16 if k <= 16 else np.uint32  # 256 x 255 fit in 16 bits
+    rows = sum((pixels[i::k] for i in range(1, k)), pixels[::k].astype(kind))
+    total = sum((rows[:, i::k] for i in range(1, k)), rows[:, ::k] + kind(k * k // 2))
+    return (total // kind(k * k)).astype(np.uint8)
 
 
 def _require(condition: bool, reason: str) -> None:
@@ -156,7 +164,12 @@ def _picture(data: bytes) -> Image.Image:
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return image.convert("RGB")
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """`convert` would copy what is RGB already."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class _Blocks(io.BytesIO):
@@ -186,7 +199,8 @@ def _fits(
             pixels = _pixels(units, len(data), extension)[:, ::-1]
     if len(pixels) > 1:
         _require(max(planes) < len(pixels), f"cube of {len(pixels)} planes, asked for planes {planes}")
-        pixels = pixels[list(planes)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            pixels = pixels[list(planes)] * np.array(stretch.scales, np.float32)[:, None, None]
     height, width = pixels.shape[1:]
     side = _side(crop, width, height)
     rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in (height, width))

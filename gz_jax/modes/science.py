@@ -1,12 +1,15 @@
 """`--mode=predict` and `--mode=mergers`: a trained network's answers for any catalogue, and a fraction from them."""
 
+import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from gz_jax import lock, trained
 from gz_jax import predict as prediction
+from gz_jax.data import images
 from gz_jax.errors import UserError
 
 
@@ -16,12 +19,18 @@ def predict(workdir: str, flags: Any) -> int:
         raise UserError(
             "--mode=predict needs --input (a folder, glob, zip or table of images) and --output (a folder)."
         )
+    how: dict[str, Any] = {}
+    if flags.planes:
+        how["planes"] = _three("planes", flags.planes, int)
+    if flags.scales:
+        how["stretch"] = images.Stretch(scales=_three("scales", flags.scales, float))
     networks = [trained.load(path, views=flags.views) for path in workdir.split(",")]
     with lock.held(pathlib.Path(flags.output, f".lock{jax.process_index()}"), f"output {flags.output}"):
         output = prediction.predict_catalogue(
             flags.input,
             flags.output,
             networks,
+            shard_size=flags.shard_size,
             crop=flags.crop,
             pixel_scale=flags.pixel_scale,
             field_arcsec=flags.field,
@@ -30,9 +39,20 @@ def predict(workdir: str, flags: Any) -> int:
             formats=flags.formats,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            **how,
         )
     print(output)
     return 0
+
+
+def _three(name: str, texts: list[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    try:
+        values = tuple(map(kind, texts))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(0 <= value < math.inf for value in values):
+        raise UserError(f"--{name}={','.join(texts)}: three numbers, none negative, with commas between.")
+    return values
 
 
 def mergers(workdir: str, flags: Any) -> int:

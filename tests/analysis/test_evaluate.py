@@ -175,19 +175,10 @@ def test_mergers_by_hand():
     assert found["average_precision"] == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
     curve = mergers.merger_curve(truth, predicted, np.array([0.3, 0.95]))
     np.testing.assert_allclose(curve, [[2 / 3, np.nan], [2 / 3, 0]])
+    assert np.isnan(mergers.mergers(predicted, truth * 0, 0.3)[0]["average_precision"])  # nothing to find
     unlabelled, rows = mergers.mergers(predicted, None, 0.65)
     assert set(unlabelled) == {"threshold", "galaxies", "selected", "fraction"}
     np.testing.assert_array_equal(rows, [2, 4])
-
-
-def test_average_precision_is_scikit_learns():
-    metrics = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(0)
-    score = np.round(rng.random(500), 2)  # many ties
-    relevant = rng.random(500) < score * 0.3
-    expected = metrics.average_precision_score(relevant, score)
-    assert mergers.average_precision(relevant, score) == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(mergers.average_precision(np.zeros(3, bool), score[:3]))
 
 
 def test_tree_check_sees_a_broken_sum():

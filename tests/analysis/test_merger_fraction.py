@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from gz_jax.analysis import merger_fraction as mf
+from gz_jax.analysis import plots_mergers
+from gz_jax.analysis.evaluate import Estimate
 from gz_jax.analysis.merger_report import merger_report
+from gz_jax.analysis.page import plain
 from gz_jax.errors import UserError
 
 
@@ -30,7 +33,7 @@ def test_wilson_is_that_of_statsmodels(count, n):
     proportion = pytest.importorskip("statsmodels.stats.proportion")
     estimate = mf.threshold_count(zeros_and_ones(count, n), 0.5)
     np.testing.assert_allclose(estimate[1:], proportion.proportion_confint(count, n, 0.05, "wilson"), atol=1e-12)
-    assert estimate.fraction == count / n
+    assert estimate.value == count / n
 
 
 def test_wilson_of_published_example():
@@ -61,13 +64,13 @@ def test_corrected_interval_of_published_examples(tested, diseased, healthy, int
 def test_rogan_gladen_of_published_example():
     # R's epiR::epi.prev: 23 of 150 cows test positive at sensitivity 0.96, specificity 0.89: 5.1 in 100 are ill.
     estimate = mf.corrected_mean(zeros_and_ones(23, 150), zeros_and_ones(96, 100), zeros_and_ones(11, 100))
-    assert round(100 * estimate.fraction, 1) == 5.1
+    assert round(100 * estimate.value, 1) == 5.1
 
 
 def test_sum_of_fractions_and_its_bootstrap():
     scores = np.random.default_rng(0).beta(0.3, 5, 5000)
     estimate = mf.probability_sum(scores)
-    assert estimate.fraction == scores.mean()
+    assert estimate.value == scores.mean()
     expected = 1.96 * scores.std() / np.sqrt(len(scores))  # the central limit theorem
     np.testing.assert_allclose(np.array(estimate[1:]) - scores.mean(), [-expected, expected], rtol=0.1)
     assert estimate == mf.probability_sum(scores)
@@ -110,7 +113,7 @@ def test_truth_is_recovered_from_a_biased_classifier(fraction):
             mf.calibrated_fraction(catalogue, scores, truth)[0],
         )
         hits += [e.low <= fraction <= e.high for e in found]
-        values.append([e.fraction for e in found])
+        values.append([e.value for e in found])
     assert hits[0] <= 20
     assert min(hits[1:]) >= 93, hits
     mean, error = np.mean(values, 0), np.std(values, 0) / 10
@@ -136,11 +139,11 @@ def test_useless_or_unlabelled_validation_says_so():
 
 
 def test_rate_by_hand():
-    fraction = mf.Estimate(0.03, 0.02, 0.05)
+    fraction = Estimate(0.03, 0.02, 0.05)
     assert mf.merger_rate(fraction, 0.5, merging=0.6) == pytest.approx((0.036, 0.024, 0.06))
     low = 0.036 * np.exp(-np.hypot(np.log(1.5), 1.959964 * 0.2))
     assert mf.merger_rate(fraction, 0.5, 0.1, 0.6).low == pytest.approx(low)
-    assert mf.merger_rate(mf.Estimate(0.0, 0.0, 0.01), 0.5) == pytest.approx((0, 0, 0.02))
+    assert mf.merger_rate(Estimate(0.0, 0.0, 0.01), 0.5) == pytest.approx((0, 0, 0.02))
     with pytest.raises(UserError, match="observability time"):
         mf.merger_rate(fraction, 0)
 
@@ -154,7 +157,7 @@ def test_confusion_by_hand():
         1,
         1,
     ]
-    assert found["purity"]["fraction"] == found["completeness"]["fraction"] == pytest.approx(2 / 3)
+    assert found["purity"].value == found["completeness"].value == pytest.approx(2 / 3)
 
 
 def test_report():
@@ -165,25 +168,26 @@ def test_report():
     catalogue[0, :7] = np.nan  # images that could not be read
     votes = volunteers(rng, truth)
     votes[0] = np.float32(0.3)  # not above 0.3
-    report = merger_report(
+    results = merger_report(
         catalogue.astype(np.float32), np.stack([scores, scores]), votes, votes, observability=(0.5, 0.1)
     )
-    json.dumps(report.results, allow_nan=False)
-    assert report.results["catalogue"] == {"galaxies": 4993, "left_out": 7}
-    assert report.results["labels"]["training"]["fraction"] == pytest.approx((votes[1:] > 0.3).mean(), abs=1e-3)
-    assert report.results["labels"]["validation"]["fraction"] == (votes[1:] > 0.3).sum() / 3000
-    assert [len(v) for v in report.results["seeds"].values()] == [2] * 4
-    assert report.results["estimates"]["calibrated"]["low"] < 0.02 < report.results["estimates"]["calibrated"]["high"]
-    assert [row["quantity"] for row in report.rows][:4] == ["count", "sum", "corrected", "calibrated"]
-    assert set(report.figures) == {"fractions", "threshold", "reliability"}
-    for figure in report.figures.values():
-        figure.canvas.draw()
+    json.dumps(plain(results), allow_nan=False)
+    assert results["catalogue"] == {"galaxies": 4993, "left_out": 7}
+    assert results["labels"]["training"].value == pytest.approx((votes[1:] > 0.3).mean(), abs=1e-3)
+    assert results["labels"]["validation"].value == (votes[1:] > 0.3).sum() / 3000
+    assert [len(v) for v in results["seeds"].values()] == [2] * 4
+    assert results["estimates"]["calibrated"].low < 0.02 < results["estimates"]["calibrated"].high
+    assert list(results["estimates"]) == ["count", "sum", "corrected", "calibrated"]
+    assert results["rate_per_gyr"]["corrected"].value == pytest.approx(2 * results["estimates"]["corrected"].value)
+    for draw in plots_mergers.FIGURES.values():
+        draw(results).canvas.draw()
 
     other = merger_report(scores, scores, np.zeros(3000), answer="Class1.3")  # nobody saw a star
-    json.dumps(other.results, allow_nan=False)
-    assert other.results["estimates"]["corrected"] == {"fraction": None, "low": 0.0, "high": 1.0}
-    assert other.results["published"] == []
-    assert "Only 0 validation galaxies" in other.results["caveats"][-1]
+    assert plain(other["estimates"]["corrected"]) == {"value": None, "low": 0.0, "high": 1.0}
+    assert other["published"] == {}
+    assert "Only 0 validation galaxies" in other["caveats"][-1]
+    for draw in plots_mergers.FIGURES.values():
+        draw(other).canvas.draw()
 
 
 def test_report_refuses_nonsense():

@@ -103,7 +103,7 @@ def test_fits_stretch_by_hand():
     assert flag == GOOD
     assert np.all(image == image[..., :1])
     sigma = (plane[95:105, 95:105].astype(float) - 50) / 2
-    expected = 255 * np.arcsinh(8 * sigma / 20) / 8
+    expected = 255 * np.arcsinh(6 * sigma / 25) / 6
     assert np.abs(image[::-1][95:105, 95:105, 0] - expected).max() < 3
     assert np.median(image) < 5  # the sky is dark
 
@@ -114,6 +114,9 @@ def test_fits_is_the_same_in_any_flux_unit_and_type():
     for other in (plane * 1e-9, plane.astype(np.float64), (plane * 100).astype(np.int32), plane + 3000):
         shown = read_cutout(as_fits(fits.PrimaryHDU(other)), size=30)[0].astype(int)
         assert np.abs(shown - reference).max() <= 2
+    counts = as_fits(fits.PrimaryHDU((plane * 20 + 30_000).astype(np.uint16)))  # on disk int16 with BZERO
+    assert b"BZERO" in counts
+    assert np.abs(read_cutout(counts, size=30)[0].astype(int) - reference).max() <= 2
     packed = as_fits(fits.PrimaryHDU(), fits.CompImageHDU(plane, name="SCI", quantize_level=16))
     assert np.abs(read_cutout(packed, size=30)[0].astype(int) - reference).max() <= 6
     zipped = gzip.compress(as_fits(fits.PrimaryHDU(plane)))
@@ -137,6 +140,42 @@ def test_fits_cube_keeps_colour_and_planes_can_be_chosen():
         BAD,
         "cube of 4 planes, asked for planes (0, 1, 4)",
     )
+
+
+def test_fits_planes_are_scaled_before_they_are_stretched():
+    base, rng = galaxy(noise=0) - 50, np.random.default_rng(1)
+    fluxes = [factor * base + rng.normal(0, 2, base.shape) for factor in (1.6, 1, 0.5)]
+    cube = as_fits(fits.PrimaryHDU(np.stack(fluxes).astype(np.float32)))
+    flat = read_cutout(cube, size=30, stretch=images.Stretch(scales=(1 / 1.6, 1, 2)))[0][15, 15].astype(float)
+    assert flat.max() / flat.min() < 1.03
+    scaled = as_fits(fits.PrimaryHDU(np.stack([0 * fluxes[0], fluxes[1], fluxes[2] * 3]).astype(np.float32)))
+    expected = read_cutout(scaled, size=30)[0].astype(int)
+    found = read_cutout(cube, size=30, stretch=images.Stretch(scales=(0, 1, 3)))[0].astype(int)
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("pixel_scale", "side"), [(0.262, 256), (0.396, 180)])
+def test_a_galaxy_fills_the_frame_as_in_training_at_any_pixel_scale(pixel_scale, side):
+    """4.08 radii across, in a Legacy Survey cutout of 256 pixels as in one of SDSS; the default crop cannot know."""
+    radius = 7.0  # Petrosian 90 %, arcsec
+    y, x = (np.mgrid[:side, :side] - (side - 1) / 2) * pixel_scale
+    noise = np.random.default_rng(0).normal(0, 1, (side, side))
+    pixels = 1000 * np.exp(-np.hypot(x, y / 0.5) / (radius / 3)) + noise
+    data = as_fits(fits.PrimaryHDU(pixels.astype(np.float32)))
+
+    def width(**how) -> float:
+        """Part of the frame that the galaxy's major axis spans above a quarter of the white."""
+        image, flag, _ = read_cutout(data, size=68, **how)
+        assert flag == GOOD
+        return float((image[33:35].mean((0, 2)) > 64).mean())
+
+    shown = width(crop=images.crop_side(pixel_scale, 4.08 * radius))
+    level = np.sinh(6 * 64 / 255) * 25 / 6  # the brightness of that grey
+    expected = 2 * radius / 3 * np.log(1000 / level) / (4.08 * radius)
+    assert shown == pytest.approx(expected, abs=0.04)
+    field = images.FIELD * side * pixel_scale  # of the default: 204/424 of the cutout, whatever it spans on the sky
+    assert width() == pytest.approx(expected * 4.08 * radius / field, abs=0.04)
+    assert abs(width() - shown) > 0.06
 
 
 def test_fits_extension_is_chosen():
