@@ -87,7 +87,13 @@ def _decoded(split: Split, view: View, final: bool, workers: int) -> Iterator[tu
 
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
-        tqdm(total=split.size, desc="decoding", unit="image", mininterval=0.5 if sys.stderr.isatty() else 30) as bar,
+        tqdm(
+            total=split.size,
+            desc="decoding",
+            unit="image",
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            disable=jax.process_index() > 0,
+        ) as bar,
     ):
         starts = iter(range(0, split.size, CHUNK))
         pending = {pool.submit(work, s) for _, s in zip(range(2 * workers), starts, strict=False)}

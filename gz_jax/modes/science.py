@@ -21,6 +21,7 @@ def predict(workdir: str, flags: Any) -> int:
         flags.input,
         flags.output,
         networks,
+        shard_size=flags.shard_size,
         crop=flags.crop,
         pixel_scale=flags.pixel_scale,
         field_arcsec=flags.field,

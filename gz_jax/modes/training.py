@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import run, trained
+from gz_jax import distributed, run, trained
 from gz_jax.data import kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
@@ -65,10 +65,12 @@ def stream(config: ConfigDict, dataset: Dataset, parts: run.Parts) -> loop.Data:
 def train(config: ConfigDict, workdir: str) -> int:
     """`--mode=train`: returns the exit status."""
     run.check(config, jax.device_count(), jax.process_count())
-    weights = run.load_weights(config)
-    dataset = run.open_dataset(config)
-    path = run.open_workdir(workdir, config, dataset.fingerprint, weights)
-    if dataset.skipped:
+    with distributed.lead_first(config.data.source != "synthetic"):  # downloads and prepares
+        weights = run.load_weights(config)
+        dataset = run.open_dataset(config)
+    with distributed.lead_first():
+        path = run.open_workdir(workdir, config, dataset.fingerprint, weights)
+    if dataset.skipped and jax.process_index() == 0:
         kaggle_check.write_skipped_csv(path / "skipped.csv", dataset.skipped)
         print(f"{len(dataset.skipped)} galaxies left out, see {path / 'skipped.csv'}", flush=True)
     parts = run.parts(config)

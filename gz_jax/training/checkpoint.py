@@ -1,7 +1,8 @@
 """Checkpoints on disk, through orbax: `latest` to continue from, `best` to predict with.
 
 A checkpoint is a pytree of arrays and a JSON of plain numbers (`Progress`). Writing is asynchronous, to a temporary
-name that is renamed when whole, so a killed process leaves the previous checkpoint as it was.
+name that is renamed when whole, so a killed process leaves the previous checkpoint as it was. Of several processes,
+which all hold the same state, process 0 writes and every one reads for itself: no number of processes is remembered.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from gz_jax.errors import UserError
@@ -57,17 +59,26 @@ class Progress:
 def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Orbax's manager of one folder that keeps the newest `keep` checkpoints."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what was asked for
+    me = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=not read_only, read_only=read_only, enable_async_checkpointing=True
+        max_to_keep=keep,
+        create=False,
+        read_only=read_only,
+        enable_async_checkpointing=True,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}),
     )
+    if not read_only:
+        directory.mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, tree: PyTree, info: dict[str, Any]) -> None:
-    """Begin to write checkpoint `step`; one of that step that exists already is replaced."""
+    """Begin to write checkpoint `step` of a replicated tree; one of that step that exists already is replaced."""
     if step in manager.all_steps():
         manager.wait_until_finished()
         manager.delete(step)
+    # As NumPy: for jax.Array orbax expects every process to take part. A copy: the next step donates the arrays.
+    tree = jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
     manager.save(
         step,
         args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), info=ocp.args.JsonSave(info)),

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from gz_jax import labels
+from gz_jax import distributed, labels
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
 from gz_jax.training import checkpoint, log, state, step
@@ -117,21 +117,30 @@ class Run:
 
     def __init__(self, workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps) -> None:
         self.workdir, self.settings, self.data, self.steps = workdir, settings, data, steps
-        self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
-        self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
+        self.lead = jax.process_index() == 0  # writes for all
+        with distributed.lead_first():
+            self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", 2, read_only=not self.lead)
+            self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", 1, read_only=not self.lead)
         self.saved_at = time.monotonic()
         self.signal: int | None = None
-        self.events = log.tensorboard_writer(workdir / "events") if settings.tensorboard else None
+        self.votes = distributed.Votes()
+        self.events = log.tensorboard_writer(workdir / "events") if settings.tensorboard and self.lead else None
 
     def restore(self, fresh: TrainState) -> tuple[TrainState, Progress]:
         """Where the workdir stands: its latest checkpoint, else the start."""
         found = checkpoint.load(self.latest, fresh)
+        steps = distributed.gather(-1 if found is None else found[0])[:, 0]
+        if len(set(steps.tolist())) > 1:
+            raise UserError(
+                f"the processes find different checkpoints in {self.workdir} (steps {', '.join(map(str, steps))}): it "
+                "must lie on a file system that all of them share."
+            )
         if found is None:
             progress = Progress(0, 0, start_plateau(self.settings.learning_rate), EarlyStop())
             return self.set_rates(fresh, progress), progress
         _, tree, info = found
         progress = Progress.from_json(info)
-        for later in [s for s in self.best.all_steps() if s > int(tree.step)]:
+        for later in [s for s in self.best.all_steps() if s > int(tree.step) and self.lead]:
             self.best.delete(later)  # of a life that is lived again from here
         return tree, progress
 
@@ -143,7 +152,8 @@ class Run:
 
     def save(self, train_state: TrainState, progress: Progress) -> None:
         self.check_finite(train_state, progress)
-        checkpoint.save(self.latest, int(train_state.step), train_state, progress.to_json())
+        if self.lead:
+            checkpoint.save(self.latest, int(train_state.step), train_state, progress.to_json())
         self.saved_at = time.monotonic()
 
     def check_finite(self, train_state: TrainState, progress: Progress) -> None:
@@ -157,13 +167,12 @@ class Run:
             f"kept in {self.workdir}. A lower --config.learning_rate may help. GalaxyIDs of the batch: {ids}"
         )
 
-    def save_is_due(self, global_step: int) -> bool:
+    def stop_or_save(self, train_state: TrainState, global_step: int, *, now: bool = False) -> tuple[bool, bool]:
+        """Whether a signal came, and whether a checkpoint is due: the same in all processes (see `Votes`)."""
+        due = time.monotonic() - self.saved_at >= self.settings.every_seconds
+        stop, save = self.votes(global_step, self.signal is not None, due, after=train_state.step, now=now)
         every = self.settings.every_steps
-        if every and global_step % every == 0:
-            return True
-        if jax.process_count() > 1:  # clocks differ, and all processes must save together
-            return False
-        return time.monotonic() - self.saved_at >= self.settings.every_seconds
+        return stop, save or bool(every and global_step % every == 0)
 
     def train_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
         """The rest of the epoch that `progress` stands in."""
@@ -171,7 +180,8 @@ class Run:
         total = self.data.steps_per_epoch
         start = time.monotonic() - progress.seconds
         losses: collections.deque[jax.Array] = collections.deque()
-        bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size)
+        file = sys.stderr if self.lead else sys.stdout  # where the others say nothing
+        bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size, file=file)
         try:
             for done, batch in enumerate(prefetch(self.steps.put, self.data.train(epoch, first)), first + 1):
                 train_state, loss = self.steps.train(train_state, batch)
@@ -180,11 +190,11 @@ class Run:
                     losses.popleft().block_until_ready()
                 bar.advance(float(loss) if bar.due() else None)
                 progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
-                if self.signal is not None:
+                stop, save = self.stop_or_save(train_state, epoch * total + done)
+                if stop or (save and done < total):
                     self.save(train_state, progress)
+                if stop:
                     raise InterruptedRunError
-                if done < total and self.save_is_due(epoch * total + done):
-                    self.save(train_state, progress)
         finally:
             bar.close()
         train_state.step.block_until_ready()
@@ -214,9 +224,9 @@ class Run:
         plateau = update_plateau(progress.plateau, loss, self.settings.plateau)
         history = (*progress.history, row)
         is_best = stop.best_epoch == progress.epoch
-        if is_best:
-            checkpoint.save(self.best, int(train_state.step), checkpoint.best_tree(train_state), row)
-        if jax.process_index() == 0:
+        if self.lead:
+            if is_best:
+                checkpoint.save(self.best, int(train_state.step), checkpoint.best_tree(train_state), row)
             log.write_csv(self.workdir / "log.csv", history)
             print(log.epoch_line(row, self.settings.num_epochs, is_best), flush=True)
             if self.events:
@@ -225,7 +235,7 @@ class Run:
                 self.events.flush()
         progress = Progress(progress.epoch + 1, 0, plateau, stop, history)
         train_state = self.set_rates(train_state, progress)
-        zero = jax.tree.map(lambda x: jax.device_put(np.zeros((), np.float32), x.sharding), train_state.sums)
+        zero = jax.tree.map(lambda x: state.put(np.zeros((), np.float32), x.sharding), train_state.sums)
         return train_state.replace(sums=zero), progress
 
     def wanted(self, progress: Progress) -> bool:
@@ -253,8 +263,11 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
                 train_state, progress = run.train_epoch(train_state, progress)
                 train_state, progress = run.finish_epoch(train_state, progress)
                 last = not run.wanted(progress)
-                if last or run.save_is_due(int(train_state.step)):
+                stop, save = run.stop_or_save(train_state, int(train_state.step), now=True)
+                if last or stop or save:
                     run.save(train_state, progress)
+                if stop and not last:
+                    raise InterruptedRunError
     finally:  # an interrupted run, too, ends only when what it saved is on disk
         for manager in (run.latest, run.best):
             manager.close()
