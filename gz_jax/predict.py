@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gz_jax import labels, predict_tables, run, trained
+from gz_jax import distributed, labels, predict_tables, run, trained
 from gz_jax.data import images, inputs
 from gz_jax.data.inputs import Catalogue
 from gz_jax.errors import UserError
@@ -90,7 +90,9 @@ def predict_catalogue(
     total = len(catalogue.ids)
     network, views = ensemble(networks, batch_size)
     settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **how}
-    manifest = predict_tables.claim(output, _manifest(networks, catalogue, -(-total // shard_size), settings))
+    manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
+    with distributed.lead_first():
+        manifest = predict_tables.claim(output, manifest)
     starts = range(process_index * shard_size, total, process_count * shard_size)
     spans = [(start, min(start + shard_size, total)) for start in starts]
     todo = [
@@ -103,7 +105,7 @@ def predict_catalogue(
         initial=sum(b - a for a, b in set(spans) - set(todo)),
         unit=" images",
         mininterval=0.5 if sys.stderr.isatty() else 30,
-        disable=not progress,
+        disable=not progress or process_index > 0,
     )
     try:
         for start, stop in todo:
@@ -113,8 +115,11 @@ def predict_catalogue(
                 bar.update(len(parts[-1].flag))
             table = predict_tables.to_table(catalogue.ids[start:stop], _joined(parts), manifest)
             predict_tables.write_shard(predict_tables.shard(output, start // shard_size), table)
-        # Of several processes the last to finish finds every shard there.
-        if all(predict_tables.shard(output, i).exists() for i in range(manifest["catalogue"]["shards"])):
+        distributed.gather(0)
+        # Of processes that do not know of one another the last to finish finds every shard there.
+        if not jax.process_index() and all(
+            predict_tables.shard(output, i).exists() for i in range(manifest["catalogue"]["shards"])
+        ):
             predict_tables.export(output, formats)
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error}); the same command will go on from here.") from error

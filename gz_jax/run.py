@@ -163,13 +163,16 @@ def open_workdir(
         path.mkdir(parents=True, exist_ok=True)
         saved = path / "config.json"
         if not saved.exists():
+            if jax.process_index():  # process 0 has been here
+                raise UserError(f"workdir {path} must lie on a file system that all processes share.")
             write_json(saved, record)
             return path
         old = _saved(saved)
         old["config"] = ADDED | old["config"]
-        with open(path / ".writable", "w"):
-            pass
-        (path / ".writable").unlink()
+        if not jax.process_index():  # who alone writes
+            with open(path / ".writable", "w"):
+                pass
+            (path / ".writable").unlink()
     except (OSError, ValueError) as error:
         raise UserError(f"workdir {path} cannot be used ({error}): choose another with --workdir.") from error
     before, now = old["config"], record["config"]

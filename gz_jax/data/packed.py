@@ -149,8 +149,8 @@ def _labels(path: pathlib.Path) -> pathlib.Path:
 
 def _fill(split: Split, images: np.ndarray) -> Packed:
     ids, votes = np.empty(split.size, np.int64), np.empty((split.size, 37), np.float32)
-    interval: Any = 0.5 if sys.stderr.isatty() else 30
-    with tqdm(total=split.size, desc="decoding", unit="image", mininterval=interval) as bar:
+    quiet: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 30, "disable": jax.process_index() > 0}
+    with tqdm(total=split.size, desc="decoding", unit="image", **quiet) as bar:
         for start in range(0, split.size, CHUNK):
             index = np.arange(start, min(start + CHUNK, split.size))
             records = split.read(index)

@@ -20,6 +20,16 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     """
     if arguments and mode != "compare":
         raise UserError(f"unknown argument {arguments[0]!r}: every flag begins with --; see --help.")
+    from gz_jax import distributed
+
+    asked = distributed.arguments(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
+    if asked is not None and mode not in ("train", "predict"):
+        raise UserError(f"--mode={mode} runs in one process: leave --distributed and --coordinator away.")
+    with distributed.session(asked):
+        return _run(mode, config, workdir, arguments, flags)
+
+
+def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
     if mode in ("train", "explore"):
         if config is None:
             raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from gz_jax import interrupts, lock, run, trained
+from gz_jax import distributed, interrupts, lock, run, trained
 from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
@@ -69,13 +69,16 @@ def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> 
     how = (recipe(config, parts.module, same["steps_per_epoch"]), config.seed, mesh)
     if config.data.pipeline != "stream":
         kept = galaxy_zoo.cache_dir(config.data.store, dataset.fingerprint) if packed.is_encoded(train) else None
-        packs = [
-            packed.pack(split, parts.view, final=final, path=kept and kept / packed.file_name(name, parts.view, final))
-            for name, split, final in (
-                ("train", train, parts.augmentation.is_identity),
-                ("validation", validation, True),
-            )
-        ]
+        with distributed.lead_first(kept is not None):
+            packs = [
+                packed.pack(
+                    split, parts.view, final=final, path=kept and kept / packed.file_name(name, parts.view, final)
+                )
+                for name, split, final in (
+                    ("train", train, parts.augmentation.is_identity),
+                    ("validation", validation, True),
+                )
+            ]
         if config.data.pipeline == "device" and resident.fits(sum(p.image.nbytes for p in packs), mesh):
             galaxies = [resident.put(p, mesh) for p in packs]
             view = augment.seen(packs[0].image.shape[1], parts.view)
@@ -109,10 +112,12 @@ def train(config: ConfigDict, workdir: str) -> int:
 
 
 def _train(config: ConfigDict, workdir: str) -> int:
-    weights = run.load_weights(config)
-    dataset = run.open_dataset(config)
-    path = run.open_workdir(workdir, config, dataset.fingerprint, weights)
-    if dataset.skipped:
+    with distributed.lead_first(config.data.source != "synthetic"):  # downloads and prepares
+        weights = run.load_weights(config)
+        dataset = run.open_dataset(config)
+    with distributed.lead_first():
+        path = run.open_workdir(workdir, config, dataset.fingerprint, weights)
+    if dataset.skipped and jax.process_index() == 0:
         kaggle_check.write_skipped_csv(path / "skipped.csv", dataset.skipped)
         print(f"{len(dataset.skipped)} galaxies left out, see {path / 'skipped.csv'}", flush=True)
     parts = run.parts(config)

@@ -2,7 +2,8 @@
 
 A checkpoint is a pytree of arrays and a JSON of plain numbers (`Progress`). Writing is asynchronous, to a temporary
 name that is renamed when whole, so a killed process leaves the previous checkpoint as it was. Tensorstore keeps no
-checksum of the arrays' bytes, so the JSON has one.
+checksum of the arrays' bytes, so the JSON has one. Of several processes, which all hold the same state, process 0
+writes and every one reads for itself: no number of processes is remembered.
 """
 
 import contextlib
@@ -66,23 +67,29 @@ class Progress:
 def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Orbax's manager of one folder that keeps the newest `keep` checkpoints."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax prints warnings, and tracebacks of what it raises
+    me = jax.process_index()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
-        create=not read_only,
+        create=False,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,  # of those who were killed
         enable_async_checkpointing=True,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}),
     )
     with contextlib.nullcontext() if read_only else _writing(directory):
+        if not read_only:
+            directory.mkdir(parents=True, exist_ok=True)
         return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, tree: PyTree, info: dict[str, Any]) -> None:
-    """Begin to write checkpoint `step`; one of that step that exists already is replaced.
+    """Begin to write checkpoint `step` of a replicated tree; one of that step that exists already is replaced.
 
     Raises:
       UserError: it, or the one begun before, could not be written.
     """
+    # As NumPy: for jax.Array orbax expects every process to take part. A copy: the next step donates the arrays.
+    tree = jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
     saved = {"info": info, "sha256": _digest(tree, info)}
     with _writing(manager.directory):
         free, needed = shutil.disk_usage(manager.directory).free, sum(x.nbytes for x in jax.tree.leaves(tree))

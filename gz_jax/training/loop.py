@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gz_jax import interrupts
+from gz_jax import distributed, interrupts
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
 from gz_jax.training import checkpoint, log, state, step
@@ -117,21 +118,30 @@ class Run:
 
     def __init__(self, workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps) -> None:
         self.workdir, self.settings, self.data, self.steps = workdir, settings, data, steps
-        self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", keep=2)
-        self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=2)
+        self.lead = jax.process_index() == 0  # writes for all
+        with distributed.lead_first():
+            self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", 2, read_only=not self.lead)
+            self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", 2, read_only=not self.lead)
         self.saved_at = time.monotonic()
         self.signal: int | None = None
-        self.events = log.tensorboard_writer(workdir / "events") if settings.tensorboard else None
+        self.votes = distributed.Votes()
+        self.events = log.tensorboard_writer(workdir / "events") if settings.tensorboard and self.lead else None
 
     def restore(self, fresh: TrainState) -> tuple[TrainState, Progress]:
         """Where the workdir stands: its latest checkpoint, else the start."""
         found = checkpoint.load(self.latest, fresh)
+        steps = distributed.gather(-1 if found is None else found[0])[:, 0]
+        if len(set(steps.tolist())) > 1:
+            raise UserError(
+                f"the processes find different checkpoints in {self.workdir} (steps {', '.join(map(str, steps))}): it "
+                "must lie on a file system that all of them share."
+            )
         if found is None:
             progress = Progress(0, 0, start_plateau(self.settings.learning_rate), EarlyStop())
             return self.set_rates(fresh, progress), progress
         _, tree, info = found
         progress = Progress.from_json(info)
-        for manager in (self.latest, self.best):
+        for manager in (self.latest, self.best) if self.lead else ():
             for later in [s for s in manager.all_steps() if s > int(tree.step)]:
                 manager.delete(later)  # damaged, or of a life that is lived again from here
         return tree, progress
@@ -144,7 +154,8 @@ class Run:
 
     def save(self, train_state: TrainState, progress: Progress) -> None:
         self.check_finite(train_state, progress)
-        checkpoint.save(self.latest, int(train_state.step), train_state, progress.to_json())
+        if self.lead:
+            checkpoint.save(self.latest, int(train_state.step), train_state, progress.to_json())
         self.saved_at = time.monotonic()
 
     def check_finite(self, train_state: TrainState, progress: Progress) -> None:
@@ -158,19 +169,15 @@ class Run:
             f"kept in {self.workdir}. A lower --config.learning_rate may help. GalaxyIDs of the batch: {ids}"
         )
 
-    def stop_if_asked(self, train_state: TrainState, progress: Progress) -> None:
-        if self.signal is not None:
-            self.save(train_state, progress)
-            raise InterruptedRunError
+    def stop_or_save(self, train_state: TrainState, before: int, after: int, *, now: bool = False) -> tuple[bool, bool]:
+        """Whether a signal came, and whether a checkpoint fell due among the steps after `before` up to `after`.
 
-    def save_is_due(self, before: int, after: int) -> bool:
-        """Whether a checkpoint falls due among the steps after `before` up to `after`."""
+        The same in all processes (see `Votes`).
+        """
+        due = time.monotonic() - self.saved_at >= self.settings.every_seconds
+        stop, save = self.votes(after, self.signal is not None, due, after=train_state.step, now=now)
         every = self.settings.every_steps
-        if every and before // every != after // every:
-            return True
-        if jax.process_count() > 1:  # clocks differ, and all processes must save together
-            return False
-        return time.monotonic() - self.saved_at >= self.settings.every_seconds
+        return stop, save or bool(every and before // every != after // every)
 
     def train_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
         """The rest of the epoch that `progress` stands in."""
@@ -178,7 +185,8 @@ class Run:
         total = self.data.steps_per_epoch
         start = time.monotonic() - progress.seconds
         losses: collections.deque[jax.Array] = collections.deque()
-        bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size)
+        file = sys.stderr if self.lead else sys.stdout  # where the others say nothing
+        bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size, file=file)
         try:
             done = first
             pairs = self.data.train(epoch, first)
@@ -190,9 +198,11 @@ class Run:
                 bar.advance(float(loss) if bar.due() else None, count)
                 done += count
                 progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
-                self.stop_if_asked(train_state, progress)
-                if done < total and self.save_is_due(epoch * total + done - count, epoch * total + done):
+                stop, save = self.stop_or_save(train_state, epoch * total + done - count, epoch * total + done)
+                if stop or (save and done < total):
                     self.save(train_state, progress)
+                if stop:
+                    raise InterruptedRunError
         finally:
             bar.close()
         train_state.step.block_until_ready()
@@ -208,8 +218,9 @@ class Run:
 
         def batches() -> Iterator[Any]:
             for batch in self.data.validation():
-                if jax.process_count() == 1:  # several could be at different batches
-                    self.stop_if_asked(train_state, progress)
+                if self.signal is not None and jax.process_count() == 1:  # several could be at different batches
+                    self.save(train_state, progress)
+                    raise InterruptedRunError
                 yield batch
 
         validation = evaluate(self.steps, use["params"], use["batch_stats"], batches())
@@ -230,9 +241,9 @@ class Run:
         plateau = update_plateau(progress.plateau, loss, self.settings.plateau)
         history = (*progress.history, row)
         is_best = stop.best_epoch == progress.epoch
-        if is_best:
-            checkpoint.save(self.best, int(train_state.step), state.to_use(train_state), row)
-        if jax.process_index() == 0:
+        if self.lead:
+            if is_best:
+                checkpoint.save(self.best, int(train_state.step), state.to_use(train_state), row)
             log.write_csv(self.workdir / "log.csv", history)
             print(log.epoch_line(row, self.settings.num_epochs, is_best), flush=True)
             if self.events:
@@ -241,7 +252,7 @@ class Run:
                 self.events.flush()
         progress = Progress(progress.epoch + 1, 0, plateau, stop, history)
         train_state = self.set_rates(train_state, progress)
-        zero = jax.tree.map(lambda x: jax.device_put(np.zeros((), np.float32), x.sharding), train_state.sums)
+        zero = jax.tree.map(lambda x: state.put(np.zeros((), np.float32), x.sharding), train_state.sums)
         return train_state.replace(sums=zero), progress
 
     def wanted(self, progress: Progress) -> bool:
@@ -269,9 +280,12 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
                 train_state, progress = run.train_epoch(train_state, progress)
                 train_state, progress = run.finish_epoch(train_state, progress)
                 last = not run.wanted(progress)
-                run.stop_if_asked(train_state, progress)
-                if last or run.save_is_due(run.data.steps_per_epoch * progress.epoch - 1, int(train_state.step)):
+                at = int(train_state.step)
+                stop, save = run.stop_or_save(train_state, at - 1, at, now=True)
+                if last or stop or save:
                     run.save(train_state, progress)
+                if stop and not last:
+                    raise InterruptedRunError
     finally:  # an interrupted run, too, ends only when what it saved is on disk
         for manager in (run.latest, run.best):
             checkpoint.close(manager)

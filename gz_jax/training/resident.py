@@ -68,7 +68,7 @@ def put(galaxies: Packed, mesh: Mesh) -> Galaxies:
 
     shape = (size, *galaxies.image.shape[1:])
     image = jax.make_array_from_callback(shape, state.by_galaxy(mesh), rows)
-    return Galaxies(image, jax.device_put(galaxies.vote_fractions, state.replicated(mesh)))
+    return Galaxies(image, state.put(galaxies.vote_fractions, state.replicated(mesh)))
 
 
 def train_plans(

@@ -55,6 +55,11 @@ def by_galaxy(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A value that all processes have, replicated (`jax.device_put` would compare it over the network first)."""
+    return jax.make_array_from_process_local_data(sharding, value)
+
+
 def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.GradientTransformation:
     """Adam with Keras' (and TensorFlow's) epsilon: added to the root of the second moment before its bias is corrected.
 
@@ -104,7 +109,7 @@ def with_rate(state: TrainState, rate: float, body_rate: float | None = None) ->
     hyperparams = {**state.opt_state.hyperparams}
     for name, value in (("learning_rate", rate), ("body_learning_rate", rate if body_rate is None else body_rate)):
         old = hyperparams[name]
-        hyperparams[name] = jax.device_put(np.asarray(value, old.dtype), old.sharding)
+        hyperparams[name] = put(np.asarray(value, old.dtype), old.sharding)
     return state.replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
 
 

@@ -1,0 +1,31 @@
+"""A filter for a process's native stderr: one line instead of the stack trace with which JAX ends it.
+
+When another process dies, JAX's C++ writes twenty lines and aborts; no Python code of the process runs any more. So
+`distributed` starts this file as a script that reads those lines. Everything else is passed on as it is.
+"""
+
+import signal
+import sys
+
+LOST = (
+    "another process of this run has stopped; its own output says why. "
+    "The same command goes on from the last checkpoint, with any number of processes"
+)
+NOT_MET = "not all processes came; --num_processes of them must be started, and reach process 0's host and port"
+FATAL = b"JAX distributed service detected fatal errors"
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends when what it reads from does
+    for line in sys.stdin.buffer:
+        if FATAL in line:
+            rest = sys.stdin.buffer.read()
+            sys.stdout.write(f"error: {NOT_MET if b'RegisterTask' in rest else LOST}\n")
+            return
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

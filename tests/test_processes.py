@@ -1,0 +1,238 @@
+"""Several processes as one run: real ones, on this machine, over Gloo."""
+
+import contextlib
+import csv
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gz_jax import distributed, last_words
+from gz_jax.data import synthetic
+from gz_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TIMES = ("epoch_seconds", "images_per_second")
+# 233 training and 67 validation galaxies: 20 batches whose last is filled up, 6 whose last holds 7 of 12.
+SMALL = (
+    "--config=configs/demo.py",
+    "--config.data.num_galaxies=340",
+    "--config.data.size=30",
+    "--config.batch_size=12",
+    "--config.num_epochs=6",
+    "--config.learning_rate=0.0003",
+    "--config.plateau.patience=1",
+    "--config.plateau.min_delta=0.002",
+    "--config.checkpoint.every_steps=7",
+)
+PATIENCE = distributed.HEARTBEAT_SECONDS + 60  # for survivors, in seconds
+
+
+class Processes:
+    """`count` processes of one command; their output as text in `out` and `err` once `wait` has returned."""
+
+    def __init__(self, folder, count, *flags):
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        own = [] if count == 1 else [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        folder.mkdir(exist_ok=True)
+        self.errors = [folder / f"{i}.err" for i in range(count)]
+        self.all = []
+        for i, path in enumerate(self.errors):
+            rest = [f"--process_id={i}"] if own else []
+            command = [sys.executable, str(ROOT / "launch.py"), *flags, *own, *rest]
+            with path.open("w") as err:
+                self.all.append(
+                    subprocess.Popen(
+                        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=err, text=True, bufsize=1
+                    )
+                )
+
+    def until(self, text):
+        for line in self.all[0].stdout:
+            if text in line:
+                return
+        pytest.fail(f"{text!r} never came: {[p.read_text() for p in self.errors]}")
+
+    def wait(self, timeout=300):
+        """Exit statuses; none is left running."""
+        try:
+            self.out = [p.communicate(timeout=timeout)[0] for p in self.all]
+        finally:
+            for process in self.all:
+                process.kill()
+        self.err = [path.read_text() for path in self.errors]
+        return [p.returncode for p in self.all]
+
+
+@contextlib.contextmanager
+def started(*arguments):
+    processes = Processes(*arguments)
+    try:
+        yield processes
+    finally:
+        for process in processes.all:
+            process.kill()
+            process.wait()
+
+
+def launch(folder, count, *flags):
+    with started(folder, count, *flags) as processes:
+        assert processes.wait() == [0] * count, processes.err
+    return processes
+
+
+def log_rows(workdir):
+    with open(workdir / "log.csv") as file:
+        return [{k: float(v) for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_same_log(a, b, epochs=6):
+    rows_a, rows_b = log_rows(a), log_rows(b)
+    assert len(rows_a) == len(rows_b) == epochs
+    for one, other in zip(rows_a, rows_b, strict=True):
+        assert one == pytest.approx(other, abs=1e-5, rel=0)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run in one process."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    launch(workdir.parent / "logs", 1, *SMALL, f"--workdir={workdir}")
+    rates = {row["learning_rate"] for row in log_rows(workdir)}
+    assert len(rates) > 1  # the plateau's rule has something to say in this run
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_log_what_one_does(alone, tmp_path, count):
+    workdir = tmp_path / "run"
+    processes = launch(tmp_path / "logs", count, *SMALL, f"--workdir={workdir}")
+    assert_same_log(workdir, alone)
+    assert "best epoch" in processes.out[0]
+    assert processes.out[1:] == [""] * (count - 1)
+    assert processes.err[1:] == [""] * (count - 1)
+    assert (workdir / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_run_stopped_killed_and_continued_by_other_numbers_of_processes(alone, tmp_path):
+    flags = (*SMALL, f"--workdir={tmp_path}/run")
+    with started(tmp_path / "stopped", 2, *flags) as two:
+        two.until("epoch   1/6")
+        two.all[1].send_signal(signal.SIGTERM)  # reaches one process; both save and stop
+        assert two.wait(PATIENCE) == [75, 75], two.err
+    with started(tmp_path / "killed", 2, *flags) as two:
+        two.until("epoch   3/6")
+        two.all[1].kill()
+        assert two.wait(PATIENCE)[0] not in (0, 75)
+        assert two.err[0].count(f"error: {last_words.LOST}") == 1
+        assert "Traceback" not in two.err[0]
+        assert "stack trace" not in two.err[0]
+        assert "continuing" in two.out[0] or "epoch   2/6" in two.out[0]
+    with started(tmp_path / "headless", 3, *flags) as three:
+        three.until("epoch   4/6")
+        three.all[0].kill()  # the one that writes, and that the others talk to
+        assert not {0, 75} & set(three.wait(PATIENCE))
+        for error in three.err[1:]:
+            assert error == f"error: {last_words.LOST}\n"
+    launch(tmp_path / "last", 1, *flags)
+    assert_same_log(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_two_processes_prepare_one_store_and_leave_a_broken_image_out(tmp_path):
+    files = tmp_path / "files"
+    synthetic.write_kaggle_files(files, 60, seed=0, num_test=4, layout="folders")
+    broken = sorted((files / "images_training_rev1").glob("*.jpg"))[7]
+    broken.write_bytes(broken.read_bytes()[:1000])
+    flags = ("--config=configs/cnn.py", f"--config.data.dir={files}", "--config.data.on_bad=skip")
+    flags += ("--config.augment.rotate=True", "--config.batch_size=16", "--config.num_epochs=1")
+    for name, count in (("one", 1), ("two", 2)):
+        store, workdir = f"--config.data.store={tmp_path}/{name}_store", f"--workdir={tmp_path}/{name}"
+        processes = launch(tmp_path / f"{name}_logs", count, *flags, store, workdir)
+        assert broken.stem in (tmp_path / name / "skipped.csv").read_text()
+        assert "1 galaxies left out" in processes.out[0]
+    assert_same_log(tmp_path / "two", tmp_path / "one", epochs=1)
+
+
+@pytest.mark.slow
+def test_two_processes_predict_what_one_does(alone, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    noise = np.random.default_rng(0)
+    for i in range(300):  # three shards, the last one short
+        Image.fromarray(noise.integers(0, 256, (40, 40, 3), np.uint8)).save(images / f"{i}.jpg")
+    flags = ("--mode=predict", f"--workdir={alone}", f"--input={images}", "--shard_size=128", "--formats=parquet,csv")
+    for count in (1, 2):
+        launch(tmp_path / f"logs{count}", count, *flags, f"--output={tmp_path}/{count}")
+    parts = sorted(path.name for path in (tmp_path / "1").glob("part-*.parquet"))
+    assert len(parts) == 3
+    for name in (*parts, "predictions.csv"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_all_processes_with_a_line_each(tmp_path):
+    with started(tmp_path, 2, *SMALL, f"--workdir={tmp_path}/run", "--config.batch_size=15") as two:
+        assert two.wait(PATIENCE) == [2, 2], two.err
+    for i, error in enumerate(two.err):
+        assert error.startswith(f"error: process {i}: --config.batch_size=15 does not divide over 2 devices")
+    assert not (tmp_path / "run").exists()
+
+
+def test_explicit_processes_are_what_jax_is_told():
+    expected = {"coordinator_address": "node1:9876", "num_processes": 4, "process_id": 3}
+    assert distributed.arguments("off", "node1:9876", 4, 3).items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        (("off", "node1:9876", None, 0), "--num_processes is missing"),
+        (("off", None, 2, None), "--coordinator, --process_id is missing"),
+        (("auto", "node1:9876", 2, 0), "finds them by itself"),
+        (("off", "node1", 2, 0), "host:port"),
+        (("off", "node1:99999", 2, 0), "host:port"),
+        (("off", "node1:9876", 2, 2), "0 to 1"),
+        (("off", "node1:9876", 2, -1), "0 to 1"),
+    ],
+)
+def test_explicit_flags_must_make_sense(given, part):
+    with pytest.raises(UserError, match=part):
+        distributed.arguments(*given)
+
+
+def slurm(monkeypatch, **variables):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+def test_a_cluster_is_looked_for_only_when_asked(monkeypatch):
+    slurm(monkeypatch, JOB_ID="7", NTASKS="4", STEP_NUM_TASKS="4", PROCID="1", LOCALID="0")
+    assert distributed.arguments("off", None, None, None) is None
+    assert distributed.arguments("auto", None, None, None) == {}
+
+
+@pytest.mark.parametrize("step", [{}, {"STEP_NUM_TASKS": "1"}], ids=["batch script", "interactive step"])
+def test_an_allocation_without_srun_is_refused_at_once(monkeypatch, step):
+    slurm(monkeypatch, JOB_ID="7", NTASKS="4", PROCID="0", LOCALID="0", STEP_NODELIST="node1", **step)
+    with pytest.raises(UserError, match="start it with srun"):
+        distributed.arguments("auto", None, None, None)
+
+
+def test_a_batch_of_votes_in_one_process_is_its_own():
+    votes = distributed.Votes()
+    assert votes(1, True, False, after=None) == (True, False)
+    assert votes(2, False, True, after=None) == (False, True)
