@@ -4,7 +4,7 @@ from absl import flags
 
 flags.DEFINE_string("data_dir", None, "evaluate: where Kaggle's files are now, if they have moved.")
 flags.DEFINE_string("input", None, "predict: folder, glob, zip or table of images. mergers: predictions.")
-flags.DEFINE_string("output", None, "predict, mergers, compare: folder for what is made.")
+flags.DEFINE_string("output", None, "predict, mergers, compare, benchmark: folder for what is made.")
 flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")
 flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
 flags.DEFINE_string("id_column", "id", "predict: the table's column of ids ...")
@@ -17,3 +17,5 @@ flags.DEFINE_string("labels", None, "mergers: training_solutions_rev1.csv, for t
 flags.DEFINE_string("answer", "Class8.6", "mergers: the answer whose fraction is estimated.")
 flags.DEFINE_float("threshold", 0.3, "mergers: the vote fraction above which a galaxy is counted.")
 flags.DEFINE_list("observability", [], "mergers: observability time and its error in Gyr, for a rate.")
+flags.DEFINE_list("peers", [], "benchmark: torch, torch.compile, torch.max-autotune, keras, timed in the same rounds.")
+flags.DEFINE_integer("repeats", 7, "benchmark: rounds of timing.")
