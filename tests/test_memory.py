@@ -62,6 +62,8 @@ def peak_memory(folder, count):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs os.wait4")
 def test_peak_memory_does_not_grow_with_the_galaxies(tmp_path):
-    few, many = (peak_memory(tmp_path / str(count), count) for count in (1_000, 60_000) if not (tmp_path / str(count)).mkdir())
+    few, many = (
+        peak_memory(tmp_path / str(count), count) for count in (1_000, 60_000) if not (tmp_path / str(count)).mkdir()
+    )
     assert many < 3
     assert many == pytest.approx(few, rel=0.1)
