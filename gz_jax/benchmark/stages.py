@@ -85,7 +85,7 @@ def tensorflow_stages(split: Split, view: View, augmentation: Augmentation, batc
     """tf.data alone: decoding, warping, and both as in training from files."""
     tensorflow_cpu.import_tensorflow()
     side = view.cutout
-    cutouts = packed.pack(split, view, final=False)
+    cutouts = packed.pack(split, view, final=False).split()
     decoded = (split, View(side, side, side), Augmentation())
     warped, both = (cutouts, view, augmentation), (split, view, augmentation)
 
@@ -99,14 +99,14 @@ def tensorflow_stages(split: Split, view: View, augmentation: Augmentation, batc
 
 
 def epoch_stage(data: loop.Data, steps: loop.Steps, current: Current, batch_size: int) -> Stage:
-    """Training as `--mode=train` does it, batches made and sent while the steps run."""
+    """Training as `--mode=train` does it, inputs made and sent while the steps run."""
     next(iter(data.train(0, 0)))  # an ImportError comes now
 
     def epoch(n: int) -> None:
         for number in range(n):
-            for batch in loop.prefetch(steps.put, data.train(number, 0)):
-                current[0], loss = steps.train(current[0], batch)
-            loss.block_until_ready()
+            for _, put in loop.prefetch(lambda pair: (pair[0], steps.put(pair[1])), data.train(number, 0)):
+                current[0], loss = steps.train(current[0], put)
+        loss.block_until_ready()
 
     return Stage("epoch", data.steps_per_epoch * batch_size, epoch)
 

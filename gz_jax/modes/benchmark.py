@@ -79,7 +79,7 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
         "decode with Pillow": lambda: [stages.decode_stage(split, parts.view)],
         "tf.data": lambda: stages.tensorflow_stages(split, parts.view, parts.augmentation, config.batch_size),
         "on the device": lambda: device,
-        "epoch": lambda: [stages.epoch_stage(_stream(config, split, parts), steps, current, config.batch_size)],
+        "epoch": lambda: [stages.epoch_stage(*_feed(config, split, parts, scratch), current, config.batch_size)],
         "predict from files": lambda: [
             stages.predict_stage(
                 _network(config, current[0], scratch), scratch / "images", config.data.crop, config.batch_size
@@ -192,10 +192,14 @@ def start(config: ConfigDict, parts: run.Parts) -> tuple[loop.Steps, stages.Curr
     return steps, [state.start(variables, optimizer, mesh)]
 
 
-def _stream(config: ConfigDict, split: Split, parts: run.Parts) -> loop.Data:
+def _feed(config: ConfigDict, split: Split, parts: run.Parts, scratch: pathlib.Path) -> tuple[loop.Data, loop.Steps]:
+    """What the config's pipeline makes of these galaxies, and the steps that take it."""
     from gz_jax.modes import training
 
-    return training.stream(config, Dataset({"train": split, "validation": split}, "", {}), parts)
+    config = config.copy_and_resolve_references()
+    config.data.store = str(scratch / "store")
+    dataset = Dataset({"train": split, "validation": split}, "benchmark", {})
+    return training.feed(config, dataset, parts, state.adam(), state.make_mesh())
 
 
 def _network(config: ConfigDict, train_state: state.TrainState, scratch: pathlib.Path) -> pathlib.Path:
