@@ -87,9 +87,9 @@ def text(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {t['cold']:.1f}, {t['warm']:.1f}" for name, t in found["compile_seconds"].items()),
         f"peak memory before any peer was loaded: {', '.join(sizes)}",
     ]
-    for name, what in (("decode and warp (tf.data)", "tf.data feeds"), ("epoch", "a whole epoch runs at")):
-        if name in rates:
-            facts.append(f"{what} {rates[name] / rates['train step']:.2f} times the rate of the train step")
+    for name in rates:
+        if name.startswith(("decode and warp", "epoch")):
+            facts.append(f"{name}: {rates[name] / rates['train step']:.2f} times the rate of the train step alone")
     facts += [f"not measured: {line}" for line in found["missing"]]
     tables = [stage_table(found["stages"])]
     if found["peers"]:

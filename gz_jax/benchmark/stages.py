@@ -98,7 +98,7 @@ def tensorflow_stages(split: Split, view: View, augmentation: Augmentation, batc
     return [Stage(name, split.size, functools.partial(drain, arguments)) for name, arguments in which.items()]
 
 
-def epoch_stage(data: loop.Data, steps: loop.Steps, current: Current, batch_size: int) -> Stage:
+def epoch_stage(name: str, data: loop.Data, steps: loop.Steps, current: Current, batch_size: int) -> Stage:
     """Training as `--mode=train` does it, inputs made and sent while the steps run."""
     next(iter(data.train(0, 0)))  # an ImportError comes now
 
@@ -108,7 +108,7 @@ def epoch_stage(data: loop.Data, steps: loop.Steps, current: Current, batch_size
                 current[0], loss = steps.train(current[0], put)
         loss.block_until_ready()
 
-    return Stage("epoch", data.steps_per_epoch * batch_size, epoch)
+    return Stage(name, data.steps_per_epoch * batch_size, epoch)
 
 
 def predict_stage(workdir: pathlib.Path, images: pathlib.Path, crop: float, batch_size: int) -> Stage:

@@ -79,7 +79,10 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
         "decode with Pillow": lambda: [stages.decode_stage(split, parts.view)],
         "tf.data": lambda: stages.tensorflow_stages(split, parts.view, parts.augmentation, config.batch_size),
         "on the device": lambda: device,
-        "epoch": lambda: [stages.epoch_stage(*_feed(config, split, parts, scratch), current, config.batch_size)],
+        **{
+            f"epoch ({how})": functools.partial(_epoch, how, config, split, parts, scratch, current)
+            for how in dict.fromkeys((config.data.pipeline, "device"))
+        },
         "predict from files": lambda: [
             stages.predict_stage(
                 _network(config, current[0], scratch), scratch / "images", config.data.crop, config.batch_size
@@ -192,14 +195,22 @@ def start(config: ConfigDict, parts: run.Parts) -> tuple[loop.Steps, stages.Curr
     return steps, [state.start(variables, optimizer, mesh)]
 
 
-def _feed(config: ConfigDict, split: Split, parts: run.Parts, scratch: pathlib.Path) -> tuple[loop.Data, loop.Steps]:
-    """What the config's pipeline makes of these galaxies, and the steps that take it."""
+def _epoch(
+    how: str,
+    config: ConfigDict,
+    split: Split,
+    parts: run.Parts,
+    scratch: pathlib.Path,
+    current: stages.Current,
+) -> list[Stage]:
+    """An epoch of these galaxies by the pipeline `how`."""
     from gz_jax.modes import training
 
     config = config.copy_and_resolve_references()
-    config.data.store = str(scratch / "store")
+    config.data.pipeline, config.data.store = how, str(scratch / "store")
     dataset = Dataset({"train": split, "validation": split}, "benchmark", {})
-    return training.feed(config, dataset, parts, state.adam(), state.make_mesh())
+    data, steps = training.feed(config, dataset, parts, state.adam(), state.make_mesh())
+    return [stages.epoch_stage(f"epoch ({how})", data, steps, current, config.batch_size)]
 
 
 def _network(config: ConfigDict, train_state: state.TrainState, scratch: pathlib.Path) -> pathlib.Path:
@@ -228,14 +239,19 @@ def peer_stages(name: str, module: Any, batch: dict[str, np.ndarray]) -> tuple[i
 @contextlib.contextmanager
 def _fresh_compilation_cache(scratch: str) -> Iterator[None]:
     """What is compiled meanwhile is kept below `scratch`, which is empty at first."""
-    new = {"jax_compilation_cache_dir": f"{scratch}/xla", "jax_persistent_cache_min_compile_time_secs": 0.0}
-    old = {name: getattr(jax.config, name) for name in new}
-    for settings in (new, old):
+
+    def use(settings: dict[str, Any]) -> None:
         for name, value in settings.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-        if settings is new:
-            yield
+
+    new = {"jax_compilation_cache_dir": f"{scratch}/xla", "jax_persistent_cache_min_compile_time_secs": 0.0}
+    old = {name: getattr(jax.config, name) for name in new}
+    use(new)
+    try:
+        yield
+    finally:
+        use(old)
 
 
 def _host_peak() -> int | None:

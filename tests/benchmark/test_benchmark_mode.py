@@ -31,7 +31,7 @@ def test_it_runs_without_tensorflow_and_says_what_is_missing(tmp_path):
     stages = {row["name"]: row for row in found["stages"]}
     on_device = ["warp (JAX)", "forward", "evaluation step", "train step"]
     alone = ["decode (Pillow, one thread)", "host to device", *on_device]
-    assert list(stages) == [*alone, "epoch", "predict from files"]
+    assert list(stages) == [*alone, "epoch (memory)", "epoch (device)", "predict from files"]
     for row in found["stages"]:
         assert len(row["seconds"]) == 2
         assert row["median_seconds"] == statistics.median(row["seconds"]) > 0
