@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib.metadata
-import importlib.util
 import io
 import itertools
 import os
@@ -29,6 +28,7 @@ from gz_jax.data.split import Dataset, Split
 from gz_jax.data.synthetic_render import render
 from gz_jax.errors import UserError
 from gz_jax.files import atomic, write_json
+from gz_jax.modes import training
 from gz_jax.training import checkpoint, loop, state, step
 
 DISTINCT = 64  # synthetic galaxies; the files repeat them
@@ -189,10 +189,10 @@ def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
 
 def start(config: ConfigDict, parts: run.Parts) -> tuple[loop.Steps, stages.Current]:
     """The jitted steps, and a fresh state."""
-    mesh, optimizer = state.make_mesh(), state.adam()
+    mesh = state.make_mesh()
     variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
-    steps = loop.compile_steps(parts.module.apply, optimizer, config.model.activation, config.seed, mesh)
-    return steps, [state.start(variables, optimizer, mesh)]
+    steps = loop.compile_steps(training.recipe(config, parts.module, 100), config.seed, mesh)
+    return steps, [state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)]
 
 
 def _epoch(
@@ -204,12 +204,10 @@ def _epoch(
     current: stages.Current,
 ) -> list[Stage]:
     """An epoch of these galaxies by the pipeline `how`."""
-    from gz_jax.modes import training
-
     config = config.copy_and_resolve_references()
     config.data.pipeline, config.data.store = how, str(scratch / "store")
     dataset = Dataset({"train": split, "validation": split}, "benchmark", {})
-    data, steps = training.feed(config, dataset, parts, state.adam(), state.make_mesh())
+    data, steps = training.feed(config, dataset, parts, state.make_mesh())
     return [stages.epoch_stage(f"epoch ({how})", data, steps, current, config.batch_size)]
 
 
@@ -217,7 +215,7 @@ def _network(config: ConfigDict, train_state: state.TrainState, scratch: pathlib
     """A workdir that holds the network."""
     workdir = run.open_workdir(scratch / "network", config, "benchmark", None)
     manager = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
-    checkpoint.save(manager, 0, checkpoint.best_tree(train_state), {"val_loss": 0.0})
+    checkpoint.save(manager, 0, state.to_use(train_state), {"val_loss": 0.0})
     manager.close()
     return workdir
 
