@@ -183,7 +183,7 @@ def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
     records = split.read(np.arange(size) % split.size)
     cutouts = np.stack([packed.cut_out(jpeg, view.cutout) for jpeg in records["image"]])
     maps = np.broadcast_to(augment.affine(), (size, 2, 3))
-    image = np.asarray(jax.jit(augment.warp, static_argnums=2)(cutouts, maps, view))
+    image = np.array(jax.jit(augment.warp, static_argnums=2)(cutouts, maps, view))
     return {**records, "image": image, "cutout": cutouts, "mask": np.ones(size, bool)}
 
 
