@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gz_jax.errors import UserError
+from gz_jax.modes import compilation_cache
 
 
 def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
@@ -18,6 +19,7 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     Raises:
       UserError: something that the mode needs is missing, or any mistake found on the way.
     """
+    compilation_cache.enable()
     if arguments and mode != "compare":
         raise UserError(f"unknown argument {arguments[0]!r}: every flag begins with --; see --help.")
     from gz_jax import distributed
@@ -30,13 +32,17 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
 
 
 def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
-    if mode in ("train", "explore"):
+    if mode in ("train", "explore", "benchmark"):
         if config is None:
             raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
         if mode == "train":
             from gz_jax.modes.training import train
 
             return train(config, workdir)
+        if mode == "benchmark":
+            from gz_jax.modes.benchmark import benchmark
+
+            return benchmark(config, flags.output or f"{workdir}/benchmark", peers=flags.peers, repeats=flags.repeats)
         from gz_jax.modes.reports import explore_mode
 
         return explore_mode(config, workdir)

@@ -75,9 +75,11 @@ class InterruptedRunError(Exception):
 def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
     """Jit the steps for streamed batches: state replicated and donated, batches split over the mesh by galaxy."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
-    key = dropout_key(seed)
-    train = functools.partial(step.train_step, recipe=recipe)
-    jitted_train = jax.jit(train, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0)
+
+    def train(train_state: TrainState, batch: step.Batch) -> tuple[TrainState, jax.Array]:
+        return step.train_step(train_state, batch, dropout_key(seed), recipe=recipe)
+
+    jitted_train = jax.jit(train, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
     evaluate = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation)
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
 
@@ -85,7 +87,7 @@ def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
         arrays = {name: batch[name] for name in ("image", "vote_fractions", "mask")}
         return {name: jax.make_array_from_process_local_data(split, array) for name, array in arrays.items()}
 
-    return Steps(lambda s, b: jitted_train(s, b, key), jitted_eval, put)
+    return Steps(jitted_train, jitted_eval, put)
 
 
 def dropout_key(seed: int) -> jax.Array:

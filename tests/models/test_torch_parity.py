@@ -19,50 +19,17 @@ nn = torch.nn
 pytestmark = pytest.mark.peers
 
 
-class Bottleneck(nn.Module):
-    """torchvision's Bottleneck (v1.5: the stride is in the 3x3 convolution), for where timm is not installed."""
+def _torch():
+    from gz_jax.benchmark.torch_peer import ResNet50 as TorchResNet50
 
-    def __init__(self, inputs, width, stride):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
-        self.downsample = None
-        if stride > 1 or inputs != 4 * width:
-            conv = nn.Conv2d(inputs, 4 * width, 1, stride, bias=False)
-            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(4 * width))
-
-    def forward(self, x):
-        y = torch.relu(self.bn1(self.conv1(x)))
-        y = torch.relu(self.bn2(self.conv2(y)))
-        return torch.relu(self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x)))
-
-
-class TorchResNet50(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64)
-        self.maxpool, inputs = nn.MaxPool2d(3, 2, padding=1), 64
-        for stage, blocks in enumerate(STAGES):
-            layers = []
-            for block in range(blocks):
-                layers.append(Bottleneck(inputs, 64 * 2**stage, 2 if stage and not block else 1))
-                inputs = 256 * 2**stage
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-        self.fc = nn.Linear(2048, 1000)
-
-    def forward(self, x):
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
+    return TorchResNet50("torchvision", nn.Linear(2048, 1000))
 
 
 def _timm():
     return pytest.importorskip("timm", exc_type=ImportError).create_model("resnet50")
 
 
-@pytest.fixture(scope="module", params=[TorchResNet50, _timm], ids=["torch", "timm"])
+@pytest.fixture(scope="module", params=[_torch, _timm], ids=["torch", "timm"])
 def network(request):
     """The reference with random weights in it (put in by PyTorch's own strict loader), and ours."""
     theirs, weights = request.param(), random_weights("torchvision")

@@ -1,0 +1,87 @@
+"""What the hardware allows: ceilings measured on the spot, and the operations and bytes of a compiled function.
+
+The roofline (Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785): a function that does F operations and
+moves B bytes takes at least max(F / ceiling of operations, B / ceiling of bytes).
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Cost(NamedTuple):
+    """Of one call on one device, by XLA's analysis; `temporary` is memory in bytes beside arguments and results."""
+
+    flops: float
+    bytes: float
+    temporary: int | None = None
+
+
+class Ceilings(NamedTuple):
+    """Per second, on one device: operations of a large matrix product, bytes read and written by a large copy."""
+
+    flops: float
+    bytes: float
+
+
+def cost(lowered: Any, compiled: Any) -> Cost | None:
+    """Operations and bytes of a jitted function, or None where the backend has no analysis.
+
+    Operations are those of the program as it was written: in a compiled one those inside library calls (cuDNN, oneDNN)
+    may be missing. Bytes are those of the compiled one, where fused operations keep their results to themselves; what
+    a cache serves again is still counted, so that small functions can exceed the "limit".
+    """
+    written, made = _first(lowered.cost_analysis), _first(compiled.cost_analysis)
+    if "flops" not in written or "bytes accessed" not in made:
+        return None
+    memory = _first(compiled.memory_analysis)
+    devices = len(jax.tree.leaves(compiled.output_shardings)[0].device_set)
+    return Cost(written["flops"] / devices, made["bytes accessed"], getattr(memory, "temp_size_in_bytes", None))
+
+
+def _first(analysis: Any) -> Any:
+    try:
+        found = analysis()
+    except (NotImplementedError, RuntimeError):  # what XLA raises for a backend without
+        return {}
+    return (found[0] if isinstance(found, list) else found) or {}
+
+
+def fraction(cost: Cost, seconds: float, ceilings: Ceilings) -> tuple[float, str]:
+    """Least possible over measured time, and what sets the limit: 'operations' or 'bytes'."""
+    limits = {"operations": cost.flops / ceilings.flops, "bytes": cost.bytes / ceilings.bytes}
+    bound = max(limits, key=limits.__getitem__)
+    return limits[bound] / seconds, bound
+
+
+def ceilings(dtype: str, *, side: int | None = None, megabytes: int | None = None, repeats: int = 5) -> Ceilings:
+    """Measure one device, the best of `repeats` (a ceiling is not a mean).
+
+    Args:
+      dtype: that networks compute in; float32 products run in whatever precision JAX takes for them on this device.
+      side: of the square matrices; megabytes: copied. By default 2,048 and 256 on a CPU, 8,192 and 1,024 elsewhere.
+    """
+    cpu = jax.default_backend() == "cpu"
+    side = side or (2048 if cpu else 8192)
+    count = (megabytes or (256 if cpu else 1024)) * 250_000
+    square = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
+    line = jnp.zeros(count, jnp.float32)
+    multiply, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    return Ceilings(
+        2 * side**3 / _best(multiply, (square, square), repeats), 2 * line.nbytes / _best(copy, (line,), repeats)
+    )
+
+
+def _best(function: Any, arguments: tuple[Any, ...], repeats: int) -> float:
+    calls = 1 if jax.default_backend() == "cpu" else 20  # so that starting and waiting do not count
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = function(*arguments)
+        jax.block_until_ready(result)
+        times.append((time.perf_counter() - start) / calls)
+    return min(times)

@@ -1,0 +1,155 @@
+"""The same networks in PyTorch, as fast as its users would have them."""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as flax_nn
+import numpy as np
+import torch
+from torch import nn
+
+from gz_jax.benchmark.timing import Stage
+from gz_jax.labels import NUM_ANSWERS
+from gz_jax.models.resnet import PREPROCESS, STAGES, Variant
+
+MODES = {"torch": None, "torch.compile": "default", "torch.max-autotune": "max-autotune"}
+
+
+class Bottleneck(nn.Module):
+    """torchvision's Bottleneck; 'keras' has its stride in the first convolution, and biases."""
+
+    def __init__(self, inputs: int, width: int, stride: int, variant: Variant) -> None:
+        super().__init__()
+        keras = variant == "keras"
+        first, second = (stride, 1) if keras else (1, stride)
+        conv, norm = functools.partial(nn.Conv2d, bias=keras), _norm(variant)
+        self.conv1, self.bn1 = conv(inputs, width, 1, first), norm(width)
+        self.conv2, self.bn2 = conv(width, width, 3, second, padding=1), norm(width)
+        self.conv3, self.bn3 = conv(width, 4 * width, 1), norm(4 * width)
+        self.downsample = None
+        if stride > 1 or inputs != 4 * width:
+            self.downsample = nn.Sequential(conv(inputs, 4 * width, 1, stride), norm(4 * width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)))
+        return torch.relu(self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x)))
+
+
+def _norm(variant: Variant) -> Any:
+    return functools.partial(nn.BatchNorm2d, eps=1.001e-5, momentum=0.01) if variant == "keras" else nn.BatchNorm2d
+
+
+class ResNet50(nn.Module):
+    """Both variants, by torchvision's names; `fc` follows the map, flattened or averaged."""
+
+    def __init__(self, variant: Variant, fc: nn.Module, pooling: str = "average") -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=variant == "keras"), _norm(variant)(64)
+        self.maxpool, inputs = nn.MaxPool2d(3, 2, padding=1), 64
+        for stage, blocks in enumerate(STAGES):
+            layers = []
+            for block in range(blocks):
+                layers.append(Bottleneck(inputs, 64 * 2**stage, 2 if stage and not block else 1, variant))
+                inputs = 256 * 2**stage
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.pool = nn.Flatten() if pooling == "flatten" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = fc
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        return self.fc(self.pool(self.layer4(self.layer3(self.layer2(self.layer1(x))))))
+
+
+def _dense(hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    layers = [layer for width in hidden for layer in (nn.LazyLinear(width), nn.ReLU(), nn.Dropout(dropout))]
+    return nn.Sequential(*layers, nn.LazyLinear(NUM_ANSWERS))
+
+
+def _cnn(module: Any) -> nn.Sequential:
+    a, b, c = module.features
+    early, late = module.dropout
+    return nn.Sequential(
+        *(nn.Conv2d(3, a, 3), nn.BatchNorm2d(a, 1e-3, 1 - module.momentum), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Dropout(early), nn.Conv2d(a, b, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(early)),
+        *(nn.Conv2d(b, c, 6), nn.ReLU(), nn.Dropout(early), nn.Flatten(), _dense(module.hidden, late)),
+    )
+
+
+class Network(nn.Module):
+    """uint8 images [B, S, S, 3] to vote fractions [B, 37], preprocessing included; the outputs are sigmoids."""
+
+    def __init__(self, module: flax_nn.Module) -> None:
+        super().__init__()
+        if resnet := hasattr(module, "variant"):
+            self.body = ResNet50(module.variant, _dense(module.hidden, module.dropout), module.pooling)
+        else:
+            self.body = _cnn(module)
+        how = module.preprocess or (PREPROCESS[module.variant] if resnet else "unit")
+        mean, std = {
+            "unit": ((0.0,) * 3, (255.0,) * 3),
+            "keras": ((123.68, 116.779, 103.939), (1.0,) * 3),
+            "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        }[how]
+        self.flip = how == "keras"
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = (images.float() - self.mean) / self.std
+        x = (x.flip(-1) if self.flip else x).permute(0, 3, 1, 2)  # NHWC in memory is channels_last
+        return torch.sigmoid(self.body(x).float())
+
+
+def build(module: flax_nn.Module, size: int) -> Network:
+    """The network like `module`, for images of `size` x `size` pixels."""
+    network = Network(module).eval()
+    with torch.no_grad():
+        network(torch.zeros((1, size, size, 3), dtype=torch.uint8))  # gives the lazy layers their sizes
+    return network
+
+
+def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage]:
+    """PyTorch's number of parameters, forward pass and train step (Adam, mean squared error).
+
+    Args:
+      name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3], vote_fractions [B, 37].
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_float32_matmul_precision("high")  # TF32 where there is any, as JAX does
+    images, votes = (torch.from_numpy(batch[key]).to(device) for key in ("image", "vote_fractions"))
+    network = build(module, images.shape[1]).to(device, memory_format=torch.channels_last)
+    parameters = sum(p.numel() for p in network.parameters())
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3, eps=1e-7, fused=True)
+    run = network if MODES[name] is None else torch.compile(network, mode=MODES[name])
+    half = functools.partial(
+        torch.autocast, device.type, torch.bfloat16, enabled=np.dtype(module.dtype).name == "bfloat16"
+    )
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def forward(n: int) -> torch.Tensor:
+        network.eval()
+        with torch.inference_mode(), half():
+            for _ in range(n):
+                predicted = run(images)
+        wait()
+        return predicted
+
+    def train(n: int) -> None:
+        network.train()
+        for _ in range(n):
+            optimizer.zero_grad(set_to_none=True)
+            with half():
+                loss = nn.functional.mse_loss(run(images), votes)
+            loss.backward()
+            optimizer.step()
+        wait()
+
+    count = len(batch["image"])
+    return parameters, Stage(f"forward, {name}", count, forward), Stage(f"train step, {name}", count, train)

@@ -1,0 +1,280 @@
+"""`--mode=benchmark`: each stage of a config timed alone and together, beside the hardware's limits and the peers."""
+
+import contextlib
+import functools
+import importlib.metadata
+import io
+import itertools
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+from PIL import Image
+
+from gz_jax import run
+from gz_jax.benchmark import report, roofline, stages
+from gz_jax.benchmark.timing import Stage, measure
+from gz_jax.data import augment, packed, synthetic, tensorflow_cpu
+from gz_jax.data.augment import View
+from gz_jax.data.split import Dataset, Split
+from gz_jax.data.synthetic_render import render
+from gz_jax.errors import UserError
+from gz_jax.files import atomic, write_json
+from gz_jax.modes import training
+from gz_jax.training import checkpoint, loop, state, step
+
+DISTINCT = 64  # synthetic galaxies; the files repeat them
+PEERS = ("torch", "torch.compile", "torch.max-autotune", "keras")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tensorflow-cpu", "tensorflow", "keras", "torch")
+
+
+def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), repeats: int = 7) -> int:
+    """Time everything, print the tables, write benchmark.json and benchmark.md into `outdir`.
+
+    Weights are random, and galaxies synthetic unless config.data.dir says where real ones are. What cannot be
+    measured here is said under "Not measured".
+
+    Raises:
+      UserError: an unknown peer, too few repeats, or a config that cannot work.
+    """
+    if unknown := set(peers) - set(PEERS):
+        raise UserError(f"--peers={unknown.pop()} must be of {', '.join(PEERS)}.")
+    if repeats < 1:
+        raise UserError(f"--repeats={repeats} must be at least 1.")
+    run.check(config, jax.device_count())
+    if jax.process_count() > 1:
+        raise UserError("--mode=benchmark times one process.")
+    if "keras" in peers:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as Keras' users have it; before TensorFlow is loaded
+    pathlib.Path(outdir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, _fresh_compilation_cache(scratch):
+        found = _measure(config, pathlib.Path(scratch), peers, repeats)
+    text = report.text(found)
+    with atomic(pathlib.Path(outdir) / "benchmark.md") as file:
+        file.write(text)
+    write_json(pathlib.Path(outdir) / "benchmark.json", found)
+    print(f"{text}\n{pathlib.Path(outdir) / 'benchmark.json'}")
+    return 0
+
+
+def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], repeats: int) -> dict[str, Any]:
+    parts, missing = run.parts(config), []
+    batches = 4 if jax.default_backend() == "cpu" else 64  # of an epoch, here
+    (scratch / "images").mkdir()
+    split = galaxies(config, batches * config.batch_size, scratch / "images")
+    ceilings = roofline.ceilings(config.model.dtype)
+    batch = _batch(split, parts.view, config.batch_size)
+    steps, current = start(config, parts)
+    predict = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
+    device, compiling = stages.device_stages(steps, current, predict, parts.view, batch)
+    groups = {
+        "decode with Pillow": lambda: [stages.decode_stage(split, parts.view)],
+        "tf.data": lambda: stages.tensorflow_stages(split, parts.view, parts.augmentation, config.batch_size),
+        "on the device": lambda: device,
+        **{
+            f"epoch ({how})": functools.partial(_epoch, how, config, split, parts, scratch, current)
+            for how in dict.fromkeys((config.data.pipeline, "device"))
+        },
+        "predict from files": lambda: [
+            stages.predict_stage(
+                _network(config, current[0], scratch), scratch / "images", config.data.crop, config.batch_size
+            )
+        ],
+    }
+    timed = measure([stage for name, make in groups.items() for stage in _available(name, make, missing)], repeats)
+    memory = {"host": _host_peak(), "device": _device_peak()}
+    rivals = [stage for stage in device if stage.name in ("forward", "train step")]
+    parameters, against = _against_peers(parts.module, batch, current[0], rivals, peers, repeats, missing)
+    against = [report.row(stage, samples, ceilings) for stage, samples in against]
+    return {
+        **_circumstances(),
+        "config": run.flatten(config),
+        "data": config.data.dir if _is_real(config) else "synthetic",
+        "parameters": parameters,
+        "ceilings": ceilings._asdict(),
+        "compile_seconds": compiling,
+        "peak_bytes": memory,
+        "stages": [report.row(stage, samples, ceilings) for stage, samples in timed],
+        "peer_samples": against,
+        "peers": report.peer_rows(against, [name for name in parameters if name != "gz_jax"]),
+        "missing": missing,
+    }
+
+
+def _against_peers(
+    module: nn.Module,
+    batch: dict[str, np.ndarray],
+    train_state: state.TrainState,
+    rivals: list[Stage],
+    peers: Sequence[str],
+    repeats: int,
+    missing: list[str],
+) -> tuple[dict[str, int], list[tuple[Stage, list[float]]]]:
+    """Numbers of trainable parameters, which must agree, and `rivals` timed again in turns with the peers' stages."""
+    parameters = {"gz_jax": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(train_state.params))}
+    for name in peers:
+        for count, *pair in _available(name, lambda name=name: [peer_stages(name, module, batch)], missing):
+            parameters[name] = count
+            rivals = [*rivals, *pair]
+    if len(set(parameters.values())) > 1:
+        raise UserError(f"the peers are other networks, by their numbers of trainable parameters: {parameters}.")
+    if len(parameters) == 1:
+        return parameters, []
+    # One kind at a time, so that nothing but its rivals comes between two samples of a stage.
+    kinds = itertools.groupby(sorted(rivals, key=_kind), key=_kind)
+    return parameters, [pair for _, group in kinds for pair in measure(list(group), repeats)]
+
+
+def _kind(stage: Stage) -> str:
+    return stage.name.split(",")[0]
+
+
+def _available(name: str, make: Callable[[], list[Any]], missing: list[str]) -> list[Any]:
+    """What `make` makes, or nothing and a line in `missing` where a package is not installed."""
+    try:
+        return make()
+    except ImportError as error:
+        missing.append(f"{name}: {error}")
+        return []
+
+
+def _is_real(config: ConfigDict) -> bool:
+    return config.data.source == "galaxy_zoo" and bool(config.data.dir)
+
+
+def galaxies(config: ConfigDict, count: int, folder: pathlib.Path) -> Split:
+    """`count` galaxies as JPEG bytes, which are also written to `folder`/<galaxy_id>.jpg."""
+    if _is_real(config):
+        train = run.open_dataset(config).splits["train"]
+        split = Split(min(count, train.size), train.read)
+        records = split.read(np.arange(split.size))
+        for galaxy_id, jpeg in zip(records["galaxy_id"], records["image"], strict=True):
+            (folder / f"{galaxy_id}.jpg").write_bytes(jpeg)
+        return split
+    ids = np.arange(100_000, 100_000 + count)
+    parameters, votes = synthetic.truth(ids[:DISTINCT], seed=config.seed)
+    jpegs = []
+    for image in render(parameters, size=config.data.image_size, field=synthetic.FULL_FIELD):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=90)
+        jpegs.append(buffer.getvalue())
+    files = [folder / f"{galaxy_id}.jpg" for galaxy_id in ids]
+    for file, jpeg in zip(files, itertools.cycle(jpegs), strict=False):
+        file.write_bytes(jpeg)
+
+    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+        image = np.empty(len(rows), object)
+        image[:] = [files[i].read_bytes() for i in rows]
+        return {"galaxy_id": ids[rows], "vote_fractions": votes[rows % len(votes)].astype(np.float32), "image": image}
+
+    return Split(count, read)
+
+
+def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
+    """One batch of the network's input, and beside it the cutouts ('cutout') that it is warped from."""
+    records = split.read(np.arange(size) % split.size)
+    cutouts = np.stack([packed.cut_out(jpeg, view.cutout) for jpeg in records["image"]])
+    maps = np.broadcast_to(augment.affine(), (size, 2, 3))
+    image = np.array(jax.jit(augment.warp, static_argnums=2)(cutouts, maps, view))
+    return {**records, "image": image, "cutout": cutouts, "mask": np.ones(size, bool)}
+
+
+def start(config: ConfigDict, parts: run.Parts) -> tuple[loop.Steps, stages.Current]:
+    """The jitted steps, and a fresh state."""
+    mesh = state.make_mesh()
+    variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
+    steps = loop.compile_steps(training.recipe(config, parts.module, 100), config.seed, mesh)
+    return steps, [state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)]
+
+
+def _epoch(
+    how: str,
+    config: ConfigDict,
+    split: Split,
+    parts: run.Parts,
+    scratch: pathlib.Path,
+    current: stages.Current,
+) -> list[Stage]:
+    """An epoch of these galaxies by the pipeline `how`."""
+    config = config.copy_and_resolve_references()
+    config.data.pipeline, config.data.store = how, str(scratch / "store")
+    dataset = Dataset({"train": split, "validation": split}, "benchmark", {})
+    data, steps = training.feed(config, dataset, parts, state.make_mesh())
+    return [stages.epoch_stage(f"epoch ({how})", data, steps, current, config.batch_size)]
+
+
+def _network(config: ConfigDict, train_state: state.TrainState, scratch: pathlib.Path) -> pathlib.Path:
+    """A workdir that holds the network."""
+    workdir = run.open_workdir(scratch / "network", config, "benchmark", None)
+    manager = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
+    checkpoint.save(manager, 0, state.to_use(train_state), {"val_loss": 0.0})
+    manager.close()
+    return workdir
+
+
+def peer_stages(name: str, module: Any, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage]:
+    """A peer's number of trainable parameters, forward pass and train step; ImportError where it is not installed."""
+    if name == "keras":
+        if jax.default_backend() != "cpu":
+            raise ImportError("TensorFlow is used on the CPU alone here")
+        tensorflow_cpu.import_tensorflow()
+        from gz_jax.benchmark import keras_peer
+
+        return keras_peer.stages(module, batch)
+    from gz_jax.benchmark import torch_peer
+
+    return torch_peer.stages(name, module, batch)
+
+
+@contextlib.contextmanager
+def _fresh_compilation_cache(scratch: str) -> Iterator[None]:
+    """What is compiled meanwhile is kept below `scratch`, which is empty at first."""
+
+    def use(settings: dict[str, Any]) -> None:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    new = {"jax_compilation_cache_dir": f"{scratch}/xla", "jax_persistent_cache_min_compile_time_secs": 0.0}
+    old = {name: getattr(jax.config, name) for name in new}
+    use(new)
+    try:
+        yield
+    finally:
+        use(old)
+
+
+def _host_peak() -> int | None:
+    """Largest resident memory of this process so far, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def _device_peak() -> int | None:
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def _circumstances() -> dict[str, Any]:
+    """Versions, device and machine."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    load = [round(x, 1) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {"kind": device.device_kind, "count": jax.device_count(), "platform": device.platform},
+        "host": {"cores": os.cpu_count(), "machine": platform.platform(), "load": load},
+    }
