@@ -15,13 +15,13 @@ from gz_jax.benchmark.timing import Stage, seconds
 from gz_jax.data import augment, packed, pipeline, tensorflow_cpu
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.split import Split
-from gz_jax.training import loop, state
+from gz_jax.training import dispatch, state
 
 Current = list[state.TrainState]  # of one element: a train step takes its memory, and the new state is put there
 
 
 def device_stages(
-    steps: loop.Steps, current: Current, predict: Callable[..., jax.Array], view: View, batch: dict[str, np.ndarray]
+    steps: dispatch.Steps, current: Current, predict: Callable[..., jax.Array], view: View, batch: dict[str, np.ndarray]
 ) -> tuple[list[Stage], dict[str, dict[str, float]]]:
     """What runs on the accelerator, and how many seconds each takes to compile.
 
@@ -98,13 +98,13 @@ def tensorflow_stages(split: Split, view: View, augmentation: Augmentation, batc
     return [Stage(name, split.size, functools.partial(drain, arguments)) for name, arguments in which.items()]
 
 
-def epoch_stage(name: str, data: loop.Data, steps: loop.Steps, current: Current, batch_size: int) -> Stage:
+def epoch_stage(name: str, data: dispatch.Data, steps: dispatch.Steps, current: Current, batch_size: int) -> Stage:
     """Training as `--mode=train` does it, inputs made and sent while the steps run."""
     next(iter(data.train(0, 0)))  # an ImportError comes now
 
     def epoch(n: int) -> None:
         for number in range(n):
-            for _, put in loop.prefetch(lambda pair: (pair[0], steps.put(pair[1])), data.train(number, 0)):
+            for _, put in dispatch.prefetch(lambda pair: (pair[0], steps.put(pair[1])), data.train(number, 0)):
                 current[0], loss = steps.train(current[0], put)
         loss.block_until_ready()
 

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gz_jax.errors import UserError
+from gz_jax.memory import keep_freed_memory
 from gz_jax.modes import compilation_cache
 
 
@@ -19,6 +20,7 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     Raises:
       UserError: something that the mode needs is missing, or any mistake found on the way.
     """
+    keep_freed_memory()
     compilation_cache.enable()
     if arguments and mode != "compare":
         raise UserError(f"unknown argument {arguments[0]!r}: every flag begins with --; see --help.")
@@ -28,7 +30,14 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     if asked is not None and mode not in ("train", "predict"):
         raise UserError(f"--mode={mode} runs in one process: leave --distributed and --coordinator away.")
     with distributed.session(asked):
-        return _run(mode, config, workdir, arguments, flags)
+        try:
+            return _run(mode, config, workdir, arguments, flags)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise UserError(
+                f"{error}. What was written before is whole; the same command goes on from there."
+            ) from error
 
 
 def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:

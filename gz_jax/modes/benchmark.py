@@ -29,7 +29,7 @@ from gz_jax.data.synthetic_render import render
 from gz_jax.errors import UserError
 from gz_jax.files import atomic, write_json
 from gz_jax.modes import training
-from gz_jax.training import checkpoint, loop, state, step
+from gz_jax.training import checkpoint, dispatch, state, step
 
 DISTINCT = 64  # synthetic galaxies; the files repeat them
 PEERS = ("torch", "torch.compile", "torch.max-autotune", "keras")
@@ -187,11 +187,11 @@ def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
     return {**records, "image": image, "cutout": cutouts, "mask": np.ones(size, bool)}
 
 
-def start(config: ConfigDict, parts: run.Parts) -> tuple[loop.Steps, stages.Current]:
+def start(config: ConfigDict, parts: run.Parts) -> tuple[dispatch.Steps, stages.Current]:
     """The jitted steps, and a fresh state."""
     mesh = state.make_mesh()
     variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
-    steps = loop.compile_steps(training.recipe(config, parts.module, 100), config.seed, mesh)
+    steps = dispatch.compile_steps(training.recipe(config, parts.module, 100), config.seed, mesh)
     return steps, [state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)]
 
 

@@ -16,7 +16,7 @@ from gz_jax import distributed, interrupts, lock, run, trained
 from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
-from gz_jax.training import loop, losses, resident, state, step
+from gz_jax.training import dispatch, loop, losses, resident, state, step
 from gz_jax.training.schedule import PlateauRule
 
 
@@ -56,51 +56,52 @@ def recipe(config: ConfigDict, module: nn.Module, steps_per_epoch: int) -> step.
     )
 
 
-def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> tuple[loop.Data, loop.Steps]:
+def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> tuple[dispatch.Data, dispatch.Steps]:
     """What the config's pipeline feeds the steps with, and the steps that take it."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     options = {"batch_size": config.batch_size, "seed": config.seed}
-    ids = functools.partial(pipeline.train_indices, train.size, **options)
-    same = {
-        "steps_per_epoch": len(ids(epoch=0)),
-        "galaxy_ids": lambda epoch, at: train.read(ids(epoch=epoch)[at])["galaxy_id"],
-        "statistics": dataset.statistics,
-    }
-    how = (recipe(config, parts.module, same["steps_per_epoch"]), config.seed, mesh)
+    indices = functools.partial(pipeline.train_indices, train.size, **options)
+    data = functools.partial(
+        dispatch.Data,
+        steps_per_epoch=len(indices(epoch=0)),
+        galaxy_ids=lambda epoch, at: train.read(indices(epoch=epoch)[at])["galaxy_id"],
+        statistics=dataset.statistics,
+    )
+    how = (recipe(config, parts.module, len(indices(epoch=0))), config.seed, mesh)
     if config.data.pipeline != "stream":
-        kept = galaxy_zoo.cache_dir(config.data.store, dataset.fingerprint) if packed.is_encoded(train) else None
-        with distributed.lead_first(kept is not None):
-            packs = [
-                packed.pack(
-                    split, parts.view, final=final, path=kept and kept / packed.file_name(name, parts.view, final)
-                )
-                for name, split, final in (
-                    ("train", train, parts.augmentation.is_identity),
-                    ("validation", validation, True),
-                )
-            ]
+        packs = pack(config, dataset, parts)
         if config.data.pipeline == "device" and resident.fits(sum(p.image.nbytes for p in packs), mesh):
-            galaxies = [resident.put(p, mesh) for p in packs]
-            view = augment.seen(packs[0].image.shape[1], parts.view)
             steps = config.data.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
             plans = functools.partial(
                 resident.train_plans, packs[0].galaxy_id, parts.augmentation, steps=steps, **options
             )
-            data = loop.Data(
+            view = augment.seen(packs[0].image.shape[1], parts.view)
+            return data(
                 train=lambda epoch, first: plans(epoch=epoch, first_step=first),
                 validation=lambda: resident.eval_plans(validation.size, config.batch_size, steps),
-                **same,
-            )
-            return data, resident.compile_steps(*galaxies, view, *how)
+            ), resident.compile_steps(*(resident.put(p, mesh) for p in packs), view, *how)
         train, validation = (p.split() for p in packs)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = functools.partial(pipeline.train_batches, train, parts.view, parts.augmentation, **options, **share)
-    data = loop.Data(
+    return data(
         train=lambda epoch, first: ((1, batch) for batch in batches(epoch=epoch, first_step=first)),
         validation=lambda: pipeline.eval_batches(validation, parts.view, batch_size=config.batch_size, **share),
-        **same,
-    )
-    return data, loop.compile_steps(*how)
+    ), dispatch.compile_steps(*how)
+
+
+def pack(config: ConfigDict, dataset: Dataset, parts: run.Parts) -> list[packed.Packed]:
+    """The training and the validation galaxies, decoded; what Kaggle's files hold is kept for the next time."""
+    train, validation = dataset.splits["train"], dataset.splits["validation"]
+    kept = galaxy_zoo.cache_dir(config.data.store, dataset.fingerprint) if packed.is_encoded(train) else None
+    packs = []
+    with distributed.lead_first(kept is not None):
+        for name, split, final in (
+            ("train", train, parts.augmentation.is_identity),
+            ("validation", validation, True),
+        ):
+            path = kept and kept / packed.file_name(name, parts.view, final)
+            packs.append(packed.pack(split, parts.view, final=final, path=path))
+    return packs
 
 
 def train(config: ConfigDict, workdir: str) -> int:

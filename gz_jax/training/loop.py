@@ -7,25 +7,24 @@ of the workdir put over everything, with its place in the epoch. What follows is
 import collections
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from gz_jax import distributed, interrupts
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
-from gz_jax.training import checkpoint, log, state, step
+from gz_jax.training import checkpoint, dispatch, log, state, step
 from gz_jax.training.checkpoint import Progress
+from gz_jax.training.dispatch import Data, Steps
 from gz_jax.training.schedule import EarlyStop, PlateauRule, start_plateau, update_early_stop, update_plateau
-from gz_jax.training.state import PyTree, TrainState
+from gz_jax.training.state import TrainState
 
 AHEAD = 16  # steps that the host may run ahead of the device
 
@@ -46,73 +45,8 @@ class Settings(NamedTuple):
     tensorboard: bool = False
 
 
-class Data(NamedTuple):
-    """What the steps are fed with, from the host.
-
-    `train(epoch, first_step)` gives pairs: the number of steps of a dispatch, and its input for `Steps.train`.
-    `validation()` gives inputs for `Steps.evaluate`. Inputs are NumPy arrays, those of a stream this process's rows.
-    """
-
-    train: Callable[[int, int], Iterable[tuple[int, Any]]]
-    validation: Callable[[], Iterable[Any]]
-    steps_per_epoch: int
-    galaxy_ids: Callable[[int, int], np.ndarray]  # of a batch of (epoch, step), to name them in an error
-    statistics: dict[str, Any]
-
-
-class Steps(NamedTuple):
-    """The jitted steps over a mesh; `put` sends an input to the devices. `train` also returns the last step's loss."""
-
-    train: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
-    evaluate: Callable[[PyTree, PyTree, Any], state.Sums]
-    put: Callable[[Any], Any]
-
-
 class InterruptedRunError(Exception):
     """SIGTERM or SIGINT came, and the state is saved."""
-
-
-def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
-    """Jit the steps for streamed batches: state replicated and donated, batches split over the mesh by galaxy."""
-    whole, split = state.replicated(mesh), state.by_galaxy(mesh)
-
-    def train(train_state: TrainState, batch: step.Batch) -> tuple[TrainState, jax.Array]:
-        return step.train_step(train_state, batch, dropout_key(seed), recipe=recipe)
-
-    jitted_train = jax.jit(train, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
-    evaluate = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation)
-    jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
-
-    def put(batch: step.Batch) -> step.Batch:
-        arrays = {name: batch[name] for name in ("image", "vote_fractions", "mask")}
-        return {name: jax.make_array_from_process_local_data(split, array) for name, array in arrays.items()}
-
-    return Steps(jitted_train, jitted_eval, put)
-
-
-def dropout_key(seed: int) -> jax.Array:
-    """The run's key for dropout; fold 0 of the seed's key drew the initial weights."""
-    return jax.random.fold_in(jax.random.key(seed), 1)
-
-
-def evaluate(steps: Steps, params: PyTree, batch_stats: PyTree, batches: Iterable[Any]) -> dict[str, float]:
-    """MSE and accuracy over every galaxy of a stream, each exactly once."""
-    totals = None
-    for batch in prefetch(steps.put, batches):
-        sums = steps.evaluate(params, batch_stats, batch)
-        totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
-    return step.metrics(totals)
-
-
-def prefetch(put: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
-    """Inputs on the device, each sent while the one before is computed."""
-    ahead = None
-    for batch in batches:
-        ready, ahead = ahead, put(batch)
-        if ready is not None:
-            yield ready
-    if ahead is not None:
-        yield ahead
 
 
 class Run:
@@ -192,7 +126,7 @@ class Run:
         try:
             done = first
             pairs = self.data.train(epoch, first)
-            for count, batch in prefetch(lambda pair: (pair[0], self.steps.put(pair[1])), pairs):
+            for count, batch in dispatch.prefetch(lambda pair: (pair[0], self.steps.put(pair[1])), pairs):
                 train_state, loss = self.steps.train(train_state, batch)
                 losses.append(loss)
                 if len(losses) > AHEAD:  # a bound on what waits on the device, not a stall
@@ -225,7 +159,7 @@ class Run:
                     raise InterruptedRunError
                 yield batch
 
-        validation = evaluate(self.steps, use["params"], use["batch_stats"], batches())
+        validation = dispatch.evaluate(self.steps, use["params"], use["batch_stats"], batches())
         seconds = train_seconds + time.monotonic() - start
         row = {
             "epoch": progress.epoch,

@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from gz_jax.data import augment, pipeline
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.packed import Packed
-from gz_jax.training import loop, state, step
-from gz_jax.training.loop import Steps
+from gz_jax.training import dispatch, state, step
+from gz_jax.training.dispatch import Steps
 from gz_jax.training.state import PyTree, Sums, TrainState
 
 FULL = 0.7  # of a device's memory may be images
@@ -133,7 +133,7 @@ def compile_steps(
 ) -> Steps:
     """Jit the dispatches: `train` and `evaluate` take a `Plan`; the galaxies' cutouts are seen through `view`."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
-    key = loop.dropout_key(seed)
+    key = dispatch.dropout_key(seed)
     train_step = functools.partial(step.train_step, recipe=recipe)
     eval_step = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation)
 

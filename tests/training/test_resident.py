@@ -8,7 +8,7 @@ import pytest
 from gz_jax.data import augment, pipeline
 from gz_jax.data.augment import Augmentation
 from gz_jax.data.packed import Packed
-from gz_jax.training import loop, resident, state, step
+from gz_jax.training import dispatch, resident, state, step
 
 TURNED = Augmentation(rotate=True, flip=True, zoom=1.2, shift=2.0)
 SIZE, CROP, SIDE, BATCH = 8, 16, 40, 8
@@ -44,7 +44,7 @@ def trained(pipe, augmentation, devices=1, steps=1, first_step=0):
         train = resident.train_plans(packs[0].galaxy_id, augmentation, steps=steps, **options)
         validation = resident.eval_plans(21, BATCH, steps)
     else:
-        compiled = loop.compile_steps(*how)
+        compiled = dispatch.compile_steps(*how)
         batches = pipeline.train_batches(packs[0].split(), view(augmentation), augmentation, **options)
         train = ((1, batch) for batch in batches)
         validation = pipeline.eval_batches(packs[1].split(), view(Augmentation()), batch_size=BATCH)
@@ -55,7 +55,7 @@ def trained(pipe, augmentation, devices=1, steps=1, first_step=0):
         train_state, loss = compiled.train(train_state, compiled.put(item))
         losses.append(float(loss))
         counts.append(count)
-    metrics = loop.evaluate(compiled, train_state.params, {}, validation)
+    metrics = dispatch.evaluate(compiled, train_state.params, {}, validation)
     return np.array(losses), counts, [*metrics.values()], train_state
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from gz_jax import labels
-from gz_jax.training import loop, state, step
+from gz_jax.training import dispatch, state, step
 
 
 class Tiny(nn.Module):
@@ -37,7 +37,7 @@ def start(devices, module=None, rate=1e-3, size=6):
     module = module or Tiny()
     mesh, optimizer = state.make_mesh(jax.devices()[:devices]), state.adam()
     variables = state.initial_variables(module, size, jax.random.key(0))
-    steps = loop.compile_steps(step.Recipe(module.apply, optimizer, "divisive"), 0, mesh)
+    steps = dispatch.compile_steps(step.Recipe(module.apply, optimizer, "divisive"), 0, mesh)
     return steps, state.with_rate(state.start(variables, optimizer, mesh), rate)
 
 
@@ -122,7 +122,7 @@ def test_rate_zero_keeps_the_parameters():
 def test_evaluation_counts_each_galaxy_once_whatever_the_batch():
     steps, train_state = start(4)
     everything = next(batches(1, size=24))
-    whole = loop.evaluate(steps, train_state.params, train_state.batch_stats, [everything])
+    whole = dispatch.evaluate(steps, train_state.params, train_state.batch_stats, [everything])
 
     def padded():
         for first in range(0, 24, 16):
@@ -130,7 +130,7 @@ def test_evaluation_counts_each_galaxy_once_whatever_the_batch():
             short = 16 - len(part["mask"])
             yield {k: np.concatenate([v, np.zeros((short, *v.shape[1:]), v.dtype)]) for k, v in part.items()}
 
-    parts = loop.evaluate(steps, train_state.params, train_state.batch_stats, padded())
+    parts = dispatch.evaluate(steps, train_state.params, train_state.batch_stats, padded())
     assert parts == pytest.approx(whole, rel=1e-6)
 
 
@@ -170,8 +170,8 @@ def test_weight_decay_shrinks_kernels_alone():
 
 
 def test_prefetch_keeps_order_and_count():
-    assert list(loop.prefetch(lambda x: x, iter(range(5)))) == list(range(5))
-    assert list(loop.prefetch(functools.partial(int), iter([]))) == []
+    assert list(dispatch.prefetch(lambda x: x, iter(range(5)))) == list(range(5))
+    assert list(dispatch.prefetch(functools.partial(int), iter([]))) == []
 
 
 class WithBody(nn.Module):
