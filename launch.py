@@ -10,6 +10,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from gz_jax.errors import UserError
+from gz_jax.memory import keep_freed_memory
 from gz_jax.modes import options  # noqa: F401  # defines the flags of single modes
 
 MODES = ("train", "explore", "evaluate", "compare", "predict", "mergers")
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> int:
     config = config_flag.value
     name = config_flags.get_config_filename(flags.FLAGS["config"]) if config else None
     workdir = workdir_flag.value or (name and os.path.join("runs", os.path.splitext(os.path.basename(name))[0]))
+    keep_freed_memory()
     from gz_jax import modes  # after the flags: JAX takes seconds to load
 
     return modes.run(mode_flag.value, config, workdir, argv[1:], flags.FLAGS)

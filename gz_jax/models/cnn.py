@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gz_jax.errors import UserError
 from gz_jax.labels import NUM_ANSWERS
-from gz_jax.models.layers import BatchNorm, Conv, Preprocess, max_pool, preprocess
+from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 
 
 class CNN(nn.Module):
@@ -50,14 +50,14 @@ class CNN(nn.Module):
         x = Conv(self.features[0], 3, dtype=self.dtype, name="conv1")(x)
         x = BatchNorm(momentum=self.momentum, epsilon=1e-3, dtype=self.dtype, name="bn1")(x, not train)
         x = max_pool(nn.relu(x), 2, 2)
-        x = nn.Dropout(self.dropout[0], deterministic=not train)(x)
+        x = Dropout(self.dropout[0])(x, train)
         x = nn.relu(Conv(self.features[1], 3, dtype=self.dtype, name="conv2")(x))
-        x = nn.Dropout(self.dropout[0], deterministic=not train)(max_pool(x, 2, 2))
+        x = Dropout(self.dropout[0])(max_pool(x, 2, 2), train)
         x = nn.relu(Conv(self.features[2], 6, dtype=self.dtype, name="conv3")(x))
-        x = nn.Dropout(self.dropout[0], deterministic=not train)(x)
+        x = Dropout(self.dropout[0])(x, train)
         x = x.reshape(x.shape[0], -1)
         for i, width in enumerate(self.hidden, 1):
             x = nn.relu(nn.Dense(width, kernel_init=glorot, dtype=self.dtype, name=f"dense{i}")(x))
-            x = nn.Dropout(self.dropout[1], deterministic=not train)(x)
+            x = Dropout(self.dropout[1])(x, train)
         head = nn.Dense(self.num_outputs, kernel_init=glorot, dtype=jnp.float32, name="head")
         return head(x.astype(jnp.float32))

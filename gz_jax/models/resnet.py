@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gz_jax.errors import UserError
 from gz_jax.labels import NUM_ANSWERS
-from gz_jax.models.layers import BatchNorm, Conv, Preprocess, max_pool, preprocess
+from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 
 Variant = Literal["keras", "torchvision"]
 Pooling = Literal["flatten", "average"]
@@ -124,7 +124,7 @@ class ResNet50Classifier(nn.Module):
         init = nn.initializers.glorot_uniform()
         self.body = ResNet50(self.variant, self.dtype, self.momentum)
         self.dense = [nn.Dense(width, kernel_init=init, dtype=self.dtype) for width in self.hidden]
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.head = nn.Dense(self.num_outputs, kernel_init=init, dtype=jnp.float32)
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -140,5 +140,5 @@ class ResNet50Classifier(nn.Module):
         """
         x = self.features(images, train)
         for dense in self.dense:
-            x = self.drop(nn.relu(dense(x)), deterministic=not train)
+            x = self.drop(nn.relu(dense(x)), train)
         return self.head(x.astype(jnp.float32))

@@ -1,0 +1,33 @@
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys, threading
+from gz_jax.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+import numpy as np
+
+def fill():
+    for _ in range(4):
+        np.ones(2**25)  # 256 MB
+
+fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+thread = threading.Thread(target=fill)
+thread.start()
+thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how):
+    return int(subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True).stdout)
+
+
+def test_freed_memory_is_used_again_in_every_thread():
+    if faults("default") < 1000:
+        pytest.skip("this C library keeps freed memory by itself")
+    assert faults("keep") < 1000  # 256 MB of fresh 4 KB pages are 65,536
