@@ -47,9 +47,8 @@ def preprocess(images: jax.Array, how: Preprocess) -> jax.Array:
 class Conv(nn.Module):
     """Convolution with a square kernel and explicit `padding`, the same on every side ('SAME' is not).
 
-    A 1x1 convolution is computed as one matrix product, over [B * H * W, in], which XLA does faster on CPU, where other
-    convolutions of small maps go by way of `fourier.convolve`;
-    its kernel still has the shape [1, 1, in, features].
+    A 1x1 convolution is computed as one matrix product, over [B * H * W, in], which XLA does faster on CPU; its kernel
+    still has the shape [1, 1, in, features]. On CPU, small maps go by way of `fourier.convolve`.
     """
 
     features: int
