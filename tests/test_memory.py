@@ -8,11 +8,10 @@ import resource, sys, threading
 from gz_jax.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-import numpy as np
 
 def fill():
     for _ in range(4):
-        np.ones(2**25)  # 256 MB
+        bytearray(2**28)  # written to; NumPy would ask for huge pages
 
 fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
