@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from gz_jax.errors import UserError
 from gz_jax.memory import keep_freed_memory
-from gz_jax.modes import compilation_cache
 
 
 def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
@@ -20,7 +19,9 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     Raises:
       UserError: something that the mode needs is missing, or any mistake found on the way.
     """
-    keep_freed_memory()
+    keep_freed_memory()  # before JAX is loaded, and its threads start
+    from gz_jax.modes import compilation_cache
+
     compilation_cache.enable()
     if arguments and mode != "compare":
         raise UserError(f"unknown argument {arguments[0]!r}: every flag begins with --; see --help.")
