@@ -154,7 +154,8 @@ def gather(*values: int) -> np.ndarray:
         return said
     split, identity = _gatherer()
     mine = jax.make_array_from_process_local_data(split, np.repeat(said, jax.local_device_count(), 0))
-    return np.asarray(identity(mine))[:: jax.local_device_count()]
+    by_process = np.argsort([device.process_index for device in jax.devices()], kind="stable")
+    return np.asarray(identity(mine))[by_process[:: jax.local_device_count()]]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ from gz_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TIMES = ("epoch_seconds", "images_per_second")
-# 233 training and 67 validation galaxies: 20 batches whose last is filled up, 6 whose last holds 7 of 12.
+# Neither the training nor the validation galaxies are a multiple of the batch, nor the last batch of a process's share.
 SMALL = (
     "--config=configs/demo.py",
-    "--config.data.num_galaxies=340",
+    "--config.data.num_galaxies=240",
     "--config.data.size=30",
     "--config.batch_size=12",
     "--config.num_epochs=6",
@@ -31,7 +32,8 @@ SMALL = (
     "--config.plateau.min_delta=0.002",
     "--config.checkpoint.every_steps=7",
 )
-PATIENCE = distributed.HEARTBEAT_SECONDS + 60  # for survivors, in seconds
+CACHE = tempfile.TemporaryDirectory()  # compiled once for all tests of one number of processes
+PATIENCE = distributed.HEARTBEAT_SECONDS + 240  # for survivors, in seconds
 
 
 class Processes:
@@ -42,7 +44,8 @@ class Processes:
             free.bind(("", 0))
             port = free.getsockname()[1]
         own = [] if count == 1 else [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": CACHE.name}
+        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
         folder.mkdir(exist_ok=True)
         self.errors = [folder / f"{i}.err" for i in range(count)]
         self.all = []
@@ -62,7 +65,7 @@ class Processes:
                 return
         pytest.fail(f"{text!r} never came: {[p.read_text() for p in self.errors]}")
 
-    def wait(self, timeout=300):
+    def wait(self, timeout=900):
         """Exit statuses; none is left running."""
         try:
             self.out = [p.communicate(timeout=timeout)[0] for p in self.all]
@@ -188,6 +191,16 @@ def test_a_mistake_ends_all_processes_with_a_line_each(tmp_path):
     for i, error in enumerate(two.err):
         assert error.startswith(f"error: process {i}: --config.batch_size=15 does not divide over 2 devices")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_no_cluster_to_detect_is_said_at_once(tmp_path, monkeypatch):
+    slurm(monkeypatch)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with started(tmp_path, 1, *SMALL, f"--workdir={tmp_path}/run", "--distributed=auto") as one:
+        assert one.wait(PATIENCE) == [2]
+    assert one.err[0].startswith("error: the processes cannot meet (coordinator_address should be defined.)")
+    assert one.err[0].count("\n") == 1
 
 
 def test_explicit_processes_are_what_jax_is_told():
