@@ -160,7 +160,10 @@ def gather(*values: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def lead_first(needed: bool = True) -> Iterator[None]:
-    """Process 0 carries out the block, then all the others do; together where it is not `needed`."""
+    """Process 0 carries out the block, then all the others do; together where it is not `needed`.
+
+    Gloo, so CPUs, wait no longer than half an hour.
+    """
     if needed and jax.process_index():
         gather(0)
     yield

@@ -134,7 +134,8 @@ def _train(config: ConfigDict, workdir: str) -> int:
     try:
         progress = loop.train(path, settings(config), data, steps, fresh)
     except loop.InterruptedRunError:
-        print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
+        if jax.process_index() == 0:
+            print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
         return interrupts.EXIT_INTERRUPTED
     if jax.process_index() == 0 and progress.history:
         _report(path, dataset)
