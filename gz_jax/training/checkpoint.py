@@ -89,7 +89,7 @@ def save(manager: ocp.CheckpointManager, step: int, tree: PyTree, info: dict[str
       UserError: it, or the one begun before, could not be written.
     """
     # As NumPy: for jax.Array orbax expects every process to take part. A copy: the next step donates the arrays.
-    tree = jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
+    tree = jax.tree.map(lambda x: np.array(x.addressable_data(0) if isinstance(x, jax.Array) else x), tree)
     saved = {"info": info, "sha256": _digest(tree, info)}
     with _writing(manager.directory):
         free, needed = shutil.disk_usage(manager.directory).free, sum(x.nbytes for x in jax.tree.leaves(tree))
