@@ -9,12 +9,14 @@ writes and every one reads for itself: no number of processes is remembered.
 import contextlib
 import dataclasses
 import errno
+import gc
 import hashlib
 import json
 import logging
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,19 +159,31 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
     """
     failures = []
     for step in sorted(manager.all_steps(), reverse=True):
-        try:
-            tree_args = ocp.args.StandardRestore(None if like is None else jax.tree.map(_abstract, like))
-            restored = manager.restore(step, args=ocp.args.Composite(tree=tree_args, info=ocp.args.JsonRestore()))
-            return step, restored["tree"], _checked(restored["tree"], restored["info"])
-        except Exception as error:
-            failures.append(f"step {step}: {_first_line(error)}")
-            logging.warning("checkpoint %s cannot be read; trying the one before", manager.directory / str(step))
+        with _hushed():
+            try:
+                tree_args = ocp.args.StandardRestore(None if like is None else jax.tree.map(_abstract, like))
+                restored = manager.restore(step, args=ocp.args.Composite(tree=tree_args, info=ocp.args.JsonRestore()))
+                return step, restored["tree"], _checked(restored["tree"], restored["info"])
+            except Exception as error:
+                failures.append(f"step {step}: {_first_line(error)}")
+                logging.warning("checkpoint %s cannot be read; trying the one before", manager.directory / str(step))
     if failures:
         raise UserError(
             f"none of the checkpoints in {manager.directory} can be read ({'; '.join(failures)}). "
             "Move that folder away to start again, or restore it from a backup."
         )
     return None
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Orbax leaves the other coroutines of a failed read behind, and each would print a traceback when collected."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
