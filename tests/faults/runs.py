@@ -60,6 +60,7 @@ class Place:
     folder: pathlib.Path
     store: pathlib.Path
     within: tuple[str, ...] = ()
+    pipeline: str = "memory"
 
     def environment(self, cached=True):
         found = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
@@ -78,6 +79,7 @@ class Place:
     def start(self, workdir, *flags, **how):
         """The training run, started."""
         where = (f"--config.data.dir={self.folder}/galaxies", f"--config.data.store={self.store}")
+        where += (f"--config.data.pipeline={self.pipeline}",)
         return self.launch(*SMALL, *where, f"--workdir={workdir}", *flags, **how)
 
     def predict(self, workdir, output, images=None):

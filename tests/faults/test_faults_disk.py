@@ -57,6 +57,10 @@ def room(tmp_path):
 def test_no_room_to_prepare_the_data_set(place, whole, room, fault):
     inside = dataclasses.replace(place, within=room.within, store=room.inside / "store")
     workdir = place.folder / "whole" / "unused"
+    assert "decoded cutouts need" in refusal(inside.start(workdir))
+    shutil.rmtree(workdir)
+    fault("disk full, data set")
+    inside = dataclasses.replace(inside, pipeline="stream")
     assert "GB are needed" in refusal(inside.start(workdir))
     fault("disk full, data set")
     room.remount("size=10M")
