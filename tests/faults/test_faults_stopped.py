@@ -70,9 +70,10 @@ def test_two_predictions_into_one_folder(place, whole, predicted, tmp_path, faul
     output, flags = tmp_path / "table", (f"--workdir={whole[0]}", "--crop=60")
     images = f"--input={place.folder}/images/images_test_rev1"
     first = place.launch("--mode=predict", *flags, images, f"--output={output}")
-    watch(first, lambda: (output / ".lock0").exists())
+    watch(first, lambda: (output / ".lock0").exists() and (output / ".lock0").read_text())
+    first.send_signal(signal.SIGSTOP)  # else it may be through before the other has begun
     message = refusal(place.launch("--mode=predict", *flags, images, f"--output={output}"))
-    if first.poll() is None:
-        assert f"in use by process {first.pid}" in message
+    first.send_signal(signal.SIGCONT)
+    assert f"in use by process {first.pid}" in message
     finish(first)
     fault("two processes on a table")
