@@ -37,7 +37,7 @@ def parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if config_flag.present:
             config_flag.value["seed"]  # a file that cannot be loaded is said only when it is looked into
-    except (KeyError, AttributeError) as error:
+    except (KeyError, AttributeError, IndexError) as error:
         fail(f"the config has no field {str(error).strip(chr(34))}; configs/default.py lists them all.")
     except (flags.Error, TypeError, ValueError, OSError, SyntaxError) as error:
         fail(" ".join(str(error).split()))
@@ -45,7 +45,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def fail(message: object) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", str(message).encode(errors="backslashreplace").decode(), file=sys.stderr)
     sys.exit(2)
 
 

@@ -74,11 +74,11 @@ def check(config: ConfigDict, device_count: int, process_count: int = 1) -> None
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Fields by dotted name, JSON-ready."""
     flat = {}
-    for name, value in sorted(config.items()):
+    for name, value in sorted(config.items(), key=str):  # a name from the command line may be a number
         if isinstance(value, ConfigDict | dict):
             flat.update(flatten(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return flat
 
 

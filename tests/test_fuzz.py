@@ -276,7 +276,7 @@ def checked(config) -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_config_overrides(scale, counted, bounded, capsys):
+def test_config_overrides(scale, counted, bounded, capsys, monkeypatch):
     """What the command line may say of a config: as launch.py takes it, without a process each."""
     count = collections.Counter()
 
@@ -286,8 +286,13 @@ def test_config_overrides(scale, counted, bounded, capsys):
         watch()
         count["cases"] += 1
         flags.FLAGS.unparse_flags()
+        for name in [n for n in flags.FLAGS if n.startswith("config.")]:  # those of the case before
+            delattr(flags.FLAGS, name)
+        # ml_collections looks for overrides in sys.argv itself
+        argv = ["launch.py", f"--config={default.__file__}", *(f"--config.{n}={v}" for n, v in overrides)]
+        monkeypatch.setattr(sys, "argv", argv)
         try:
-            launch.parse(["launch.py", f"--config={default.__file__}", *(f"--config.{n}={v}" for n, v in overrides)])
+            launch.parse(argv)
             checked(launch.config_flag.value)
             count["accepted"] += 1
         except UserError:
@@ -297,6 +302,7 @@ def test_config_overrides(scale, counted, bounded, capsys):
                 raise
 
     hold()
+    assert count["accepted"] > 0
     counted.append(("config overrides", count["cases"], count["accepted"]))
 
 

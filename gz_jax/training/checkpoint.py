@@ -179,11 +179,13 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
 def _hushed() -> Iterator[None]:
     """Orbax leaves the other coroutines of a failed read behind, and each would print a traceback when collected."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    logger = logging.getLogger("asyncio")
+    disabled, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
         gc.collect()
-        sys.unraisablehook = hook
+        sys.unraisablehook, logger.disabled = hook, disabled
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
