@@ -6,14 +6,25 @@ import ctypes
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
+def use_one_arena() -> None:
+    """Let all threads share the first arena, the only one that can grow beyond 64 MB. Call it before others start."""
+    _set((_M_ARENA_MAX, 1))
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed for the next allocation; does nothing where the C library is another.
 
     By default every large buffer is returned to the system when freed. A training step on CPU takes and frees
     gigabytes of them, and the page faults were 40 % of the CNN's step, half of its inference and 14 % of ResNet50's
-    step. One arena, because only the first can grow beyond 64 MB. To be called before other threads start.
+    step. Needs `use_one_arena`. Not while data is prepared: what it takes and frees would stay, in pieces.
     """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)  # what was freed before goes back
+    _set((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
+
+
+def _set(*options: tuple[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
-        if mallopt:
-            mallopt(option, value)
+    for option, value in options if mallopt else ():
+        mallopt(option, value)

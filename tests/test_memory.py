@@ -5,9 +5,10 @@ import pytest
 
 PROGRAM = """
 import resource, sys, threading
-from gz_jax.memory import keep_freed_memory
+from gz_jax import memory
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    memory.use_one_arena()
+    memory.keep_freed_memory()
 
 def fill():
     for _ in range(4):

@@ -5,8 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from gz_jax import memory
 from gz_jax.errors import UserError
-from gz_jax.memory import keep_freed_memory
 
 
 def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
@@ -19,7 +19,9 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     Raises:
       UserError: something that the mode needs is missing, or any mistake found on the way.
     """
-    keep_freed_memory()  # before JAX is loaded, and its threads start
+    memory.use_one_arena()  # before JAX is loaded, and its threads start
+    if mode != "train":  # which prepares its data first
+        memory.keep_freed_memory()
     from gz_jax.modes import compilation_cache
 
     compilation_cache.enable()

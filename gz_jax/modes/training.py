@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from gz_jax import distributed, interrupts, lock, run, trained
+from gz_jax import distributed, interrupts, lock, memory, run, trained
 from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
@@ -131,6 +131,7 @@ def _train(config: ConfigDict, workdir: str) -> int:
         variables = imagenet.insert(variables, weights)
     fresh = state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
+    memory.keep_freed_memory()
     try:
         progress = loop.train(path, settings(config), data, steps, fresh)
     except loop.InterruptedRunError:
