@@ -13,6 +13,7 @@ LOST = (
 )
 NOT_MET = "not all processes came; --num_processes of them must be started, and reach process 0's host and port"
 FATAL = b"JAX distributed service detected fatal errors"
+PRELUDE = b"Polled an error from coordination service"  # JAX 0.10 logs it, without the error, before FATAL
 
 
 def main() -> None:
@@ -23,8 +24,9 @@ def main() -> None:
             rest = sys.stdin.buffer.read()
             sys.stdout.write(f"error: {NOT_MET if b'RegisterTask' in rest else LOST}\n")
             return
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+        if PRELUDE not in line:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def parts(config: ConfigDict) -> Parts:
             "hidden": tuple(m.hidden),
             "dropout": m.dropout,
             "pooling": m.pooling,
+            "freeze_statistics": m.frozen_statistics,
         }
     augmentation = Augmentation(a.rotate, a.flip, a.zoom, a.shift)
     view = augment.view(config.data.size, config.data.crop, config.data.image_size, augmentation)

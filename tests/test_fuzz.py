@@ -34,6 +34,7 @@ from gz_jax import run
 from gz_jax.data import archive, images, inputs, kaggle, kaggle_check, synthetic
 from gz_jax.errors import UserError
 from gz_jax.models import imagenet_tables
+from tests.peak import forget_peak, peak_memory
 
 MEMORY = 1 << 30  # bytes that a reader may add
 SECONDS = 120  # for one case, on a busy machine; most take a thousandth
@@ -214,13 +215,14 @@ def bounded():
     """Memory and time for a test: its address space grows by 2 `MEMORY` at most, its resident set by one."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else None
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forget_peak()
+    before = peak_memory()
     if pages:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2 * MEMORY, hard))
     yield
     faulthandler.cancel_dump_traceback_later()
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY >> 10
+    assert peak_memory() - before < MEMORY
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -55,14 +55,15 @@ import resource, sys
 from pathlib import Path
 from gz_jax.data import archive, images, inputs, kaggle, kaggle_check
 from gz_jax.errors import UserError
+from tests.peak import peak_memory
 paths = [Path(p) for p in sys.argv[1:]]
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 try:
 {textwrap.indent(textwrap.dedent(code), "    ")}
 except UserError as error:
     print("refused", error, file=sys.stderr)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1024 if sys.platform == "linux" else 1 << 20))
+print((peak_memory() - before) / 2**20)
 """
     command = [sys.executable, "-c", program, *map(os.fspath, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)

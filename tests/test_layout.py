@@ -3,6 +3,9 @@
 import ast
 import pathlib
 
+from configs import default
+from gz_jax import run
+
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "gz_jax"
 
 
@@ -59,3 +62,10 @@ def test_imports_point_one_way():
 def test_configs_import_ml_collections_alone():
     found = {i.split(".")[0] for p in (PACKAGE.parent / "configs").glob("*.py") for i in imports(p, True)}
     assert found == {"ml_collections", "configs"}
+
+
+def test_every_config_field_is_read_somewhere():
+    """A field that only the checks of values know would be accepted and change nothing."""
+    trees = [ast.parse(path.read_text()) for path, name in files() if name != "fields.py"]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {field.split(".")[-1] for field in run.flatten(default.get_config())} <= read

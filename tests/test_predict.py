@@ -323,13 +323,14 @@ def test_validation_table_comes_back(tmp_path):
 
 
 SCRIPT = """
-import resource, sys
+import sys
 from gz_jax import predict, trained
+from tests.peak import peak_memory
 table, output, workdir, batch_size, shard_size, index, count = sys.argv[1:]
 predict.predict_catalogue(
     table, output, [trained.load(workdir)], batch_size=int(batch_size), shard_size=int(shard_size),
     formats=("csv", "fits"), process_index=int(index), process_count=int(count))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory())
 """
 
 
