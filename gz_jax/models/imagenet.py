@@ -196,6 +196,8 @@ def save_safetensors(weights: Weights, path: str | os.PathLike) -> None:
 def insert(variables: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
     """The variables of `create('resnet50', ...)` with the weights' body in them; the head stays as it is.
 
+    Of the body in `variables` only the shapes are looked at.
+
     Raises:
       UserError: the model's body is not the weights' network (another variant, most likely).
     """

@@ -20,6 +20,9 @@ def enable(max_bytes: int = MAX_BYTES) -> pathlib.Path | None:
     CPU must not reach another, as it would in a home folder shared by a cluster's machines. The oldest entries go when
     all together exceed `max_bytes` (JAX's own bound needs another package, and locks on shared disks).
     """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # By default what compiles within a second is not kept; but a start of ResNet50 has dozens of such programs.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
     try:
@@ -33,8 +36,6 @@ def enable(max_bytes: int = MAX_BYTES) -> pathlib.Path | None:
         return None
     prune(root, max_bytes)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
-    # By default what compiles within a second is not kept; but drawing ResNet50's weights is 200 such programs.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
 
 

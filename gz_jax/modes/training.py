@@ -125,7 +125,10 @@ def _train(config: ConfigDict, workdir: str) -> int:
     mesh = state.make_mesh()
     data, steps = feed(config, dataset, parts, mesh)
     variables = state.initial_variables(
-        parts.module, config.data.size, jax.random.fold_in(jax.random.key(config.seed), 0)
+        parts.module,
+        config.data.size,
+        jax.random.fold_in(jax.random.key(config.seed), 0),
+        given=() if weights is None else ("body",),
     )
     if weights is not None:
         variables = imagenet.insert(variables, weights)

@@ -1,5 +1,6 @@
 """What training carries on the device: one pytree, and how it is made and laid out over the devices."""
 
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
@@ -118,9 +119,23 @@ def to_use(state: TrainState) -> dict[str, PyTree]:
     return state.average or {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def initial_variables(module: nn.Module, size: int, key: jax.Array) -> dict[str, PyTree]:
-    """Fresh variables {'params', 'batch_stats'} for images of `size` x `size` pixels."""
-    return module.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False)
+def initial_variables(
+    module: nn.Module, size: int, key: jax.Array, *, given: Collection[str] = ()
+) -> dict[str, PyTree]:
+    """Fresh variables {'params', 'batch_stats'} for images of `size` x `size` pixels.
+
+    Parts whose top-level names are `given` elsewhere (the body of a pretrained network) are not drawn, which spares ten
+    seconds of compiling: `jax.ShapeDtypeStruct`s stand in their place.
+    """
+
+    def init(key: jax.Array) -> dict[str, PyTree]:
+        return module.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False)
+
+    def draw(key: jax.Array) -> dict[str, PyTree]:
+        return {kind: {k: v for k, v in parts.items() if k not in given} for kind, parts in init(key).items()}
+
+    shapes, drawn = jax.eval_shape(init, key), jax.jit(draw)(key)
+    return {kind: {**parts, **drawn[kind]} for kind, parts in shapes.items()}
 
 
 def start(

@@ -231,3 +231,15 @@ def test_adam_is_keras():
     for gradient, ours in zip(gradients, steps_of(state.scale_by_keras_adam(), gradients, 1e-2), strict=True):
         optimizer.apply([keras.ops.convert_to_tensor(np.asarray(gradient))])
         np.testing.assert_allclose(ours, keras.ops.convert_to_numpy(variable), rtol=1e-4, atol=1e-9)
+
+
+def test_what_is_given_elsewhere_is_not_drawn_and_changes_nothing_else():
+    module, key = Tiny(), jax.random.key(0)
+    whole = state.initial_variables(module, 6, key)
+    plain = module.init(key, jnp.zeros((1, 6, 6, 3), jnp.uint8), train=False)
+    jax.tree.map(np.testing.assert_array_equal, whole, plain)
+    name = next(iter(whole["params"]))
+    part = state.initial_variables(module, 6, key, given=(name,))
+    assert {type(leaf) for leaf in jax.tree.leaves(part["params"].pop(name))} == {jax.ShapeDtypeStruct}
+    del whole["params"][name]
+    jax.tree.map(np.testing.assert_array_equal, whole["params"], part["params"])
