@@ -5,7 +5,7 @@ from ml_collections import ConfigDict, config_dict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 0  # decides the split, the initial weights, the order, the augmentation and the dropout
+    config.seed = 0  # decides the initial weights, the order, the augmentation and the dropout
     config.num_epochs = 100  # at most; early stopping usually ends sooner
     config.batch_size = 128  # over all devices together
     config.learning_rate = 1e-3  # of Adam, at the start
@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
     config.data.source = "galaxy_zoo"  # 'galaxy_zoo': Kaggle's files; 'synthetic': galaxies drawn from known truth
     config.data.dir = config_dict.placeholder(str)  # where Kaggle's files are: one zip, its inner zips, or extracted
     config.data.store = config_dict.placeholder(str)  # where the prepared data set goes; None: TFDS' own folder
-    config.data.validation_fraction = 0.2  # split by a hash of the GalaxyID and the seed
+    config.data.seed = 0  # decides the split, and which synthetic galaxies there are
+    config.data.validation_fraction = 0.2  # split by a hash of the GalaxyID and data.seed
     config.data.on_bad = "fail"  # 'fail' or 'skip' (and list in skipped.csv) images and rows that are broken
     config.data.image_size = 424  # side of the images in pixels
     config.data.crop = 204  # side of the central square that is looked at, in pixels of the image ...

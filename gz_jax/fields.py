@@ -24,6 +24,7 @@ ONE_OF = {
 _MANY = 10**9
 WHOLE = {  # from, to
     "seed": (0, 2**32 - 1),
+    "data.seed": (0, 2**32 - 1),
     "num_epochs": (1, _MANY),
     "batch_size": (1, _MANY),
     "plateau.patience": (1, _MANY),

@@ -115,7 +115,7 @@ def open_dataset(config: ConfigDict) -> Dataset:
 
         dataset = synthetic.make_dataset(
             d.num_galaxies,
-            seed=config.seed,
+            seed=d.seed,
             size=d.size,
             validation_fraction=d.validation_fraction,
             merger_fraction=d.merger_fraction,
@@ -126,7 +126,7 @@ def open_dataset(config: ConfigDict) -> Dataset:
 
     return galaxy_zoo.open_dataset(
         d.dir,
-        seed=config.seed,
+        seed=d.seed,
         validation_fraction=d.validation_fraction,
         on_bad=d.on_bad,
         image_size=d.image_size,
@@ -169,7 +169,7 @@ def open_workdir(
             write_json(saved, record)
             return path
         old = _saved(saved)
-        old["config"] = ADDED | old["config"]
+        old["config"] = _completed(old["config"])
         if not jax.process_index():  # who alone writes
             with open(path / ".writable", "w"):
                 pass
@@ -199,7 +199,7 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        flat = ADDED | _saved(path)["config"]
+        flat = _completed(_saved(path)["config"])
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir} is not a workdir of a training run: {path} cannot be read ({error}).") from error
     try:
@@ -214,6 +214,11 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
         return found
     except Exception as error:  # what a name may be ml_collections says in many ways
         raise UserError(f"{path} is not the config of a training run: {error}") from error
+
+
+def _completed(flat: dict[str, Any]) -> dict[str, Any]:
+    """A workdir's config with the fields that came later."""
+    return ADDED | {"data.seed": flat.get("seed")} | flat  # one seed decided the split, too
 
 
 def _saved(path: pathlib.Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from gz_jax import predict_tables
+from configs import default
+from gz_jax import predict_tables, run
 from gz_jax.data import synthetic
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -189,3 +190,22 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     message = refusal(launch(*SMALL, f"--workdir={tmp_path}/file/run"))
     assert "choose another with --workdir" in message
+
+
+def test_runs_of_several_seeds_validate_on_the_same_galaxies():
+    def validation(**seeds):
+        config = default.get_config()
+        config.data.source, config.data.num_galaxies, config.data.size = "synthetic", 40, 30
+        config.update_from_flattened_dict(seeds)
+        return set(run.open_dataset(config).splits["validation"].read(np.arange(5))["galaxy_id"].tolist())
+
+    assert validation(seed=0) == validation(seed=1) != validation(**{"data.seed": 1})
+
+
+def test_a_workdir_from_when_one_seed_decided_the_split_too_keeps_its_split(tmp_path):
+    flat = run.flatten(default.get_config()) | {"seed": 7}
+    for younger in ("data.seed", *run.ADDED):
+        del flat[younger]
+    (tmp_path / "config.json").write_text(json.dumps({"config": flat}))
+    found = run.read_config(tmp_path)
+    assert (found.seed, found.data.seed, found.schedule) == (7, 7, "plateau")

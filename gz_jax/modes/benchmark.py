@@ -160,7 +160,7 @@ def galaxies(config: ConfigDict, count: int, folder: pathlib.Path) -> Split:
             (folder / f"{galaxy_id}.jpg").write_bytes(jpeg)
         return split
     ids = np.arange(100_000, 100_000 + count)
-    parameters, votes = synthetic.truth(ids[:DISTINCT], seed=config.seed)
+    parameters, votes = synthetic.truth(ids[:DISTINCT], seed=config.data.seed)
     jpegs = []
     for image in render(parameters, size=config.data.image_size, field=synthetic.FULL_FIELD):
         buffer = io.BytesIO()
