@@ -98,6 +98,8 @@ def predict_catalogue(
     todo = [
         (a, b) for a, b in spans if not predict_tables.is_whole(predict_tables.shard(output, a // shard_size), b - a)
     ]
+    if progress and spans and not todo:
+        print(f"{output} is complete: nothing is predicted again. For other images choose another folder.")
     how |= {"size": networks[0].view.size, "workers": workers}
     batches = (_predict_batch(network, batch) for batch in _ahead(_batches(catalogue, todo, batch_size, **how)))
     bar = tqdm(
@@ -287,7 +289,12 @@ def _manifest(
     return {
         "models": {"fingerprints": [network.fingerprint for network in networks]},
         "configs": [run.flatten(network.config) for network in networks],
-        "catalogue": {"images": len(catalogue.ids), "shards": shard_count, "ids": digest.hexdigest()[:16]},
+        "catalogue": {
+            "images": len(catalogue.ids),
+            "shards": shard_count,
+            "ids": digest.hexdigest()[:16],
+            "where": catalogue.where,
+        },
         "settings": settings,
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }

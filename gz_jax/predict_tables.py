@@ -71,10 +71,10 @@ def claim(output: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use {output} for predictions ({error}): choose another folder.") from error
     differences = [
-        f"{part} {name} was {before.get(part, {}).get(name)!r} and is now {value!r}"
+        f"{part} {name} was {before.get(part, {}).get(name)!r} and is now {manifest[part].get(name)!r}"
         for part in ("catalogue", "models", "settings", "versions")
-        for name, value in manifest[part].items()
-        if before.get(part, {}).get(name) != value
+        for name in sorted(before.get(part, {}).keys() | manifest[part].keys())
+        if before.get(part, {}).get(name) != manifest[part].get(name)
     ]
     if differences:
         raise UserError(

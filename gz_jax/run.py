@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gz_jax import fields, models
-from gz_jax.data import augment, pipeline
+from gz_jax.data import augment
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.kaggle_split import compare_splits
 from gz_jax.data.split import Dataset
@@ -232,15 +231,3 @@ def _saved(path: pathlib.Path) -> dict[str, Any]:
     if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
         raise ValueError("it is no record of a config")
     return record
-
-
-def eval_stream(split: Any, view: View, batch_size: int, affine: np.ndarray | None = None) -> Iterator[Any]:
-    """This process's part of the evaluation batches of a split."""
-    return pipeline.eval_batches(
-        split,
-        view,
-        batch_size=batch_size,
-        affine=affine,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )

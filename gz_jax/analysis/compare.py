@@ -17,8 +17,6 @@ from scipy import stats
 from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, select
 from gz_jax.errors import UserError
 
-IGNORED = ("seed", "workdir", "name")  # what may differ between runs that count as repeats of one another
-
 
 class Run(NamedTuple):
     """One finished run, at its best checkpoint.
@@ -174,7 +172,7 @@ def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> t
     groups: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         if run.config is not None:
-            rest = {key: value for key, value in run.config.items() if key not in IGNORED}
+            rest = {key: value for key, value in run.config.items() if key != "seed"}
             groups.setdefault(json.dumps(rest, sort_keys=True, default=str), []).append(i)
     repeated = [members for members in groups.values() if len(members) > 1]
     rows = [
@@ -197,7 +195,7 @@ def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> t
     statements = []
     for first, second in itertools.combinations(repeated, 2):
         p = float(stats.ttest_ind(mse[first], mse[second], equal_var=False).pvalue)
-        verdict = "the MSE differs" if p < 0.05 else "not significant: the MSE does not differ"
+        verdict = "the MSE differs" if p < 0.05 else "not significant: no difference of the MSE could be shown"
         statements.append(
             f"Across seeds, {runs[first[0]].name} ({len(first)} seeds) against {runs[second[0]].name} "
             f"({len(second)} seeds): {verdict} (Welch's t-test, p = {p:.2g})."

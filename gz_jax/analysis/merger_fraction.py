@@ -37,6 +37,8 @@ def probability_sum(scores: np.ndarray, confidence: float = 0.95, resamples: int
 
     Willett et al. 2013 (MNRAS 435, 2835) advise summing vote fractions, not cutting them, for whole samples.
     """
+    if len(scores) < 2:
+        return Estimate(float(scores.mean()), 0.0, 1.0)  # one galaxy says nothing of the others
     drawn = stats.bootstrap(
         (scores,),
         np.mean,

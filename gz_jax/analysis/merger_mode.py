@@ -44,7 +44,8 @@ def merger_mode(
     Args:
       predictions: folders or files of `predict_catalogue`, one per network (or ensemble), of the same images.
       validation: as many tables of labelled galaxies outside training, by the same networks in the same order: from
-        `predict_tables.write_validation`, or predictions whose ids are GalaxyIDs of `labels_csv`.
+        `predict_tables.write_validation`, or predictions whose ids are GalaxyIDs of `labels_csv`. One table for each
+        network of an ensemble that made the predictions will do too; they are averaged.
       labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
         the training labels' own fraction.
       answer, threshold, observability, merging, confidence: see `merger_report.merger_report`.
@@ -59,11 +60,17 @@ def merger_mode(
     if answer not in labels.COLUMNS:
         raise UserError(f"answer {answer!r} is not one of {labels.COLUMNS[0]} ... {labels.COLUMNS[-1]}")
     catalogue, tables = ([_load(path, answer) for path in _several(paths)] for paths in (predictions, validation))
+    if len(catalogue) == 1 < len(tables) and catalogue[0].models == sorted(m for t in tables for m in t.models):
+        ids, scores, _ = _aligned("validation tables", tables)  # an ensemble's members, judged one by one
+        votes = tables[0].votes
+        votes = None if votes is None else votes[_rows(ids, tables[0].ids)]
+        tables = [_Scores(ids, scores.mean(0), votes, catalogue[0].models)]
     for one, other in zip(catalogue, tables, strict=False):
         if one.models and other.models and one.models != other.models:
             raise UserError(
                 f"the catalogue was predicted by {', '.join(one.models)}, the validation table by "
-                f"{', '.join(other.models)}: predict both with the same networks."
+                f"{', '.join(other.models)} (checkpoint and, last, test-time views): predict both with the same "
+                "networks and views. --mode=evaluate --views=N makes a validation table of N views."
             )
     _, scores, fewer = _aligned("prediction tables", catalogue)
     ids, held_out, fewer_held_out = _aligned("validation tables", tables)

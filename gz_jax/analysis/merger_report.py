@@ -68,6 +68,8 @@ def merger_report(
     """
     if answer not in labels.COLUMNS:
         raise UserError(f"answer {answer!r} is not one of {labels.COLUMNS[0]} ... {labels.COLUMNS[-1]}")
+    if not 0 <= threshold < 1:
+        raise UserError(f"threshold {threshold} must be a vote fraction from 0 to below 1")
     catalogue, _ = _clean("the catalogue", predicted)
     tables, votes = _clean("the validation table", validation_predicted, validation_votes)
     if len(catalogue) != len(tables):
@@ -105,7 +107,9 @@ def merger_report(
         "seed_scatter": {k: float(np.std(v, ddof=1)) for k, v in seeds.items()},
         "curve": _curve(catalogue.mean(0), scores, votes, given, confidence),
         "reliability": {"votes": mf.reliability(scores, votes, confidence)} | curves,
-        "rate_per_gyr": {k: mf.merger_rate(e, *observability, merging, confidence) for k, e in rates.items()},
+        "rate_per_gyr": {
+            k: mf.merger_rate(e, *observability, merging=merging, confidence=confidence) for k, e in rates.items()
+        },
         "published": PUBLISHED if answer == "Class8.6" else {},
         "caveats": [*CAVEATS, *_warnings(found, int(truth.sum()))],
     }

@@ -111,7 +111,7 @@ def epoch_stage(name: str, data: dispatch.Data, steps: dispatch.Steps, current: 
     return Stage(name, data.steps_per_epoch * batch_size, epoch)
 
 
-def predict_stage(workdir: pathlib.Path, images: pathlib.Path, crop: float, batch_size: int) -> Stage:
+def predict_stage(workdir: pathlib.Path, images: pathlib.Path, crop: float) -> Stage:
     """`--mode=predict` of a folder of JPEGs, tables written (below `workdir`)."""
     from gz_jax import trained
     from gz_jax.predict import predict_catalogue
@@ -124,7 +124,6 @@ def predict_stage(workdir: pathlib.Path, images: pathlib.Path, crop: float, batc
                 images,
                 workdir / f"predictions{next(number)}",
                 [network],
-                batch_size=batch_size,
                 crop=crop,
                 progress=False,
             )

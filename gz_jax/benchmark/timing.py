@@ -43,9 +43,8 @@ def measure(stages: Sequence[Stage], repeats: int, at_least: float = 0.2) -> lis
     """
     counts = []
     for stage in stages:
+        stage.call(1)  # may compile, and fill caches
         warm = seconds(stage.call, 1)
-        if warm < 10 * at_least:  # the first call may have compiled or filled caches
-            warm = seconds(stage.call, 1)
         counts.append(max(1, min(1000, round(at_least / max(warm, 1e-9)))))
     rounds = [
         [seconds(stage.call, count) / count for stage, count in zip(stages, counts, strict=True)]

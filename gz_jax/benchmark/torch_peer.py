@@ -1,11 +1,11 @@
 """The same networks in PyTorch, as fast as its users would have them."""
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as flax_nn
+import jax
 import numpy as np
 import torch
 from torch import nn
@@ -117,9 +117,9 @@ def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray]) -> t
     Args:
       name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3], vote_fractions [B, 37].
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(os.cpu_count() or 1)
+    device = torch.device({"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()))
     torch.set_float32_matmul_precision("high")  # TF32 where there is any, as JAX does
+    torch.backends.cudnn.benchmark = True  # the shapes are fixed; XLA tries algorithms, too
     images, votes = (torch.from_numpy(batch[key]).to(device) for key in ("image", "vote_fractions"))
     network = build(module, images.shape[1]).to(device, memory_format=torch.channels_last)
     parameters = sum(p.numel() for p in network.parameters())

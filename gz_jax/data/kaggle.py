@@ -92,7 +92,10 @@ def find(directory: str | os.PathLike) -> KaggleFiles:
     """
     directory = pathlib.Path(directory).expanduser()
     if not directory.exists():
-        raise UserError(f"the data directory {directory} does not exist; set config.data.dir to Kaggle's files")
+        raise UserError(
+            f"the data directory {directory} does not exist: --config.data.dir=FOLDER (of --mode=evaluate, "
+            "--data_dir=FOLDER) says where Kaggle's files are"
+        )
     solutions = _locate(directory, SOLUTIONS, ".csv")
     train, test = (_locate(directory, stem, ".jpg") for stem in (TRAIN, TEST))
     if not (solutions or train or test):

@@ -42,9 +42,9 @@ class Packed(NamedTuple):
 
 
 def cut_out(jpeg: bytes, cutout: int) -> np.ndarray:
-    """The central `cutout` pixels of a JPEG: uint8 [cutout, cutout, 3]."""
+    """The central `cutout` pixels of a JPEG, or all of a smaller one: uint8 [cutout, cutout, 3]."""
     image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-    top, left = (image.shape[0] - cutout) // 2, (image.shape[1] - cutout) // 2
+    top, left = (max(0, (side - cutout) // 2) for side in image.shape[:2])
     return image[top : top + cutout, left : left + cutout]
 
 

@@ -50,6 +50,13 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
     if repeats < 1:
         raise UserError(f"--repeats={repeats} must be at least 1.")
     run.check(config, jax.device_count())
+    if peers and jax.device_count() > 1:
+        raise UserError("--peers run on one device: let JAX see one alone (CUDA_VISIBLE_DEVICES=0).")
+    plain = {"loss": "mse", "weight_decay": 0.0, "average": 0.0, "model.frozen_statistics": False}
+    if peers and (other := [name for name, value in plain.items() if run.flatten(config)[name] != value]):
+        raise UserError(
+            f"--peers train by mean squared error and plain Adam: leave --config.{other[0]} at {plain[other[0]]}."
+        )
     if jax.process_count() > 1:
         raise UserError("--mode=benchmark times one process.")
     if "keras" in peers:
@@ -84,9 +91,7 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
             for how in dict.fromkeys((config.data.pipeline, "device"))
         },
         "predict from files": lambda: [
-            stages.predict_stage(
-                _network(config, current[0], scratch), scratch / "images", config.data.crop, config.batch_size
-            )
+            stages.predict_stage(_network(config, current[0], scratch), scratch / "images", config.data.crop)
         ],
     }
     timed = measure([stage for name, make in groups.items() for stage in _available(name, make, missing)], repeats)
@@ -121,7 +126,7 @@ def _against_peers(
     """Numbers of trainable parameters, which must agree, and `rivals` timed again in turns with the peers' stages."""
     parameters = {"gz_jax": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(train_state.params))}
     for name in peers:
-        for count, *pair in _available(name, lambda name=name: [peer_stages(name, module, batch)], missing):
+        for count, *pair in _available(name, lambda name=name: [_tried(peer_stages(name, module, batch))], missing):
             parameters[name] = count
             rivals = [*rivals, *pair]
     if len(set(parameters.values())) > 1:
@@ -138,12 +143,19 @@ def _kind(stage: Stage) -> str:
 
 
 def _available(name: str, make: Callable[[], list[Any]], missing: list[str]) -> list[Any]:
-    """What `make` makes, or nothing and a line in `missing` where a package is not installed."""
+    """What `make` makes, or nothing and a line in `missing` where a package is not installed or fails."""
     try:
         return make()
-    except ImportError as error:
-        missing.append(f"{name}: {error}")
+    except Exception as error:  # of peers: no compiler, no memory, no such device
+        missing.append(f"{name}: {next(iter(str(error).splitlines()), type(error).__name__)}")
         return []
+
+
+def _tried(peer: tuple[int, Stage, Stage]) -> tuple[int, Stage, Stage]:
+    """The peer, each of whose stages has run once: what fails does so before anything of it is timed."""
+    for stage in peer[1:]:
+        stage.call(2)  # the second call may still record a graph
+    return peer
 
 
 def _is_real(config: ConfigDict) -> bool:
@@ -192,7 +204,8 @@ def start(config: ConfigDict, parts: run.Parts) -> tuple[dispatch.Steps, stages.
     mesh = state.make_mesh()
     variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
     steps = dispatch.compile_steps(training.recipe(config, parts.module, 100), config.seed, mesh)
-    return steps, [state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)]
+    fresh = state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)
+    return steps, [state.with_rate(fresh, config.learning_rate)]
 
 
 def _epoch(
@@ -276,5 +289,9 @@ def _circumstances() -> dict[str, Any]:
     return {
         "versions": versions,
         "device": {"kind": device.device_kind, "count": jax.device_count(), "platform": device.platform},
-        "host": {"cores": os.cpu_count(), "machine": platform.platform(), "load": load},
+        "host": {
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "machine": platform.platform(),
+            "load": load,
+        },
     }

@@ -8,10 +8,13 @@ flags.DEFINE_enum(
 flags.DEFINE_string("coordinator", None, "train, predict: host:port of process 0, where the cluster is not known ...")
 flags.DEFINE_integer("num_processes", None, "... how many processes there are ...")
 flags.DEFINE_integer("process_id", None, "... and which of them this one is, from 0.")
-flags.DEFINE_string("data_dir", None, "evaluate: where Kaggle's files are now, if they have moved.")
+flags.DEFINE_string(
+    "data_dir", None, "evaluate: where Kaggle's files are now, if they have moved (or --config.data.dir)."
+)
 flags.DEFINE_string("input", None, "predict: folder, glob, zip or table of images. mergers: predictions.")
 flags.DEFINE_string("output", None, "predict, mergers, compare, benchmark: folder for what is made.")
 flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")
+flags.register_validator("views", lambda count: count in (1, 8, 16), "--views must be 1, 8 or 16.")
 flags.DEFINE_integer("shard_size", 10_000, "predict: images per Parquet file; each is the work of one process.")
 flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
 flags.DEFINE_string("id_column", "id", "predict: the table's column of ids ...")

@@ -42,20 +42,24 @@ def explore_mode(config: ConfigDict, workdir: str) -> int:
     return 0
 
 
-def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1, test: bool = True) -> int:
+def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1) -> int:
     """The best epoch of a workdir on its validation galaxies (and the test set), as `workdir`/report/report.html."""
     start = time.monotonic()
     model = trained.load(workdir)
     if data_dir:
         model.config.data.dir = data_dir
     dataset = run.open_dataset(model.config)
-    evaluate(model, dataset, views=views, test=test)
+    evaluate(model, dataset, views=views)
     print(f"{model.workdir / 'report' / 'report.html'} ({time.monotonic() - start:.0f} s)")
     return 0
 
 
-def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1, test: bool = True) -> dict[str, Any]:
-    """Predict, write `validation.parquet`, the report and, given test images, `submission.csv`; returns the scores."""
+def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dict[str, Any]:
+    """Predict, write the report and the tables of predictions; returns the scores.
+
+    The tables are `validation.parquet`, `validation_<n>_views.parquet` for several views, and `submission.csv` where
+    there are test images.
+    """
     outdir = model.workdir / "report"
     outdir.mkdir(exist_ok=True)
     many = trained.load(model.workdir, views=views) if views > 1 else None
@@ -68,9 +72,13 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1, test: 
     validation = dataset.splits["validation"]
     ids, truth, predicted = predict_split(many or model, decode(validation))
     single, best = predicted[0], predicted.mean(0)
-    write_validation(outdir / "validation.parquet", ids, truth, best, [(many or model).fingerprint])
+    write_validation(
+        outdir / "validation.parquet", ids, truth, single, [model.fingerprint]
+    )  # what runs are compared by
+    if many:
+        write_validation(outdir / f"validation_{views}_views.parquet", ids, truth, best, [many.fingerprint])
     test_set = None
-    if test and "test" in dataset.splits and dataset.splits["test"].size:
+    if "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
         test_ids, _, test_predicted = predict_split(many or model, decode(split))
         test_set = report.TestSet(test_ids, test_predicted.mean(0), functools.partial(images, split))
@@ -108,7 +116,8 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
         table = path / "report" / "validation.parquet"
         if not table.exists():
             raise UserError(f"{path} has no {table.name} yet: python launch.py --mode=evaluate --workdir={path}")
-        flat = run.flatten(config)
+        free = set(run.FREE) - {"num_epochs", "model.pretrained"}
+        flat = {field: value for field, value in run.flatten(config).items() if field not in free}
         runs.append(compare.Run(name, config.seed, read_log(path), *read_validation(table), config=flat))
     result = report.compare_report(runs, outdir, versions())
     for statement in result.statements:

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 
-from gz_jax import lock, trained
+from gz_jax import lock, predict_tables, trained
 from gz_jax import predict as prediction
 from gz_jax.data import images
 from gz_jax.errors import UserError
+from gz_jax.modes.reports import versions
 
 
 def predict(workdir: str, flags: Any) -> int:
@@ -65,21 +66,34 @@ def mergers(workdir: str, flags: Any) -> int:
         )
     try:
         observability = tuple(map(float, flags.observability)) or None
-    except ValueError as error:
-        raise UserError(
-            f"--observability={','.join(flags.observability)}: time and error in Gyr, e.g. 0.5,0.2"
-        ) from error
+    except ValueError:
+        observability = ()
+    if observability is not None and len(observability) != 2:
+        raise UserError(f"--observability={','.join(flags.observability)}: time and error in Gyr, e.g. 0.5,0.2")
     runs = [pathlib.Path(run) for run in workdir.split(",")]
-    labelled = flags.validation.split(",") if flags.validation else [r / "report" / "validation.parquet" for r in runs]
+    predictions = flags.input.split(",")
+    labelled = flags.validation.split(",") if flags.validation else [_validation(run, predictions) for run in runs]
     output = pathlib.Path(flags.output or runs[0] / "mergers")
     merger_mode.merger_mode(
-        flags.input.split(","),
+        predictions,
         labelled,
         output,
         labels_csv=flags.labels,
         answer=flags.answer,
         threshold=flags.threshold,
         observability=observability,
+        context={
+            "versions": versions(),
+            "inputs": {"predictions": flags.input, "validation": ", ".join(map(str, labelled))},
+        },
     )
     print(output / "report.html")
     return 0
+
+
+def _validation(run: pathlib.Path, predictions: list[str]) -> pathlib.Path:
+    """A run's table of validation galaxies, over as many views as one of the predictions if there is one like that."""
+    known = {name for path in predictions for name in predict_tables.models_of(predict_tables.read(path, []))}
+    tables = sorted((run / "report").glob("validation*.parquet"))
+    same = [path for path in tables if known.issuperset(predict_tables.models_of(predict_tables.read(path, [])))]
+    return same[0] if same else run / "report" / "validation.parquet"

@@ -78,7 +78,7 @@ def test_stages_take_turns():
     calls = []
     stages = [Stage(name, 1, lambda n, name=name: calls.append((name, n))) for name in "ABC"]
     timed = timing.measure(stages, 3, at_least=0)
-    assert calls == [(name, 1) for name in "ABC"] * 4  # once to warm up
+    assert calls == [(name, 1) for name in "AABBCC" + 3 * "ABC"]  # twice to warm up, then in turns
     assert [(stage.name, len(samples)) for stage, samples in timed] == [("A", 3), ("B", 3), ("C", 3)]
 
 
