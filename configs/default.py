@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     )
     config.average = 0.0  # weight of the old value in a moving average of the weights, which then predicts; 0: none
 
-    config.schedule = "plateau"  # or 'cosine': down to 0 over num_epochs, with no plateau in between
+    config.schedule = "plateau"  # or 'cosine': down to 0 over num_epochs, without plateaus and early stopping
     config.warmup_epochs = 0.0  # of 'cosine'
     config.plateau = ConfigDict()  # Keras' ReduceLROnPlateau on the validation MSE
     config.plateau.patience = 6  # epochs without an improvement of min_delta, then ...
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     config.data.crop = 204  # side of the central square that is looked at, in pixels of the image ...
     config.data.size = 68  # ... and what it is brought to for the network
     # 'stream': tf.data decodes and augments as the steps go; 'memory': Pillow decodes once into a memory-mapped file
-    # (unaugmented 68 px cutouts of all of Kaggle's training galaxies: 0.7 GB); 'device': that file lies in the memory
+    # (unaugmented 68 px cutouts of all of Kaggle's training galaxies: 0.9 GB); 'device': that file lies in the memory
     # of the devices, which augment, and TensorFlow is not needed.
     config.data.pipeline = "stream"
     config.data.steps_per_dispatch = 0  # of 'device', for one command of the host; 0: 1 on CPU, 32 elsewhere
@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
     # None, a weights file, 'imagenet-keras' or 'imagenet-torchvision'; the weights decide the variant
     config.model.pretrained = config_dict.placeholder(str)
     config.model.body_rate = 1.0  # learning rate of ResNet50's body, relative to that of its head
-    config.model.frozen_epochs = 0  # keep the body as it is for so many epochs
+    config.model.frozen_epochs = 0  # keep the body's weights as they are for so many epochs
     config.model.frozen_statistics = False  # normalise by the body's running statistics in training too
 
     config.checkpoint = ConfigDict()  # of the latest state; the best epoch is always kept

@@ -109,8 +109,8 @@ def joint(conditional: jax.Array) -> jax.Array:
 def conditional(joint_fractions: jax.Array) -> jax.Array:
     """Divide each question by its sum: the fractions among those who were asked it. Inverse of `joint`.
 
-    Where nobody was asked (the sum is 0) the answers share equally, so `joint(conditional(x)) == x` always and no
-    NaN can arise, in the value or in the gradient.
+    Where nobody was asked (the sum is 0) the answers share equally, so `joint(conditional(x)) == x` for x that obeys
+    the tree, and no NaN can arise, in the value or in the gradient.
 
     Args:
       joint_fractions: [..., 37], non-negative.

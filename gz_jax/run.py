@@ -43,6 +43,16 @@ ADDED = {
     "schedule": "plateau",
     "warmup_epochs": 0.0,
 }
+# Fields of the model that the CNN has no use for, with what they then must be.
+OF_RESNET50 = {
+    "hidden": (),
+    "dropout": 0.1,
+    "pooling": "flatten",
+    "variant": "keras",
+    "body_rate": 1.0,
+    "frozen_epochs": 0,
+    "frozen_statistics": False,
+}
 _LONGEST = 1 << 20  # characters of a config.json; ours have 2,000
 
 
@@ -58,6 +68,14 @@ def check(config: ConfigDict, device_count: int, process_count: int = 1) -> None
             f"--config.data.crop={config.data.crop} is more than the images' side, "
             f"--config.data.image_size={config.data.image_size}."
         )
+    if config.model.name == "cnn":
+        for name, value in OF_RESNET50.items():
+            if (tuple(config.model[name]) if name == "hidden" else config.model[name]) != value:
+                raise UserError(f"--config.model.{name} is for --config.model.name=resnet50 alone.")
+        if config.data.size < 30:
+            raise UserError(
+                f"the CNN needs images of 30 x 30 pixels or more, not --config.data.size={config.data.size}."
+            )
     if config.loss == "multinomial" and config.model.activation == "sigmoid":
         raise UserError(
             "--config.loss=multinomial needs outputs that obey the tree: --config.model.activation=softmax or divisive."

@@ -14,6 +14,7 @@ import pytest
 from configs import default
 from gz_jax import predict_tables, run
 from gz_jax.data import synthetic
+from gz_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ("--config=configs/demo.py", "--config.data.num_galaxies=400", "--config.num_epochs=2")
@@ -114,6 +115,9 @@ def test_a_finished_run_is_evaluated_compared_and_used(whole, tmp_path):
     assert "needs --input" in refusal(launch("--mode=mergers", f"--workdir={workdir}"))
     both = ("--mode=predict", f"--workdir={workdir}", f"--input={files}", f"--output={tmp_path}/out")
     assert "--planes=1,x: three numbers" in refusal(launch(*both, "--planes=1,x"))
+    lone = ("--mode=mergers", f"--workdir={workdir}", f"--input={tmp_path}/out", "--observability=0.5")
+    assert "time and error in Gyr" in refusal(launch(*lone))
+    assert "--views must be 1, 8 or 16" in refusal(launch("--mode=evaluate", f"--workdir={workdir}", "--views=4"))
     assert "two workdirs or more" in refusal(launch("--mode=compare", str(workdir)))
 
 
@@ -209,3 +213,14 @@ def test_a_workdir_from_when_one_seed_decided_the_split_too_keeps_its_split(tmp_
     (tmp_path / "config.json").write_text(json.dumps({"config": flat}))
     found = run.read_config(tmp_path)
     assert (found.seed, found.data.seed, found.schedule) == (7, 7, "plateau")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model.frozen_epochs", 3), ("model.hidden", (512,)), ("model.pooling", "average"), ("data.size", 28)],
+)
+def test_what_the_cnn_has_no_use_for_is_refused_before_anything_is_written(field, value):
+    config = default.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f"--config.{field}"):
+        run.check(config, 1)

@@ -251,6 +251,19 @@ def test_other_settings_are_refused(change, message, catalogue, predicted, netwo
     assert contents(predicted) == before
 
 
+def test_an_option_that_is_left_away_is_noticed_and_so_is_another_folder_with_the_same_names(network, tmp_path):
+    how = {"batch_size": 4, "shard_size": 8, **QUIET}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            (tmp_path / folder / f"{i}.jpg").write_bytes(encode(picture(i), "JPEG"))
+    predict_catalogue(tmp_path / "a", tmp_path / "out", [network], planes=(2, 1, 0), **how)
+    with pytest.raises(UserError, match=r"settings planes was \[2, 1, 0\] and is now None"):
+        predict_catalogue(tmp_path / "a", tmp_path / "out", [network], **how)
+    with pytest.raises(UserError, match="catalogue where was"):
+        predict_catalogue(tmp_path / "b", tmp_path / "out", [network], planes=(2, 1, 0), **how)
+
+
 def test_other_images_and_networks_are_refused(catalogue, predicted, network, workdirs, tmp_path):
     how = {"batch_size": 4, "shard_size": 8, **QUIET}
     with pytest.raises(UserError, match="catalogue images was 37 and is now 36"):

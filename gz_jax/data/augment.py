@@ -54,7 +54,7 @@ class View(NamedTuple):
 def view(size: int, crop: int, image_size: int, augmentation: Augmentation | None = None) -> View:
     """The `View` whose cutout is just large enough for what `augmentation` may ask for, at most the whole image."""
     augmentation = augmentation or Augmentation()
-    side = crop * augmentation.zoom * (math.sqrt(2) if augmentation.rotate else 1) + 2 * augmentation.shift
+    side = (crop + 2 * augmentation.shift) * augmentation.zoom * (math.sqrt(2) if augmentation.rotate else 1)
     # The parity of the image's side keeps the centre where it is, to the half pixel.
     cutout = min(image_size, math.ceil(side) + (0 if augmentation.is_identity else 2))
     return View(size, crop, cutout + (image_size - cutout) % 2)

@@ -52,10 +52,15 @@ def create(
         raise UserError(f"preprocess {preprocess!r} is not one of None, 'unit', 'keras', 'torch'")
     compute = jnp.dtype(dtype)
     if name == "cnn":
+        momentum = 0.99 if momentum is None else momentum
         rates = (0.1, 0.15 if dropout is None else dropout)
         widths = (128, 64) if hidden is None else tuple(hidden)
         return CNN(
-            hidden=widths, dropout=rates, momentum=momentum or 0.99, preprocess=preprocess or "unit", dtype=compute
+            hidden=widths,
+            dropout=rates,
+            momentum=0.99 if momentum is None else momentum,
+            preprocess=preprocess or "unit",
+            dtype=compute,
         )
     if name == "resnet50":
         return ResNet50Classifier(

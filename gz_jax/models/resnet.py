@@ -57,8 +57,10 @@ def _conv(variant: Variant, dtype, features: int, size: int, stride: int, paddin
 
 def _batch_norm(variant: Variant, dtype, name: str, momentum: float | None) -> BatchNorm:
     if variant == "keras":
-        return BatchNorm(momentum=momentum or 0.99, epsilon=1.001e-5, dtype=dtype, name=name)
-    return BatchNorm(momentum=momentum or 0.9, epsilon=1e-5, unbiased=True, dtype=dtype, name=name)
+        return BatchNorm(momentum=0.99 if momentum is None else momentum, epsilon=1.001e-5, dtype=dtype, name=name)
+    return BatchNorm(
+        momentum=0.9 if momentum is None else momentum, epsilon=1e-5, unbiased=True, dtype=dtype, name=name
+    )
 
 
 class ResNet50(nn.Module):

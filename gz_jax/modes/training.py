@@ -23,13 +23,14 @@ from gz_jax.training.schedule import PlateauRule
 def settings(config: ConfigDict) -> loop.Settings:
     """The training loop's numbers from a config."""
     p = config.plateau
-    patience = p.patience if config.schedule == "plateau" else config.num_epochs
+    plateau = config.schedule == "plateau"  # 'cosine' runs to its end, without cuts
+    patience, stop = (p.patience, config.early_stop_patience) if plateau else (config.num_epochs, config.num_epochs)
     return loop.Settings(
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         plateau=PlateauRule(patience, p.factor, p.cooldown, p.min_delta, p.min_rate),
-        early_stop_patience=config.early_stop_patience,
+        early_stop_patience=stop,
         seed=config.seed,
         body_rate=config.model.body_rate,
         frozen_epochs=config.model.frozen_epochs,
@@ -134,9 +135,11 @@ def _train(config: ConfigDict, workdir: str) -> int:
         variables = imagenet.insert(variables, weights)
     fresh = state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
+    del weights, variables  # `fresh` has them
     memory.keep_freed_memory()
     try:
-        progress = loop.train(path, settings(config), data, steps, fresh)
+        rate = recipe(config, parts.module, data.steps_per_epoch).rate
+        progress = loop.train(path, settings(config)._replace(rate_factor=rate), data, steps, fresh)
     except loop.InterruptedRunError:
         if jax.process_index() == 0:
             print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)

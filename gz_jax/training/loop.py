@@ -11,7 +11,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     every_seconds: float = 60.0
     every_steps: int = 0
     tensorboard: bool = False
+    rate_factor: Callable[[int], Any] | None = None  # of a schedule that is part of the step; of the run's step
 
 
 class InterruptedRunError(Exception):
@@ -87,6 +88,11 @@ class Run:
         rate = progress.plateau.rate
         frozen = progress.epoch < self.settings.frozen_epochs
         return state.with_rate(train_state, rate, 0.0 if frozen else rate * self.settings.body_rate)
+
+    def last_rate(self, progress: Progress) -> float:
+        """The learning rate of the epoch's last step."""
+        factor, last = self.settings.rate_factor, (progress.epoch + 1) * self.data.steps_per_epoch - 1
+        return progress.plateau.rate * (1 if factor is None else float(factor(last)))
 
     def save(self, train_state: TrainState, progress: Progress) -> None:
         self.check_finite(train_state, progress)
@@ -164,7 +170,7 @@ class Run:
         row = {
             "epoch": progress.epoch,
             **training,
-            "learning_rate": progress.plateau.rate,
+            "learning_rate": self.last_rate(progress),
             **{f"val_{name}": value for name, value in validation.items()},
             "val_rmse": float(np.sqrt(validation["loss"])),
             "epoch_seconds": round(seconds, 3),
@@ -218,7 +224,9 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
                 last = not run.wanted(progress)
                 at = int(train_state.step)
                 stop, save = run.stop_or_save(train_state, at - 1, at, now=True)
-                if last or stop or save:
+                if (
+                    last or stop or save or progress.early_stop.best_epoch == progress.epoch - 1
+                ):  # never behind the best
                     run.save(train_state, progress)
                 if stop and not last:
                     raise InterruptedRunError

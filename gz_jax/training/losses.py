@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gz_jax import labels
 
@@ -23,6 +24,8 @@ def squared_error(logits: jax.Array, votes: jax.Array, activation: labels.Activa
 
 def binomial(logits: jax.Array, votes: jax.Array, activation: labels.Activation) -> jax.Array:
     """Binary cross entropy, mean over the answers: each volunteer gives each answer or not."""
+    if activation == "sigmoid":  # from the logits, whose gradient never vanishes where the network is wrong
+        return optax.losses.sigmoid_binary_cross_entropy(logits, votes).mean(-1)
     p = jnp.clip(labels.activate(logits, activation), _TINY, 1 - _TINY)
     return -(votes * jnp.log(p) + (1 - votes) * jnp.log1p(-p)).mean(-1)
 
