@@ -40,40 +40,34 @@ PATIENCE = distributed.HEARTBEAT_SECONDS + 240  # for survivors, in seconds
 class Processes:
     """`count` processes of one command; their output as text in `out` and `err` once `wait` has returned."""
 
-    def __init__(self, folder, count, *flags):
+    def __init__(self, count, *flags):
         with socket.socket() as free:
             free.bind(("", 0))
             port = free.getsockname()[1]
         own = [] if count == 1 else [f"--coordinator=localhost:{port}", f"--num_processes={count}"]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": CACHE.name}
         environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
-        folder.mkdir(exist_ok=True)
-        self.errors = [folder / f"{i}.err" for i in range(count)]
         self.all = []
-        for i, path in enumerate(self.errors):
+        for i in range(count):
             rest = [f"--process_id={i}"] if own else []
             command = [sys.executable, str(ROOT / "launch.py"), *flags, *own, *rest]
-            with path.open("w") as err:
-                self.all.append(
-                    subprocess.Popen(
-                        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=err, text=True, bufsize=1
-                    )
-                )
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "bufsize": 1}
+            self.all.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
 
     def until(self, text):
         for line in self.all[0].stdout:
             if text in line:
                 return
-        pytest.fail(f"{text!r} never came: {[p.read_text() for p in self.errors]}")
+        pytest.fail(f"{text!r} never came: {self.all[0].stderr.read()}")
 
     def wait(self, timeout=900):
-        """Exit statuses; none is left running."""
+        """Exit statuses; none is left running. Both pipes are read to their end, which `last_words` may reach last."""
         try:
-            self.out = [p.communicate(timeout=timeout)[0] for p in self.all]
+            said = [p.communicate(timeout=timeout) for p in self.all]
         finally:
             for process in self.all:
                 process.kill()
-        self.err = [path.read_text() for path in self.errors]
+        self.out, self.err = map(list, zip(*said, strict=True))
         return [p.returncode for p in self.all]
 
 
@@ -88,8 +82,8 @@ def started(*arguments):
             process.wait()
 
 
-def launch(folder, count, *flags):
-    with started(folder, count, *flags) as processes:
+def launch(count, *flags):
+    with started(count, *flags) as processes:
         assert processes.wait() == [0] * count, processes.err
     return processes
 
@@ -110,7 +104,7 @@ def assert_same_log(a, b, epochs=4):
 def alone(tmp_path_factory):
     """The run in one process."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    launch(workdir.parent / "logs", 1, *SMALL, f"--workdir={workdir}")
+    launch(1, *SMALL, f"--workdir={workdir}")
     with open(workdir / "report" / "validation.parquet", "rb") as file:
         assert pyarrow.parquet.read_metadata(file).num_rows % 12 == 1
     rates = {row["learning_rate"] for row in log_rows(workdir)}
@@ -122,7 +116,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_log_what_one_does(alone, tmp_path, count):
     workdir = tmp_path / "run"
-    processes = launch(tmp_path / "logs", count, *SMALL, f"--workdir={workdir}")
+    processes = launch(count, *SMALL, f"--workdir={workdir}")
     assert_same_log(workdir, alone)
     assert "best epoch" in processes.out[0]
     assert processes.out[1:] == [""] * (count - 1)
@@ -133,11 +127,11 @@ def test_several_processes_log_what_one_does(alone, tmp_path, count):
 @pytest.mark.slow
 def test_a_run_stopped_killed_and_continued_by_other_numbers_of_processes(alone, tmp_path):
     flags = (*SMALL, f"--workdir={tmp_path}/run")
-    with started(tmp_path / "stopped", 2, *flags) as two:
+    with started(2, *flags) as two:
         two.until("epoch   1/4")
         two.all[1].send_signal(signal.SIGTERM)  # reaches one process; both save and stop
         assert two.wait(PATIENCE) == [75, 75], two.err
-    with started(tmp_path / "killed", 2, *flags) as two:
+    with started(2, *flags) as two:
         two.until("continuing")
         two.until("epoch   2/4")
         two.all[1].kill()
@@ -145,13 +139,13 @@ def test_a_run_stopped_killed_and_continued_by_other_numbers_of_processes(alone,
         assert two.err[0].count(f"error: {last_words.LOST}") == 1
         assert "Traceback" not in two.err[0]
         assert "stack trace" not in two.err[0]
-    with started(tmp_path / "headless", 3, *flags) as three:
+    with started(3, *flags) as three:
         three.until("epoch   3/4")
         three.all[0].kill()  # the one that writes, and that the others talk to
         assert not {0, 75} & set(three.wait(PATIENCE))
         for error in three.err[1:]:
             assert error == f"error: {last_words.LOST}\n"
-    launch(tmp_path / "last", 1, *flags)
+    launch(1, *flags)
     assert_same_log(tmp_path / "run", alone)
 
 
@@ -165,7 +159,7 @@ def test_two_processes_prepare_one_store_and_leave_a_broken_image_out(tmp_path):
     flags += ("--config.augment.rotate=True", "--config.batch_size=16", "--config.num_epochs=1")
     for name, count in (("one", 1), ("two", 2)):
         store, workdir = f"--config.data.store={tmp_path}/{name}_store", f"--workdir={tmp_path}/{name}"
-        processes = launch(tmp_path / f"{name}_logs", count, *flags, store, workdir)
+        processes = launch(count, *flags, store, workdir)
         assert broken.stem in (tmp_path / name / "skipped.csv").read_text()
         assert "1 galaxies left out" in processes.out[0]
     assert_same_log(tmp_path / "two", tmp_path / "one", epochs=1)
@@ -180,7 +174,7 @@ def test_two_processes_predict_what_one_does(alone, tmp_path):
         Image.fromarray(noise.integers(0, 256, (40, 40, 3), np.uint8)).save(images / f"{i}.jpg")
     flags = ("--mode=predict", f"--workdir={alone}", f"--input={images}", "--shard_size=128", "--formats=parquet,csv")
     for count in (1, 2):
-        launch(tmp_path / f"logs{count}", count, *flags, f"--output={tmp_path}/{count}")
+        launch(count, *flags, f"--output={tmp_path}/{count}")
     parts = sorted(path.name for path in (tmp_path / "1").glob("part-*.parquet"))
     assert len(parts) == 3
     for name in (*parts, "predictions.csv"):
@@ -189,11 +183,12 @@ def test_two_processes_predict_what_one_does(alone, tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_ends_all_processes_with_a_line_each(tmp_path):
-    with started(tmp_path, 2, *SMALL, f"--workdir={tmp_path}/run", "--config.batch_size=15") as two:
+    with started(2, *SMALL, f"--workdir={tmp_path}/run", "--config.batch_size=15") as two:
         assert 0 not in two.wait(PATIENCE)
     said = [f"process {i}: --config.batch_size=15 does not divide over 2 devices: use 14 or 16." for i in range(2)]
+    lost = f"error: {last_words.LOST}\n"
     assert two.err[0] == f"error: {said[0]}\n"
-    assert two.err[1] in (f"error: {said[1]}\n", f"error: {last_words.LOST}\n")  # where process 0 was faster
+    assert two.err[1] in (f"error: {said[1]}\n", lost, lost + f"error: {said[1]}\n")  # where process 0 was faster
     assert not (tmp_path / "run").exists()
 
 
@@ -201,7 +196,7 @@ def test_a_mistake_ends_all_processes_with_a_line_each(tmp_path):
 def test_no_cluster_to_detect_is_said_at_once(tmp_path, monkeypatch):
     slurm(monkeypatch)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with started(tmp_path, 1, *SMALL, f"--workdir={tmp_path}/run", "--distributed=auto") as one:
+    with started(1, *SMALL, f"--workdir={tmp_path}/run", "--distributed=auto") as one:
         assert one.wait(PATIENCE) == [2]
     assert one.err[0].startswith("error: the processes cannot meet (coordinator_address should be defined.)")
     assert one.err[0].count("\n") == 1
