@@ -17,17 +17,24 @@ from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.split import Split
 from gz_jax.training import dispatch, state
 
+CONTESTED = ("forward", "train step")
 Current = list[state.TrainState]  # of one element: a train step takes its memory, and the new state is put there
 
 
 def device_stages(
-    steps: dispatch.Steps, current: Current, predict: Callable[..., jax.Array], view: View, batch: dict[str, np.ndarray]
+    steps: dispatch.Steps,
+    current: Current,
+    predict: Callable[..., jax.Array],
+    view: View,
+    batch: dict[str, np.ndarray],
+    contested: bool = False,
 ) -> tuple[list[Stage], dict[str, dict[str, float]]]:
     """What runs on the accelerator, and how many seconds each takes to compile.
 
     Args:
       predict: (params, batch_stats, images) to vote fractions.
       batch: of a train step, with the cutouts uint8 [B, C, C, 3] that its images are warped from.
+      contested: only what peers do, too.
     """
     params, stats = jax.tree.map(jnp.copy, (current[0].params, current[0].batch_stats))
     on_device, split = steps.put(batch), state.by_galaxy(state.make_mesh())
@@ -55,6 +62,8 @@ def device_stages(
         jax.block_until_ready(result)
 
     stages, compiling = [Stage("host to device", size, put)], {}
+    if contested:
+        stages, functions = [], {name: functions[name] for name in CONTESTED}
     for name, (jitted, arguments) in functions.items():
         cost, compiling[name] = compile_twice(jitted, *arguments)
         call = train if name == "train step" else functools.partial(repeat, jitted, arguments)

@@ -3,9 +3,10 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gz_jax.benchmark.roofline import Cost
+if TYPE_CHECKING:  # it loads JAX
+    from gz_jax.benchmark.roofline import Cost
 
 
 class Stage(NamedTuple):
@@ -21,7 +22,7 @@ class Stage(NamedTuple):
     name: str
     images: int
     call: Callable[[int], Any]
-    cost: Cost | None = None
+    cost: "Cost | None" = None
 
 
 def seconds(function: Callable[..., Any], *arguments: Any) -> float:

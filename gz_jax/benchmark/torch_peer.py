@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as flax_nn
-import jax
 import numpy as np
 import torch
 from torch import nn
@@ -111,13 +110,14 @@ def build(module: flax_nn.Module, size: int) -> Network:
     return network
 
 
-def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage]:
+def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray], device: str) -> tuple[int, Stage, Stage]:
     """PyTorch's number of parameters, forward pass and train step (Adam, mean squared error).
 
     Args:
       name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3], vote_fractions [B, 37].
+      device: PyTorch's name of it.
     """
-    device = torch.device({"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()))
+    device = torch.device(device)
     torch.set_float32_matmul_precision("high")  # TF32 where there is any, as JAX does
     torch.backends.cudnn.benchmark = True  # the shapes are fixed; XLA tries algorithms, too
     images, votes = (torch.from_numpy(batch[key]).to(device) for key in ("image", "vote_fractions"))

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from gz_jax import run
-from gz_jax.benchmark import report, roofline, stages
+from gz_jax.benchmark import contest, report, roofline, stages
 from gz_jax.benchmark.timing import Stage, measure
 from gz_jax.data import augment, packed, synthetic, tensorflow_cpu
 from gz_jax.data.augment import View
@@ -49,6 +49,8 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
         raise UserError(f"--peers={unknown.pop()} must be of {', '.join(PEERS)}.")
     if repeats < 1:
         raise UserError(f"--repeats={repeats} must be at least 1.")
+    if peers:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share the device's memory
     run.check(config, jax.device_count())
     if peers and jax.device_count() > 1:
         raise UserError("--peers run on one device: let JAX see one alone (CUDA_VISIBLE_DEVICES=0).")
@@ -59,8 +61,6 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
         )
     if jax.process_count() > 1:
         raise UserError("--mode=benchmark times one process.")
-    if "keras" in peers:
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as Keras' users have it; before TensorFlow is loaded
     pathlib.Path(outdir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, _fresh_compilation_cache(scratch):
         found = _measure(config, pathlib.Path(scratch), peers, repeats)
@@ -79,9 +79,7 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
     split = galaxies(config, batches * config.batch_size, scratch / "images")
     ceilings = roofline.ceilings(config.model.dtype)
     batch = _batch(split, parts.view, config.batch_size)
-    steps, current = start(config, parts)
-    predict = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
-    device, compiling = stages.device_stages(steps, current, predict, parts.view, batch)
+    current, device, compiling = _on_device(config, batch)
     groups = {
         "decode with Pillow": lambda: [stages.decode_stage(split, parts.view)],
         "tf.data": lambda: stages.tensorflow_stages(split, parts.view, parts.augmentation, config.batch_size),
@@ -96,9 +94,9 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
     }
     timed = measure([stage for name, make in groups.items() for stage in _available(name, make, missing)], repeats)
     memory = {"host": _host_peak(), "device": _device_peak()}
-    rivals = [stage for stage in device if stage.name in ("forward", "train step")]
-    parameters, against = _against_peers(parts.module, batch, current[0], rivals, peers, repeats, missing)
-    against = [report.row(stage, samples, ceilings) for stage, samples in against]
+    costs = {stage.name: stage.cost for stage in device}
+    parameters, against = _against_peers(config, parts.module, batch, scratch, peers, repeats, missing)
+    against = [report.row(stage._replace(cost=costs.get(stage.name)), samples, ceilings) for stage, samples in against]
     return {
         **_circumstances(),
         "config": run.flatten(config),
@@ -114,28 +112,50 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
     }
 
 
+def _on_device(
+    config: ConfigDict, batch: dict[str, np.ndarray], contested: bool = False
+) -> tuple[stages.Current, list[Stage], dict[str, dict[str, float]]]:
+    """A fresh state, and `stages.device_stages` with it."""
+    parts = run.parts(config)
+    steps, current = start(config, parts)
+    predict = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
+    return current, *stages.device_stages(steps, current, predict, parts.view, batch, contested)
+
+
 def _against_peers(
+    config: ConfigDict,
     module: nn.Module,
     batch: dict[str, np.ndarray],
-    train_state: state.TrainState,
-    rivals: list[Stage],
+    scratch: pathlib.Path,
     peers: Sequence[str],
     repeats: int,
     missing: list[str],
 ) -> tuple[dict[str, int], list[tuple[Stage, list[float]]]]:
-    """Numbers of trainable parameters, which must agree, and `rivals` timed again in turns with the peers' stages."""
-    parameters = {"gz_jax": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(train_state.params))}
-    for name in peers:
-        for count, *pair in _available(name, lambda name=name: [_tried(peer_stages(name, module, batch))], missing):
-            parameters[name] = count
-            rivals = [*rivals, *pair]
-    if len(set(parameters.values())) > 1:
-        raise UserError(f"the peers are other networks, by their numbers of trainable parameters: {parameters}.")
-    if len(parameters) == 1:
-        return parameters, []
-    # One kind at a time, so that nothing but its rivals comes between two samples of a stage.
-    kinds = itertools.groupby(sorted(rivals, key=_kind), key=_kind)
-    return parameters, [pair for _, group in kinds for pair in measure(list(group), repeats)]
+    """Numbers of trainable parameters, which must agree, and our stages timed in turns with the peers'."""
+    parameters, rivals = {}, []
+    with contextlib.ExitStack() as stack:
+        for name in ("gz_jax", *peers) if peers else ():
+            how = (peer_stages, name, module, batch, jax.default_backend())
+            if own := name == "gz_jax":
+                how = (_own_stages, config, batch, str(scratch))
+            start_it = functools.partial(contest.contender, *how, our_memory=own)
+            for one in _available(name, lambda start_it=start_it: [stack.enter_context(start_it())], missing):
+                parameters[name] = one.parameters
+                rivals += one.stages
+        if len(set(parameters.values())) > 1:
+            raise UserError(f"the peers are other networks, by their numbers of trainable parameters: {parameters}.")
+        if len(parameters) < 2 or "gz_jax" not in parameters:
+            return parameters, []
+        # One kind at a time, so that nothing but its rivals comes between two samples of a stage.
+        kinds = itertools.groupby(sorted(rivals, key=_kind), key=_kind)
+        return parameters, [pair for _, group in kinds for pair in measure(list(group), repeats)]
+
+
+def _own_stages(config: ConfigDict, batch: dict[str, np.ndarray], scratch: str) -> tuple[int, Stage, Stage]:
+    """As `peer_stages`, of ours; `scratch` has what was compiled already."""
+    with _fresh_compilation_cache(scratch):
+        current, found, _ = _on_device(config, batch, contested=True)
+    return sum(x.size for x in jax.tree.leaves(current[0].params)), *found
 
 
 def _kind(stage: Stage) -> str:
@@ -149,13 +169,6 @@ def _available(name: str, make: Callable[[], list[Any]], missing: list[str]) -> 
     except Exception as error:  # of peers: no compiler, no memory, no such device
         missing.append(f"{name}: {next(iter(str(error).splitlines()), type(error).__name__)}")
         return []
-
-
-def _tried(peer: tuple[int, Stage, Stage]) -> tuple[int, Stage, Stage]:
-    """The peer, each of whose stages has run once: what fails does so before anything of it is timed."""
-    for stage in peer[1:]:
-        stage.call(2)  # the second call may still record a graph
-    return peer
 
 
 def _is_real(config: ConfigDict) -> bool:
@@ -233,18 +246,22 @@ def _network(config: ConfigDict, train_state: state.TrainState, scratch: pathlib
     return workdir
 
 
-def peer_stages(name: str, module: Any, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage]:
-    """A peer's number of trainable parameters, forward pass and train step; ImportError where it is not installed."""
+def peer_stages(name: str, module: Any, batch: dict[str, np.ndarray], backend: str) -> tuple[int, Stage, Stage]:
+    """A peer's number of trainable parameters, forward pass and train step; ImportError where it is not installed.
+
+    `backend` is JAX's name of the kind of device.
+    """
     if name == "keras":
-        if jax.default_backend() != "cpu":
+        if backend != "cpu":
             raise ImportError("TensorFlow is used on the CPU alone here")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as Keras' users have it; before TensorFlow is loaded
         tensorflow_cpu.import_tensorflow()
         from gz_jax.benchmark import keras_peer
 
         return keras_peer.stages(module, batch)
     from gz_jax.benchmark import torch_peer
 
-    return torch_peer.stages(name, module, batch)
+    return torch_peer.stages(name, module, batch, {"gpu": "cuda"}.get(backend, backend))
 
 
 @contextlib.contextmanager

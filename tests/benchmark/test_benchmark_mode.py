@@ -1,6 +1,7 @@
 """The benchmark as one would run it, where TensorFlow is not installed."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -10,6 +11,8 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
+from gz_jax.benchmark import contest
+from gz_jax.benchmark.timing import Stage
 from gz_jax.errors import UserError
 from gz_jax.modes.benchmark import benchmark
 
@@ -48,6 +51,36 @@ def test_it_runs_without_tensorflow_and_says_what_is_missing(tmp_path):
     assert text in result.stdout
     assert "not measured: tf.data: no TensorFlow here" in text
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def made(trainable, fails=None):
+    """Two stages whose calls are counted where they run, for `contest.contender`."""
+    calls = []
+
+    def call(n):
+        calls.append(n)
+        if fails and sum(calls) > fails:
+            raise ValueError("no more\nof this")
+
+    return trainable, Stage("forward", 4, call), Stage("train step", 4, lambda n: os._exit(1) if n > 2 else None)
+
+
+def test_contenders_run_in_processes_of_their_own():
+    with contest.contender(made, 7) as one, contest.contender(made, 8, 3, our_memory=True) as other:
+        assert (one.parameters, other.parameters) == (7, 8)
+        assert [(stage.name, stage.images) for stage in one.stages] == [("forward", 4), ("train step", 4)]
+        one.stages[0].call(100)
+        other.stages[0].call(1)
+        with pytest.raises(RuntimeError, match=r"^no more$"):
+            other.stages[0].call(1)
+        with pytest.raises(RuntimeError, match="its process died"):
+            one.stages[1].call(3)
+    assert not multiprocessing.active_children()
+
+
+def test_a_contender_that_cannot_begin_says_why():
+    with pytest.raises(RuntimeError, match=r"^no more$"), contest.contender(made, 7, 1):
+        pytest.fail("it began")
 
 
 def test_mistakes_are_said(tmp_path):

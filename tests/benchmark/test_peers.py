@@ -82,7 +82,7 @@ def test_a_peer_learns(peer):
     rng = np.random.default_rng(0)
     votes = np.full((8, labels.NUM_ANSWERS), 0.9, np.float32)
     batch = {"image": rng.integers(0, 256, (8, 34, 34, 3), dtype=np.uint8), "vote_fractions": votes}
-    _, forward, train = peer_stages(peer, create("cnn", momentum=0.5), batch)
+    _, forward, train = peer_stages(peer, create("cnn", momentum=0.5), batch, "cpu")
     before = np.square(np.asarray(forward.call(1)) - votes).mean()
     train.call(30)
     assert np.square(np.asarray(forward.call(1)) - votes).mean() < before / 2
