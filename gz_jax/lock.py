@@ -44,6 +44,27 @@ def held(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def waited_for(directory: pathlib.Path) -> Iterator[None]:
+    """Hold a lock on a folder (made if need be) of prepared data; where another process has it, wait.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write prepared data to {directory}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"another process is preparing {directory.name}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _locked(path: pathlib.Path, what: str) -> BinaryIO:
     """The open, locked file."""
     while True:

@@ -122,11 +122,6 @@ def test_time_views(count: int) -> np.ndarray:
     return np.concatenate([affine(angles, mirror=np.full(turns, mirror)) for mirror in mirrors])
 
 
-def seen(side: int, view: View) -> View:
-    """The view of images that are `side` pixels wide: those at the network's size already are seen whole."""
-    return View(view.size, view.size, view.size) if side == view.size else view
-
-
 def unaugmented(view: View, image_size: int) -> View:
     """The same central square with no margin around it, as evaluation sees it."""
     return view._replace(cutout=view.crop + (image_size - view.crop) % 2)

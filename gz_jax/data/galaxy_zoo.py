@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gz_jax import labels
+from gz_jax import labels, lock
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import quiet
 from gz_jax.data.split import Dataset, Records, Split
@@ -115,7 +115,7 @@ def open_dataset(
     with quiet():
         builder = open_builder()
     if not builder.info.initialized:
-        with galaxy_zoo_builder.locked(pathlib.Path(builder.data_path.parent)):
+        with lock.waited_for(pathlib.Path(builder.data_path.parent)):
             with quiet():
                 builder = open_builder()  # another process may have prepared it while we waited
             if not builder.info.initialized:
@@ -211,7 +211,7 @@ def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -
         except kaggle.NoKaggleFilesError as error:
             reason = str(error)
     page = f"https://www.kaggle.com/c/{kaggle.COMPETITION}"
-    if not _has_kaggle_credentials():
+    if data_dir is not None or not _has_kaggle_credentials():
         raise UserError(
             f"{reason}. To get Galaxy Zoo's images:\n"
             f"  1. log in at {page} and accept the competition's rules;\n"

@@ -1,7 +1,6 @@
 """The TFDS builder `galaxy_zoo_challenge`, and what happens first: check all, choose who goes where."""
 
 import contextlib
-import fcntl
 import functools
 import io
 import logging
@@ -122,23 +121,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         absl_logging.set_verbosity(before)
-
-
-@contextlib.contextmanager
-def locked(directory: pathlib.Path) -> Iterator[None]:
-    """Only one process at a time; the kernel frees the lock of a process that dies."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write prepared data to {directory}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process is preparing %s; waiting for it", directory.name)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def check(

@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from gz_jax import files, lock
 from gz_jax.data import augment
 from gz_jax.data.augment import View
 from gz_jax.data.split import Records, Split
@@ -101,9 +103,17 @@ def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = N
     fill = functools.partial(_fill, decoded(split, view, final=final))
     if path is None:
         return fill(np.empty(shape, np.uint8))
-    temporary = [file.with_name(f".{file.name}.{os.getpid()}") for file in (path, _labels(path))]
+    with lock.waited_for(path.parent):
+        if not path.exists():
+            _keep(path, shape, fill)
+    return _kept(path, shape)
+
+
+def _keep(path: pathlib.Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], Packed]) -> None:
+    """Fill a file for the images and one for the rest; what a killed process left of them is overwritten."""
+    temporary = [file.with_name(f".{file.name}.partial") for file in (path, _labels(path))]
+    files.unfinished.update(map(os.fspath, temporary))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         needed, free = float(np.prod(shape)), shutil.disk_usage(path.parent).free
         if needed > free:
             raise UserError(
@@ -121,7 +131,7 @@ def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = N
     finally:
         for file in temporary:
             file.unlink(missing_ok=True)
-    return packed._replace(image=np.load(path, mmap_mode="r"))
+            files.unfinished.discard(os.fspath(file))
 
 
 def _kept(path: pathlib.Path, shape: tuple[int, ...]) -> Packed:

@@ -100,8 +100,6 @@ def _batches(split: Split, view: View, indices: np.ndarray, mask: np.ndarray, ma
         for index, keep in zip(indices, mask, strict=True):  # nothing left to do to the images
             yield {**split.read(index), "mask": keep}
     else:
-        if first.dtype != object:
-            view = augment.seen(first.shape[1], view)
         yield from _stream(split, view, indices, mask, maps, encoded=first.dtype == object)
 
 

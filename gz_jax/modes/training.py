@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from gz_jax import distributed, interrupts, lock, memory, run, trained
-from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
+from gz_jax.data import galaxy_zoo, kaggle_check, packed, pipeline
+from gz_jax.data.augment import View
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
 from gz_jax.training import dispatch, loop, losses, resident, state, step
@@ -60,6 +61,9 @@ def recipe(config: ConfigDict, module: nn.Module, steps_per_epoch: int) -> step.
 def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> tuple[dispatch.Data, dispatch.Steps]:
     """What the config's pipeline feeds the steps with, and the steps that take it."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
+    size, view = config.data.size, parts.view
+    if config.data.source == "synthetic":
+        view = View(size, size, size)  # drawn as the network sees them
     options = {"batch_size": config.batch_size, "seed": config.seed}
     indices = functools.partial(pipeline.train_indices, train.size, **options)
     data = functools.partial(
@@ -76,17 +80,16 @@ def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> 
             plans = functools.partial(
                 resident.train_plans, packs[0].galaxy_id, parts.augmentation, steps=steps, **options
             )
-            view = augment.seen(packs[0].image.shape[1], parts.view)
             return data(
                 train=lambda epoch, first: plans(epoch=epoch, first_step=first),
                 validation=lambda: resident.eval_plans(validation.size, config.batch_size, steps),
             ), resident.compile_steps(*(resident.put(p, mesh) for p in packs), view, *how)
         train, validation = (p.split() for p in packs)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = functools.partial(pipeline.train_batches, train, parts.view, parts.augmentation, **options, **share)
+    batches = functools.partial(pipeline.train_batches, train, view, parts.augmentation, **options, **share)
     return data(
         train=lambda epoch, first: ((1, batch) for batch in batches(epoch=epoch, first_step=first)),
-        validation=lambda: pipeline.eval_batches(validation, parts.view, batch_size=config.batch_size, **share),
+        validation=lambda: pipeline.eval_batches(validation, view, batch_size=config.batch_size, **share),
     ), dispatch.compile_steps(*how)
 
 

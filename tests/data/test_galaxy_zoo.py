@@ -242,6 +242,9 @@ def test_a_mistyped_directory_never_starts_a_download(tmp_path, monkeypatch):
     _credentials(tmp_path, monkeypatch, "touch $0.ran")
     with pytest.raises(UserError, match="dtaa does not exist"):
         galaxy_zoo.open_dataset(tmp_path / "dtaa", store=tmp_path / "store")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="other holds none of Kaggle's files"):
+        galaxy_zoo.open_dataset(tmp_path / "other", store=tmp_path / "store")
     assert not (tmp_path / "bin" / "kaggle.ran").exists()
 
 

@@ -105,6 +105,9 @@ def test_evaluation_without_a_view_is_the_box_mean_of_the_centre(split):
 def test_cached_cutouts_give_the_same_batches(split, augmentation, to_file, tmp_path):
     view = augment.view(SIZE, CROP, SIDE, augmentation)
     path = tmp_path / "cache" / "train.npy" if to_file else None
+    if to_file:
+        path.parent.mkdir()
+        (path.parent / ".train.npy.partial").write_bytes(b"of a process that was killed")
     cached = packed.pack(split, view, final=augmentation.is_identity, path=path).split()
     for a, b in zip(epoch(split, augmentation), epoch(cached, augmentation), strict=True):
         np.testing.assert_array_equal(a["galaxy_id"], b["galaxy_id"])
@@ -114,7 +117,7 @@ def test_cached_cutouts_give_the_same_batches(split, augmentation, to_file, tmp_
         assert difference[:, 2:-2, 2:-2].max() <= 2
     if to_file:
         files = sorted(p.name for p in path.parent.iterdir())
-        assert files == ["train.labels.npz", "train.npy"]
+        assert files == [".lock", "train.labels.npz", "train.npy"]
         again = packed.pack(
             Split(23, lambda index: {"image": np.empty(1, object)}), view, final=augmentation.is_identity, path=path
         ).split()

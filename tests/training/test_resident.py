@@ -40,7 +40,7 @@ def trained(pipe, augmentation, devices=1, steps=1, first_step=0):
     how = (step.Recipe(module.apply, optimizer, "divisive"), 0, mesh)
     if pipe == "device":
         there = [resident.put(p, mesh) for p in packs]
-        compiled = resident.compile_steps(*there, augment.seen(packs[0].image.shape[1], view(augmentation)), *how)
+        compiled = resident.compile_steps(*there, view(augmentation), *how)
         train = resident.train_plans(packs[0].galaxy_id, augmentation, steps=steps, **options)
         validation = resident.eval_plans(21, BATCH, steps)
     else:
