@@ -149,6 +149,13 @@ def log_conditional(logits: jax.Array, method: Literal["divisive", "softmax"]) -
     return _by_column(jax.nn.log_softmax(jnp.where(_MASK, values, -1e30), axis=-1))
 
 
+def log_joint(logits: jax.Array, method: Literal["divisive", "softmax"]) -> jax.Array:
+    """Logarithms of the vote fractions that `rescale` gives: [..., 37], finite for finite logits."""
+    logs = log_conditional(logits, method)
+    zero = jnp.zeros((*logs.shape[:-1], 1), logs.dtype)
+    return jnp.concatenate([logs, zero], -1)[..., _ANCESTORS].sum(-2)
+
+
 def activate(logits: jax.Array, activation: Activation) -> jax.Array:
     """Vote fractions [..., 37] from a network's logits [..., 37].
 

@@ -6,6 +6,7 @@ is bounded by `MAX_BYTES` and `MAX_PIXELS` whatever a header claims.
 
 import gzip
 import io
+import math
 import os
 import re
 import stat
@@ -76,8 +77,8 @@ def read_cutout(
     Args:
       source: the file's bytes or its path. 16-bit greys are divided by 257; transparency goes over black; an
         orientation tag is ignored (as in training); FITS rows run upwards, as viewers show them.
-      size: pixels across the result. Downsizing averages areas (204 to 68: exact 3 x 3 boxes), upsizing is
-        bilinear.
+      size: pixels across the result, made as for training (`augment.warp`): where the ratio is whole by means of
+        boxes (204 to 68: 3 x 3), else by means of bilinear samples.
       crop: pixels across the central square; None takes `FIELD` of the shorter side, which is 204 of
         Kaggle's 424. Where the square is larger than the image it is padded with black, so that the scale stays.
       stretch: of FITS data. extension: FITS extension by number or name; None takes the first with an image.
@@ -100,12 +101,7 @@ def read_cutout(
         if min(left, top) < 0:
             note = "; ".join(filter(None, [note, f"padded: {image.width} x {image.height} pixels, crop {side}"]))
         image = _rgb(image.crop((left, top, left + side, top + side)))
-        if side % size == 0:
-            shown = _boxes(np.asarray(image), side // size)
-        else:
-            way = Image.Resampling.BOX if side > size else Image.Resampling.BILINEAR
-            shown = np.asarray(image.resize((size, size), way))
-        return shown, NOTED if note else GOOD, note
+        return _resize(image, size), NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
         return np.zeros((size, size, 3), np.uint8), BAD, _reason(error)
 
@@ -114,6 +110,27 @@ def _side(crop: float | None, width: int, height: int) -> int:
     side = max(1, round(FIELD * min(width, height) if crop is None else crop))
     _require(side * side <= MAX_PIXELS, f"crop of {side} pixels is too large")
     return side
+
+
+def _resize(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 [size, size, 3] of a square image."""
+    side = image.width
+    if side % size == 0:
+        return _boxes(np.asarray(image), side // size)
+    if side > 8 * size:  # where every way is one, this takes the least memory
+        return np.asarray(image.resize((size, size), Image.Resampling.BOX))
+    shown = _along(np.asarray(image, np.float32), size)
+    return np.rint(_along(shown.swapaxes(0, 1), size).swapaxes(0, 1)).astype(np.uint8)
+
+
+def _along(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The first axis brought to `size` by means of bilinear samples: those of `augment.warp` by the identity."""
+    side, samples = len(pixels), max(1, math.ceil(len(pixels) / size))
+    at = np.clip((np.arange(size * samples) + 0.5) * side / (size * samples) - 0.5, 0, side - 1)
+    low = np.minimum(at.astype(int), max(side - 2, 0))
+    part = (at - low).astype(np.float32)[:, None, None]
+    fine = pixels[low] * (1 - part) + pixels[np.minimum(low + 1, side - 1)] * part
+    return fine.reshape(size, samples, *pixels.shape[1:]).mean(1)
 
 
 def _boxes(pixels: np.ndarray, k: int) -> np.ndarray:

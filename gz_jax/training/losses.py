@@ -14,7 +14,7 @@ from gz_jax import labels
 
 Loss = Callable[[jax.Array, jax.Array, labels.Activation], jax.Array]
 Name = Literal["mse", "binomial", "multinomial"]
-_TINY = 1e-6  # a fraction that no vote of 44 can tell from 0
+_TINY = 1e-6  # from 1, which no vote of 44 can tell
 
 
 def squared_error(logits: jax.Array, votes: jax.Array, activation: labels.Activation) -> jax.Array:
@@ -26,8 +26,8 @@ def binomial(logits: jax.Array, votes: jax.Array, activation: labels.Activation)
     """Binary cross entropy, mean over the answers: each volunteer gives each answer or not."""
     if activation == "sigmoid":  # from the logits, whose gradient never vanishes where the network is wrong
         return optax.losses.sigmoid_binary_cross_entropy(logits, votes).mean(-1)
-    p = jnp.clip(labels.activate(logits, activation), _TINY, 1 - _TINY)
-    return -(votes * jnp.log(p) + (1 - votes) * jnp.log1p(-p)).mean(-1)
+    log_p = labels.log_joint(logits, activation)
+    return -(votes * log_p + (1 - votes) * jnp.log1p(-jnp.minimum(jnp.exp(log_p), 1 - _TINY))).mean(-1)
 
 
 def multinomial(logits: jax.Array, votes: jax.Array, activation: labels.Activation) -> jax.Array:

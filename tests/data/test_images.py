@@ -12,7 +12,7 @@ from astropy.io import fits
 from PIL import Image
 from pyarrow import csv, parquet
 
-from gz_jax.data import images
+from gz_jax.data import augment, images
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import list_inputs, read_batches
 from gz_jax.errors import UserError
@@ -80,6 +80,18 @@ def test_small_images_are_interpolated():
     steps = np.diff(row)
     assert steps.min() >= 0
     assert steps.max() <= 7  # 25 over four pixels, not a jump of 25
+
+
+@pytest.mark.parametrize(("side", "size"), [(204, 128), (204, 64), (204, 224), (101, 68)])
+def test_resized_as_in_training(side, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (side + 7, side + 7, 3), dtype=np.uint8)
+    view = augment.View(size, side, side)
+    expected = augment.warp(pixels[None, 3 : side + 3, 3 : side + 3], augment.affine()[None], view)[0]
+    shown, flag, _ = read_cutout(encode(pixels), size=size, crop=side)
+    assert flag == GOOD
+    difference = np.abs(shown.astype(int) - np.asarray(expected))
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) < 0.01
 
 
 def test_kinds_of_png():

@@ -54,3 +54,16 @@ def test_log_conditional_is_the_logarithm():
     for method in ("divisive", "softmax"):
         expected = jnp.log(labels.conditional(labels.rescale(LOGITS, method)))
         np.testing.assert_allclose(labels.log_conditional(LOGITS, method), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["divisive", "softmax"])
+def test_binomial_down_the_tree(activation):
+    """As optax's where no fraction is tiny, with a gradient also where the network is certain and wrong."""
+    p = np.asarray(labels.rescale(LOGITS, activation), np.float64)
+    votes = np.asarray(VOTES, np.float64)
+    expected = -(votes * np.log(p) + (1 - votes) * np.log1p(-p)).mean(1)
+    np.testing.assert_allclose(losses.binomial(LOGITS, VOTES, activation), expected, rtol=1e-5)
+    wrong = jnp.zeros((1, 37)).at[0, 0].set(-60.0)  # certain that it is not smooth, which all say it is
+    slope = jax.grad(lambda x: losses.binomial(x, jnp.zeros((1, 37)).at[0, 0].set(1.0), activation).sum())(wrong)
+    assert slope[0, 0] < -0.01
+    assert np.isfinite(slope).all()
