@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,12 +42,11 @@ class Trained(NamedTuple):
         return f"{self.workdir.name}@{self.step}:{self.info['val_loss']:.6f}:{self.views}"
 
 
-def load(workdir: str | os.PathLike[str], *, views: int = 1, devices: Sequence[jax.Device] | None = None) -> Trained:
+def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     """The best epoch of a workdir.
 
     Args:
       views: 1, 8 or 16 test-time views (see `augment.test_time_views`), all predicted from the same cutout.
-      devices: to compute on; all local ones by default.
 
     Raises:
       UserError: it is no workdir, or has no checkpoint yet, or none that can be read.
@@ -63,7 +62,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1, devices: Sequence[j
         raise UserError(f"{workdir} has no best checkpoint yet: its first epoch is not over. Train it first.")
     at, tree, info = found
     parts = run.parts(config)
-    mesh = state.make_mesh(list(devices or jax.local_devices()))
+    mesh = state.make_mesh(jax.local_devices())
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
     affines = augment.test_time_views(views)
     side = config.data.size

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, select
+from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, check
 from gz_jax.errors import UserError
 
 
@@ -88,7 +88,8 @@ def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]
     for run in runs:
         order = np.argsort(run.galaxy_id)
         rows = order[np.searchsorted(run.galaxy_id, common, sorter=order)]
-        true_rows, predicted_rows = select(run.truth[rows], run.predicted[rows])
+        true_rows, predicted_rows = run.truth[rows], run.predicted[rows]
+        check(true_rows, predicted_rows)
         if truth and not np.allclose(true_rows, truth[0], atol=1e-5):
             raise UserError(f"runs {runs[0].name!r} and {run.name!r} have different labels for the same galaxies")
         truth.append(true_rows)

@@ -16,6 +16,9 @@ from gz_jax.labels import ANSWERS, COLUMNS, NUM_ANSWERS, QUESTION_OF, QUESTIONS,
 Sums = Mapping[str, np.ndarray]
 
 
+APPLIES = 0.5  # from this fraction of the answer that leads to it, a question applies to a galaxy
+
+
 class Estimate(NamedTuple):
     """A score and its bootstrap interval; each a float or an array of the same shape. NaN where undefined."""
 
@@ -24,20 +27,14 @@ class Estimate(NamedTuple):
     high: Any
 
 
-def select(truth: np.ndarray, predicted: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Drop padding and check what is left: (truth, predicted), both [n, 37] and finite.
-
-    Args:
-      truth, predicted: [N, 37].
-      mask: bool [N], False where a row is padding; None when there is none.
+def check(truth: np.ndarray, predicted: np.ndarray) -> None:
+    """Both must be [N, 37] and finite.
 
     Raises:
-      UserError: shapes differ, nothing is left, or a value is not finite.
+      UserError: shapes differ, there is no galaxy, or a value is not finite.
     """
     if truth.shape != predicted.shape or truth.shape[-1:] != (NUM_ANSWERS,):
         raise UserError(f"true {truth.shape} and predicted {predicted.shape} vote fractions must both be [N, 37]")
-    keep = slice(None) if mask is None else np.asarray(mask, bool)
-    truth, predicted = truth[keep], predicted[keep]
     if not len(truth):
         raise UserError("there is no galaxy to evaluate")
     for name, array in (("true", truth), ("predicted", predicted)):
@@ -46,7 +43,6 @@ def select(truth: np.ndarray, predicted: np.ndarray, mask: np.ndarray | None = N
                 f"{bad} of {len(array)} galaxies have {name} vote fractions that are not finite numbers; "
                 "evaluate galaxies that have labels, with a model whose training did not diverge"
             )
-    return truth, predicted
 
 
 def agreement(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -54,16 +50,16 @@ def agreement(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return truth.argmax(-1) == predicted.argmax(-1)
 
 
-def galaxy_sums(truth: np.ndarray, predicted: np.ndarray, applies: float = 0.5) -> dict[str, np.ndarray]:
+def galaxy_sums(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Everything that the scores add up, per galaxy: name -> float64 [N, k].
 
     A question applies to a galaxy when the true joint fraction of the answer that leads to it is at least
-    `applies` (root questions always do).
+    APPLIES (root questions always do).
     """
     error = np.subtract(predicted, truth, dtype=np.float64)
     centred = np.subtract(truth, truth.mean(0, dtype=np.float64), dtype=np.float64)
     asked = np.stack(
-        [np.ones(len(truth), bool) if q.parent is None else truth[:, q.parent] >= applies for q in QUESTIONS],
+        [np.ones(len(truth), bool) if q.parent is None else truth[:, q.parent] >= APPLIES for q in QUESTIONS],
         axis=1,
     )
     right = np.stack([truth[:, q.columns].argmax(1) == predicted[:, q.columns].argmax(1) for q in QUESTIONS], axis=1)

@@ -34,11 +34,10 @@ class TestSet(NamedTuple):
 class EvaluationInputs(NamedTuple):
     """A run's predictions for labelled galaxies and what is known of it.
 
-    `truth` and `predicted` are [N, 37]; `mask` (bool [N]) is False on padding rows. `images(rows)` reads
-    galaxies by row of these arrays; without it the pictures are left out. `history` are the log's rows with
-    Keras' names. `views` maps a text such as '16 views' to predictions [N, 37], the first being what the
-    others are compared with. `context` may hold config, versions, commit, data fingerprint, timings: anything
-    JSON-ready.
+    `truth` and `predicted` are [N, 37]. `images(rows)` reads galaxies by row of these arrays; without it the pictures
+    are left out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to predictions
+    [N, 37], the first being what the others are compared with. `context` may hold config, versions, commit, data
+    fingerprint, timings: anything JSON-ready.
     """
 
     name: str
@@ -47,12 +46,10 @@ class EvaluationInputs(NamedTuple):
     predicted: np.ndarray
     history: Sequence[Mapping[str, Any]] = ()
     images: Images | None = None
-    mask: np.ndarray | None = None
     views: Mapping[str, np.ndarray] | None = None
     test: TestSet | None = None
     context: Mapping[str, Any] | None = None
     merger_threshold: float = 0.3
-    applies: float = 0.5
     resamples: int = 1000
 
 
@@ -72,11 +69,9 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     Raises:
       UserError: nothing to evaluate, or values that are not finite.
     """
-    keep = np.arange(len(inputs.truth)) if inputs.mask is None else np.flatnonzero(inputs.mask)
-    truth, predicted = evaluate.select(inputs.truth[keep], inputs.predicted[keep])
-    ids = np.asarray(inputs.galaxy_id)[keep]
-    images = None if inputs.images is None else lambda rows: inputs.images(keep[rows])
-    sums = evaluate.galaxy_sums(truth, predicted, inputs.applies)
+    truth, predicted, ids, images = inputs.truth, inputs.predicted, np.asarray(inputs.galaxy_id), inputs.images
+    evaluate.check(truth, predicted)
+    sums = evaluate.galaxy_sums(truth, predicted)
     found = evaluate.bootstrap(sums, evaluate.scores, inputs.resamples)
     selection, merger_section = _mergers(inputs, images, ids, truth, predicted)
     numbers = {"run": inputs.name, "galaxies": len(truth), **{name: found[name] for name in SCORES}}
@@ -85,13 +80,13 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     sections = [
         *_training(inputs),
         Section("scores", [Table("scores", rows)], {"galaxies": len(truth)}),
-        *_answers(found, sums, truth, predicted, inputs.applies),
+        *_answers(found, sums, truth, predicted),
         *([] if images is None else _galaxies(images, ids, truth, predicted)),
         merger_section,
         _tree(predicted),
     ]
     if inputs.views:
-        gains = evaluate.views_gain(truth, {k: v[keep] for k, v in inputs.views.items()}, inputs.resamples)
+        gains = evaluate.views_gain(truth, inputs.views, inputs.resamples)
         sections.append(Section("views", [Table("views", gains)]))
     if inputs.test is not None:
         numbers["test"], section = _test(inputs.test, inputs.merger_threshold)
@@ -126,7 +121,6 @@ def _answers(
     sums: evaluate.Sums,
     truth: np.ndarray,
     predicted: np.ndarray,
-    applies: float,
 ) -> list[Section]:
     calibration, asked = evaluate.reliability(truth, predicted), sums["asked"].sum(0)
     spread, majority = found["answer_std"].value, found["question_majority"].value
@@ -143,7 +137,7 @@ def _answers(
     question_rows = evaluate.question_table(found, asked)
     return [
         Section("answers", [answers, Table("per_answer", answer_rows)]),
-        Section("questions", [questions, Table("per_question", question_rows)], {"percent": 100 * applies}),
+        Section("questions", [questions, Table("per_question", question_rows)], {"percent": 100 * evaluate.APPLIES}),
         Section("predicted", [against]),
         Section("calibration", [diagrams, Table("reliability", evaluate.reliability_table(calibration))]),
     ]

@@ -14,15 +14,13 @@ def scored(truth, predicted, **kwargs):
     return evaluate.scores({name: values.sum(0) for name, values in sums.items()})
 
 
-def test_by_hand_with_padding():
-    truth, predicted = np.zeros((4, 37)), np.zeros((4, 37))
+def test_by_hand():
+    truth, predicted = np.zeros((3, 37)), np.zeros((3, 37))
     truth[:3, 0] = [1.0, 0.0, 0.2]  # smooth
     truth[:3, 1] = [0.0, 1.0, 0.8]  # features or disk
     predicted[:3, 0] = [0.5, 0.0, 0.6]
     predicted[:3, 1] = [0.0, 1.0, 0.4]
-    truth[3] = np.nan  # a padding row may hold anything
-    kept = evaluate.select(truth, predicted, np.array([True, True, True, False]))
-    got = scored(*kept)
+    got = scored(truth, predicted)
     # Errors: -0.5 | none | 0.4 and -0.4.
     assert got["mse"] == pytest.approx((0.25 + 0.16 + 0.16) / (3 * 37))
     assert got["rmse"] == pytest.approx(np.sqrt(0.57 / 111))
@@ -39,7 +37,7 @@ def test_by_hand_with_padding():
     # Question 1 is asked of all, right for two; question 7 follows 'smooth', at least half for one galaxy only.
     assert got["question_accuracy"][0] == pytest.approx(2 / 3)
     assert got["question_majority"][0] == pytest.approx(2 / 3)
-    sums = evaluate.galaxy_sums(*kept)
+    sums = evaluate.galaxy_sums(truth, predicted)
     np.testing.assert_array_equal(sums["asked"].sum(0), [3, 2, 0, 0, 0, 3, 1, 0, 0, 0, 0])
     assert np.isnan(got["question_accuracy"][2])
 
@@ -92,7 +90,7 @@ def test_accuracy_on_ties_takes_the_first_answer():
 )
 def test_bad_arrays_are_refused(change, message):
     with pytest.raises(UserError, match=message), np.errstate(invalid="ignore"):
-        evaluate.select(*change(*pair(9)))
+        evaluate.check(*change(*pair(9)))
 
 
 def test_bootstrap_covers_the_truth_in_95_of_100():

@@ -14,26 +14,22 @@ from gz_jax.errors import UserError
 from gz_jax.labels import COLUMNS
 
 HOSTILE = '=HYPERLINK("http://example.org")<script>alert(1)</script>'
-N, PADDED = 50, 56
+N = 50
 TRUTH, PREDICTED = pair(N)
 IDS = np.arange(N) + 100_000
 CONTEXT = {"commit": "0123abc", "data fingerprint": "f" * 200, "config": {"seed": 0, "model": {"name": "cnn"}}}
 
 
 def inputs() -> report.EvaluationInputs:
-    def pad(x, value):
-        return np.concatenate([x, np.full((PADDED - N, *x.shape[1:]), value, x.dtype)])
-
     unlabelled = report.TestSet(IDS + 50, pair(N, 3, 2.0)[1], images)
     return report.EvaluationInputs(
         name=HOSTILE,
-        galaxy_id=pad(IDS, 0),
-        truth=pad(TRUTH, np.nan),
-        predicted=pad(PREDICTED, np.nan),
-        mask=np.arange(PADDED) < N,
+        galaxy_id=IDS,
+        truth=TRUTH,
+        predicted=PREDICTED,
         history=history(6),
         images=images,
-        views={"1 view": pad(PREDICTED, 0), "2 views": pad((PREDICTED + TRUTH) / 2, 0)},
+        views={"1 view": PREDICTED, "2 views": (PREDICTED + TRUTH) / 2},
         test=unlabelled,
         merger_threshold=0.05,
         context=CONTEXT,
