@@ -82,7 +82,7 @@ def text(found: dict[str, Any]) -> str:
         f"{device['count']} x {device['kind']}, {found['host']['cores']} cores (load {found['host']['load']}); "
         f"jax {found['versions']['jax']}",
         f"ceilings of one device: {top['flops'] / 1e9:,.0f} GFLOP/s (matrix product), "
-        f"{top['bytes'] / 1e9:,.1f} GB/s (copy)",
+        f"{top['bytes'] / 1e9:,.1f} GB/s (adding in place)",
         "seconds to compile, then with the cache on disk: "
         + ", ".join(f"{name} {t['cold']:.1f}, {t['warm']:.1f}" for name, t in found["compile_seconds"].items()),
         f"peak memory before any peer was loaded: {', '.join(sizes)}",
