@@ -62,7 +62,7 @@ def ceilings(dtype: str, *, side: int | None = None, megabytes: int | None = Non
 
     Args:
       dtype: that networks compute in; float32 products run in whatever precision JAX takes for them on this device.
-      side: of the square matrices; megabytes: of the array. By default 2,048 and 256 on a CPU, 8,192 and 1,024 elsewhere.
+      side: of the square matrices; megabytes: of the array. By default 2,048 and 256 on a CPU, else 8,192 and 1,024.
     """
     cpu = jax.default_backend() == "cpu"
     side = side or (2048 if cpu else 8192)
