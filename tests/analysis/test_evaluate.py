@@ -159,6 +159,20 @@ def test_most_confident_and_worst():
     np.testing.assert_allclose(error, [np.sqrt(4 * 0.16 / 37), np.sqrt(4 * 0.04 / 37)], rtol=1e-6)
 
 
+def test_average_precision_interval_holds_its_expectation():
+    """Mergers' scores a standard deviation higher: a large sample's value lies in nearly all small ones' intervals."""
+    rng = np.random.default_rng(1)
+
+    def sample(n):
+        real = rng.random(n) < 0.2
+        return rng.normal(size=n) + real, real
+
+    expected = mergers.average_precision(*sample(200_000), resamples=2).value
+    found = [mergers.average_precision(*sample(300), resamples=200, seed=i) for i in range(60)]
+    assert sum(e.low <= expected <= e.high for e in found) >= 52
+    assert 0.1 < np.mean([e.high - e.low for e in found]) < 0.4
+
+
 def test_mergers_by_hand():
     truth, predicted = np.zeros((6, 37)), np.zeros((6, 37))
     truth[:, MERGER] = [0.5, 0.4, 0.3, 0.1, 0.9, 0.0]  # above 0.3: rows 0, 1, 4
@@ -170,10 +184,10 @@ def test_mergers_by_hand():
     assert found["purity"].value == pytest.approx(2 / 3)
     assert found["completeness"].value == pytest.approx(2 / 3)
     # In falling order of prediction: no, yes, yes, no, yes, no.
-    assert found["average_precision"] == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
+    assert found["average_precision"].value == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
     curve = mergers.merger_curve(truth, predicted, np.array([0.3, 0.95]))
     np.testing.assert_allclose(curve, [[2 / 3, np.nan], [2 / 3, 0]])
-    assert np.isnan(mergers.mergers(predicted, truth * 0, 0.3)[0]["average_precision"])  # nothing to find
+    assert np.isnan(mergers.mergers(predicted, truth * 0, 0.3)[0]["average_precision"].value)  # nothing to find
     unlabelled, rows = mergers.mergers(predicted, None, 0.65)
     assert set(unlabelled) == {"threshold", "galaxies", "selected", "fraction"}
     np.testing.assert_array_equal(rows, [2, 4])
