@@ -56,7 +56,7 @@ OF_RESNET50 = {
 _LONGEST = 1 << 20  # characters of a config.json; ours have 2,000
 
 
-def check(config: ConfigDict, device_count: int, process_count: int = 1) -> None:
+def check(config: ConfigDict, device_count: int) -> None:
     """Refuse what cannot work, before anything is read or written.
 
     Raises:

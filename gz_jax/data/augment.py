@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gz_jax.data.split import splitmix64
+
 
 class Augmentation(NamedTuple):
     """What may happen to a training cutout. The default is nothing.
@@ -60,20 +62,11 @@ def view(size: int, crop: int, image_size: int, augmentation: Augmentation | Non
     return View(size, crop, cutout + (image_size - cutout) % 2)
 
 
-def _splitmix64(x: np.ndarray) -> np.ndarray:
-    """Steele, Lea & Flood 2014: a bijective mixer of uint64 whose outputs pass for random."""
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
-
-
 def uniforms(seed: int, epoch: int, galaxy_ids: np.ndarray, count: int) -> np.ndarray:
     """`count` numbers in [0, 1) for each galaxy: float64 [n, count], a function of (seed, epoch, galaxy_id) alone."""
     state = np.full(1, np.uint64(seed % 2**64))
     for part in (np.array([epoch]), np.asarray(galaxy_ids, np.int64)[:, None], np.arange(count)):
-        state = _splitmix64(state ^ _splitmix64(part.astype(np.uint64)))
+        state = splitmix64(state ^ splitmix64(part.astype(np.uint64)))
     return (state >> np.uint64(11)).astype(np.float64) / 2**53
 
 

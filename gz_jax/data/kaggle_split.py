@@ -6,15 +6,9 @@ import numpy as np
 from scipy import stats
 
 from gz_jax import labels
+from gz_jax.data.split import splitmix64
 
 _SIGNIFICANCE = 0.001  # of a Kolmogorov-Smirnov test; divided by the 37 columns (Bonferroni)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014) on uint64 [...]."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float) -> np.ndarray:
@@ -28,9 +22,8 @@ def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float) -> np.nda
       seed: any integer.
       validation_fraction: expected share, 0..1.
     """
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    key = _mix(np.array([seed % 2**64], np.uint64) + golden)
-    hashed = _mix((np.asarray(galaxy_id).astype(np.uint64) ^ key) + golden)
+    key = splitmix64(np.array([seed % 2**64], np.uint64))
+    hashed = splitmix64(np.asarray(galaxy_id).astype(np.uint64) ^ key)
     return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < validation_fraction
 
 
