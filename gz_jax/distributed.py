@@ -121,19 +121,17 @@ def _divert_native_stderr() -> None:
 def _leave(error: BaseException) -> None:
     where = f"process {jax.process_index()}: " if jax.distributed.is_initialized() else ""
     text, code = "", 1
-    lost = re.search("gloo|nccl|coordination|socket|connection", str(error), re.IGNORECASE)
-    if not lost or isinstance(error, (UserError, SystemExit)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # that others leave too, JAX need not add
     if isinstance(error, UserError):
         text, code = f"error: {where}{error}", 2
     elif isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
-    elif lost:
+    elif re.search("gloo|nccl|coordination|socket|connection", str(error), re.IGNORECASE):
         os.write(2, last_words.FATAL + b"\n")  # JAX may be about to say the same
         code = EXIT_LOST
     else:
-        traceback.print_exception(error)
-    print(text, end="\n" if text else "", file=sys.stderr, flush=True)
+        text = "".join(traceback.format_exception(error)).rstrip()
+    if text:
+        os.write(2, last_words.own(text))
     sys.stdout.flush()
     os._exit(code)
 
