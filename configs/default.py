@@ -62,7 +62,9 @@ def get_config() -> ConfigDict:
     # None, a weights file, 'imagenet-keras' or 'imagenet-torchvision'; the weights decide the variant
     config.model.pretrained = config_dict.placeholder(str)
     config.model.body_rate = 1.0  # learning rate of ResNet50's body, relative to that of its head
-    config.model.frozen_epochs = 0  # keep the body's weights as they are for so many epochs
+    # Keep the body's weights as they are for so many epochs; its normalisation still follows the batches, and a step
+    # takes as long as any other (see frozen_statistics for the former).
+    config.model.frozen_epochs = 0
     config.model.frozen_statistics = False  # normalise by the body's running statistics in training too
 
     config.checkpoint = ConfigDict()  # of the latest state; the best epoch is always kept
