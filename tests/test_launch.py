@@ -157,7 +157,7 @@ def test_without_tensorflow_galaxies_on_the_device_train_as_streamed_ones(tmp_pa
     (kept,) = (tmp_path / "store" / "galaxy_zoo_cutouts").iterdir()
     names = sorted(p.name for p in kept.iterdir())
     kept = [f"{name}{end}" for name in ("train_292", "validation_204to68") for end in (".labels.npz", ".npy")]
-    assert names == ["checked.json", *kept]
+    assert names == [".lock", "checked.json", *kept]
 
 
 def test_another_config_in_the_same_workdir_is_refused(whole):
