@@ -1,4 +1,4 @@
-"""The most accurate recipe measured so far: the paper's ResNet50, by likelihood of the votes, with more augmentation."""
+"""The most accurate recipe measured so far: the paper's ResNet50 by likelihood of the votes, with more augmentation."""
 
 from configs import resnet50
 
