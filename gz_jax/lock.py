@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from gz_jax import files
 from gz_jax.errors import UserError
@@ -57,29 +57,34 @@ def waited_for(directory: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write prepared data to {directory}: {error.strerror}") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(file, directory):
             _say(f"another process is preparing {directory.name}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _taken(file: IO, what: object) -> bool:
+    """Take the lock on an open file, unless another process has it (then False); without one where there are none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _say(f"cannot lock {file.name} ({error.strerror}): see to it yourself that no other process uses {what}")
+    return True
 
 
 def _locked(path: pathlib.Path, what: str) -> BinaryIO:
     """The open, locked file."""
     while True:
         file = path.open("a+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(file, what):
             with file:
                 holder = _holder(file) or "another process"
             raise UserError(
                 f"{what} is in use by {holder}. Wait for it or stop it (it saves on SIGTERM), or choose another with "
                 f"--{what.split()[0]}."
-            ) from None
-        except OSError as error:  # no locks on this file system
-            _say(f"cannot lock {path} ({error.strerror}): see to it yourself that no other process uses {what}")
+            )
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

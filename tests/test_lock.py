@@ -1,7 +1,9 @@
+import errno
 import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -59,3 +61,9 @@ def test_a_folder_made_for_nothing_is_removed_again(tmp_path):
     with lock.held(tmp_path / "empty" / ".lock", "workdir run"):
         pass
     assert (tmp_path / "empty").exists()
+
+
+def test_a_file_system_without_locks_is_said_and_used_all_the_same(tmp_path, capsys):
+    refused = OSError(errno.ENOLCK, "No locks available")
+    with mock.patch("fcntl.flock", side_effect=refused), lock.waited_for(tmp_path / "store"):
+        assert "cannot lock" in capsys.readouterr().err

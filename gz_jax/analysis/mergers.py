@@ -40,6 +40,8 @@ def mergers(
 def average_precision(score: np.ndarray, real: np.ndarray, resamples: int = 1000, seed: int = 0) -> Estimate:
     """Area under purity against completeness (scikit-learn), with its 95 % percentile bootstrap over galaxies.
 
+    Resamples that hold no merger, of which no completeness is defined, are left out.
+
     Args:
       score: [N], higher for likelier mergers; real: bool [N].
 

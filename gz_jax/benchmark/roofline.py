@@ -72,12 +72,12 @@ def ceilings(dtype: str, *, side: int | None = None, megabytes: int | None = Non
     multiply = jax.jit(jnp.matmul)
     step = jax.jit(lambda x: x + 1, donate_argnums=0)  # where it lies: fresh memory cost up to four times as much
 
-    def copy() -> jax.Array:
+    def add() -> jax.Array:
         line[0] = step(line[0])
         return line[0]
 
     operations = 2 * side**3 / _best(lambda: multiply(square, square), repeats)
-    return Ceilings(operations, 2 * line[0].nbytes / _best(copy, repeats))
+    return Ceilings(operations, 2 * line[0].nbytes / _best(add, repeats))
 
 
 def _best(function: Callable[[], jax.Array], repeats: int) -> float:

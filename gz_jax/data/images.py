@@ -124,7 +124,7 @@ def _resize(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _along(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The first axis brought to `size` by means of bilinear samples: those of `augment.warp` by the identity."""
+    """The first axis of float32 [side, W, 3] brought to `size`, by means of the bilinear samples of `augment.warp`."""
     side, samples = len(pixels), max(1, math.ceil(len(pixels) / size))
     at = np.clip((np.arange(size * samples) + 0.5) * side / (size * samples) - 0.5, 0, side - 1)
     low = np.minimum(at.astype(int), max(side - 2, 0))

@@ -95,7 +95,7 @@ def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = N
     """
     side = view.size if final else view.cutout
     shape = (split.size, side, side, 3)
-    if path is not None and path.exists() and _labels(path).exists():
+    if path is not None and _is_whole(path):
         return _kept(path, shape)
     if not is_encoded(split):
         records = split.read(np.arange(split.size))
@@ -104,7 +104,7 @@ def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = N
     if path is None:
         return fill(np.empty(shape, np.uint8))
     with lock.waited_for(path.parent):
-        if not path.exists():
+        if not _is_whole(path):  # another process may have decoded them while we waited
             _keep(path, shape, fill)
     return _kept(path, shape)
 
@@ -151,6 +151,10 @@ def _kept(path: pathlib.Path, shape: tuple[int, ...]) -> Packed:
 def file_name(name: str, view: View, final: bool) -> str:
     """Of a split's cutouts: what was kept of its images."""
     return f"{name}_{view.crop}to{view.size}.npy" if final else f"{name}_{view.cutout}.npy"
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    return path.exists() and _labels(path).exists()
 
 
 def _labels(path: pathlib.Path) -> pathlib.Path:

@@ -35,7 +35,7 @@ class Dataset(NamedTuple):
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Steele, Lea & Flood 2014: a bijective mixer of uint64 whose outputs pass for random."""
+    """Steele, Lea & Flood 2014: a bijective mixer of uint64 [...] whose outputs pass for random."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

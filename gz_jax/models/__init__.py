@@ -52,7 +52,6 @@ def create(
         raise UserError(f"preprocess {preprocess!r} is not one of None, 'unit', 'keras', 'torch'")
     compute = jnp.dtype(dtype)
     if name == "cnn":
-        momentum = 0.99 if momentum is None else momentum
         rates = (0.1, 0.15 if dropout is None else dropout)
         widths = (128, 64) if hidden is None else tuple(hidden)
         return CNN(

@@ -79,7 +79,7 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
     split = galaxies(config, batches * config.batch_size, scratch / "images")
     ceilings = roofline.ceilings(config.model.dtype)
     batch = _batch(split, parts.view, config.batch_size)
-    current, device, compiling = _on_device(config, batch)
+    current, device, compiling = _on_device(config, parts, batch)
     groups = {
         "decode with Pillow": lambda: [stages.decode_stage(split, parts.view)],
         "tf.data": lambda: stages.tensorflow_stages(split, parts.view, parts.augmentation, config.batch_size),
@@ -113,10 +113,9 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
 
 
 def _on_device(
-    config: ConfigDict, batch: dict[str, np.ndarray], contested: bool = False
+    config: ConfigDict, parts: run.Parts, batch: dict[str, np.ndarray], contested: bool = False
 ) -> tuple[stages.Current, list[Stage], dict[str, dict[str, float]]]:
     """A fresh state, and `stages.device_stages` with it."""
-    parts = run.parts(config)
     steps, current = start(config, parts)
     predict = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
     return current, *stages.device_stages(steps, current, predict, parts.view, batch, contested)
@@ -154,7 +153,7 @@ def _against_peers(
 def _own_stages(config: ConfigDict, batch: dict[str, np.ndarray], scratch: str) -> tuple[int, Stage, Stage]:
     """As `peer_stages`, of ours; `scratch` has what was compiled already."""
     with _fresh_compilation_cache(scratch):
-        current, found, _ = _on_device(config, batch, contested=True)
+        current, found, _ = _on_device(config, run.parts(config), batch, contested=True)
     return sum(x.size for x in jax.tree.leaves(current[0].params)), *found
 
 

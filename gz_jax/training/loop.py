@@ -224,9 +224,8 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
                 last = not run.wanted(progress)
                 at = int(train_state.step)
                 stop, save = run.stop_or_save(train_state, at - 1, at, now=True)
-                if (
-                    last or stop or save or progress.early_stop.best_epoch == progress.epoch - 1
-                ):  # never behind the best
+                best = progress.early_stop.best_epoch == progress.epoch - 1
+                if last or stop or save or best:  # the latest is never behind the best
                     run.save(train_state, progress)
                 if stop and not last:
                     raise InterruptedRunError

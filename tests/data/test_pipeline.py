@@ -122,6 +122,9 @@ def test_cached_cutouts_give_the_same_batches(split, augmentation, to_file, tmp_
             Split(23, lambda index: {"image": np.empty(1, object)}), view, final=augmentation.is_identity, path=path
         ).split()
         assert same([again.read(np.arange(23))], [cached.read(np.arange(23))])
+        (path.parent / "train.labels.npz").unlink()  # half of it is lost: decoded again
+        anew = packed.pack(split, view, final=augmentation.is_identity, path=path).split()
+        assert same([anew.read(np.arange(23))], [cached.read(np.arange(23))])
 
 
 def test_every_galaxy_is_met_in_every_epoch():
