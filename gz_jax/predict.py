@@ -6,7 +6,6 @@ table[table["Class8.6"] > 0.3]
 """
 
 import concurrent.futures
-import hashlib
 import importlib.metadata
 import io
 import os
@@ -20,10 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gz_jax import distributed, labels, predict_tables, run, trained
+from gz_jax import distributed, labels, predict_manifest, predict_tables, run, trained
 from gz_jax.data import images, inputs
 from gz_jax.data.inputs import Catalogue
 from gz_jax.errors import UserError
+from gz_jax.predict_manifest import Rows
 from gz_jax.predict_tables import Predicted
 from gz_jax.predict_tables import read_validation as read_validation
 from gz_jax.predict_tables import write_validation as write_validation
@@ -55,7 +55,8 @@ def predict_catalogue(
     """Predict a catalogue into `output`/part-00000.parquet ..., which together are one table with a row per image.
 
     Killed and started again it goes on after the last whole shard; the shards' bytes are the same as if it had never
-    stopped (on the same devices and versions). Memory does not grow with the catalogue but for its ids and names.
+    stopped (on the same devices and versions). A shard with images that could not be read is predicted again once one
+    of them can be. Memory does not grow with the catalogue but for its ids and names.
 
     Args:
       spec, id_column, file_column: the images, see `inputs.list_inputs`.
@@ -90,17 +91,19 @@ def predict_catalogue(
     total = len(catalogue.ids)
     network, views = ensemble(networks, batch_size)
     settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **how}
+    settings |= {"id_column": id_column, "file_column": file_column}
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
+    rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps)
     with distributed.lead_first():
-        manifest = predict_tables.claim(output, manifest)
+        manifest = predict_manifest.claim(output, manifest, rows)
     starts = range(process_index * shard_size, total, process_count * shard_size)
     spans = [(start, min(start + shard_size, total)) for start in starts]
-    todo = [
-        (a, b) for a, b in spans if not predict_tables.is_whole(predict_tables.shard(output, a // shard_size), b - a)
-    ]
+    how |= {"size": networks[0].view.size}
+    shards = {span: predict_tables.shard(output, span[0] // shard_size) for span in spans}
+    todo = [span for span in spans if not _is_done(shards[span], catalogue, span, rows.part(*span), workers, how)]
     if progress and spans and not todo:
         print(f"{output} is complete: nothing is predicted again. For other images choose another folder.")
-    how |= {"size": networks[0].view.size, "workers": workers}
+    how |= {"workers": workers}
     batches = (_predict_batch(network, batch) for batch in _ahead(_batches(catalogue, todo, batch_size, **how)))
     bar = tqdm(
         total=sum(b - a for a, b in spans),
@@ -110,18 +113,20 @@ def predict_catalogue(
         disable=not progress or process_index > 0,
     )
     try:
+        if todo:
+            predict_tables.remove_exports(output)
         for start, stop in todo:
             parts = []
             while sum(len(part.flag) for part in parts) < stop - start:
                 parts.append(next(batches))
                 bar.update(len(parts[-1].flag))
-            table = predict_tables.to_table(catalogue.ids[start:stop], _joined(parts), manifest)
-            predict_tables.write_shard(predict_tables.shard(output, start // shard_size), table)
+            part = rows.part(start, stop)
+            about = manifest | {"rows": part.digest}
+            table = predict_tables.to_table(part.ids, _joined(parts), about, part.files)
+            predict_tables.write_shard(shards[start, stop], table)
         distributed.gather(0)
         # Of processes that do not know of one another the last to finish finds every shard there.
-        if not jax.process_index() and all(
-            predict_tables.shard(output, i).exists() for i in range(manifest["catalogue"]["shards"])
-        ):
+        if not jax.process_index() and predict_tables.is_finished(output):
             predict_tables.export(output, formats)
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error}); the same command will go on from here.") from error
@@ -192,9 +197,13 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
       and the spread over networks and views (or None).
 
     Raises:
-      UserError: the networks see different parts of an image, or in different sizes.
+      UserError: the networks see different parts of an image, or in different sizes, or two are the same.
     """
     shown = {t.workdir: (t.view.size, t.view.crop, t.config.data.image_size) for t in networks}
+    weights = [t.weights for t in networks]
+    if twice := [t for t in networks if weights.count(t.weights) > 1]:
+        folders = " and ".join(str(t.workdir) for t in twice)
+        raise UserError(f"{folders} are the same network (weights {twice[0].weights[:8]}): name each network once")
     if len(set(shown.values())) != 1:
         texts = (f"{path}: {crop} of {side} px as {size} px" for path, (size, crop, side) in shown.items())
         raise UserError(f"one pass needs networks that look at the same part of an image: {'; '.join(texts) or 'none'}")
@@ -217,7 +226,8 @@ def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.nda
     fractions, conditional, spread = network(batch["image"])
     flag, reason = batch["flag"], batch["reason"]
     broken = (flag != images.BAD) & ~np.isfinite(fractions).all(1)
-    flag, reason = np.where(broken, images.BAD, flag).astype(np.uint8), np.where(broken, "no finite prediction", reason)
+    flag = np.where(broken, images.BAD, flag).astype(np.uint8)
+    reason = np.where(broken, predict_tables.NO_PREDICTION, reason)
     for values in (fractions, conditional, spread):
         if values is not None:
             values[flag == images.BAD] = np.nan
@@ -278,23 +288,33 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def _is_done(
+    path: pathlib.Path,
+    catalogue: Catalogue,
+    span: tuple[int, int],
+    rows: Rows,
+    workers: int | None,
+    how: dict[str, Any],
+) -> bool:
+    """Whether a shard has these rows, and the images it could not read cannot be read now either."""
+    whole = predict_tables.is_whole(path, len(rows.ids))
+    if not whole or predict_tables.metadata(path).get("rows") != rows.digest:
+        return False
+    unread = [span[0] + row for row in predict_tables.unread(path)]
+    with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        again = pool.map(lambda row: inputs.read_row(catalogue, row, **how)[1], unread)
+        return all(flag == images.BAD for flag in again)
+
+
 def _manifest(
     networks: Sequence[Trained], catalogue: Catalogue, shard_count: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """What decides a table, in two levels of names, and the networks' configs for the reader."""
-    digest = hashlib.sha256()
-    for start in range(0, len(catalogue.ids), 10_000):
-        digest.update("".join(f"{name}\n" for name in catalogue.ids[start : start + 10_000]).encode("utf-8", "replace"))
     packages = ("jax", "flax", "numpy", "pillow", "pyarrow")
     return {
-        "models": {"fingerprints": [network.fingerprint for network in networks]},
+        "models": {"networks": [network.identity for network in networks]},
         "configs": [run.flatten(network.config) for network in networks],
-        "catalogue": {
-            "images": len(catalogue.ids),
-            "shards": shard_count,
-            "ids": digest.hexdigest()[:16],
-            "where": catalogue.where,
-        },
+        "catalogue": {"images": len(catalogue.ids), "shards": shard_count, "where": catalogue.where},
         "settings": settings,
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }

@@ -38,10 +38,15 @@ class Predicted(NamedTuple):
     reason: np.ndarray
 
 
-def to_table(ids: np.ndarray, predicted: Predicted, metadata: dict[str, Any] | None = None) -> pa.Table:
-    """Columns id, Class1.1 ..., cond_Class1.1 ..., spread_Class1.1 ... (if any), flag, reason; null where flag is 2."""
+def to_table(
+    ids: np.ndarray, predicted: Predicted, metadata: dict[str, Any] | None = None, files: pa.Array | None = None
+) -> pa.Table:
+    """Columns id, file, Class1.1 ..., cond_Class1.1 ..., spread_Class1.1 ..., flag, reason; null where flag is 2.
+
+    `file` is left out for images in memory, `spread_` for one network with one view.
+    """
     bad = predicted.flag == BAD
-    columns: dict[str, Any] = {"id": ids}
+    columns: dict[str, Any] = {"id": ids} | ({} if files is None else {"file": files})
     for prefix, values in (
         ("", predicted.fractions),
         ("cond_", predicted.conditional),
@@ -54,34 +59,17 @@ def to_table(ids: np.ndarray, predicted: Predicted, metadata: dict[str, Any] | N
     return table.replace_schema_metadata({"gz_jax": json.dumps(metadata, sort_keys=True)} if metadata else None)
 
 
-def claim(output: pathlib.Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Make the folder for this table, or see that it was begun with the same manifest; returns the manifest there.
+def metadata(path: pathlib.Path) -> dict[str, Any]:
+    """What a Parquet file of ours says of itself; {} for others."""
+    return _manifest_of(parquet.read_schema(path).metadata)
 
-    Raises:
-      UserError: the folder cannot be written, or holds another table; the message names the differences.
-    """
-    path, manifest = output / MANIFEST, json.loads(json.dumps(manifest))
+
+def _manifest_of(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if any(output.glob("part-*.parquet")):
-                raise UserError(f"{output} holds part-*.parquet without a {MANIFEST}: choose another folder.")
-            files.write_json(path, manifest)
-        before = _record(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot use {output} for predictions ({error}): choose another folder.") from error
-    differences = [
-        f"{part} {name} was {before.get(part, {}).get(name)!r} and is now {manifest[part].get(name)!r}"
-        for part in ("catalogue", "models", "settings", "versions")
-        for name in sorted(before.get(part, {}).keys() | manifest[part].keys())
-        if before.get(part, {}).get(name) != manifest[part].get(name)
-    ]
-    if differences:
-        raise UserError(
-            f"{output} was begun differently: {'; '.join(differences)}. "
-            "Choose another folder, or the first settings to continue it."
-        )
-    return before
+        found = json.loads((metadata or {}).get(b"gz_jax", b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def shard(output: pathlib.Path, index: int) -> pathlib.Path:
@@ -94,6 +82,16 @@ def is_whole(path: pathlib.Path, rows: int) -> bool:
         return parquet.read_metadata(path).num_rows == rows
     except (OSError, pa.ArrowException):
         return False
+
+
+NO_PREDICTION = "no finite prediction"  # the reason of an image that was read, and for which the network gave NaN
+
+
+def unread(path: pathlib.Path) -> list[int]:
+    """Rows of a shard whose image could not be read."""
+    table = parquet.read_table(path, columns=["flag", "reason"])
+    reasons = table["reason"].to_pylist()
+    return [i for i in np.flatnonzero(table["flag"].to_numpy() == BAD).tolist() if reasons[i] != NO_PREDICTION]
 
 
 def write_shard(path: pathlib.Path, table: pa.Table) -> None:
@@ -114,7 +112,7 @@ def shards(path: str | os.PathLike[str]) -> list[pathlib.Path]:
     if path.is_file():
         return [path]
     try:
-        count = _record(path / MANIFEST)["catalogue"]["shards"]
+        count = record(path / MANIFEST)["catalogue"]["shards"]
         if type(count) is not int:
             raise ValueError(f"shards is {count!r}")
     except (OSError, ValueError, KeyError) as error:
@@ -128,16 +126,22 @@ def shards(path: str | os.PathLike[str]) -> list[pathlib.Path]:
     return [shard(path, i) for i in range(count)]
 
 
-def _record(path: pathlib.Path) -> dict[str, Any]:
+def is_finished(output: pathlib.Path) -> bool:
+    """Whether every part of a folder of predictions is there (other processes may still be at work)."""
+    count = record(output / MANIFEST)["catalogue"]["shards"]
+    return all(shard(output, i).exists() for i in range(count))
+
+
+def record(path: pathlib.Path) -> dict[str, Any]:
     """A manifest, its parts being dictionaries. Raises OSError or ValueError."""
     try:
-        record = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     parts = ("catalogue", "models", "settings", "versions")
-    if not (isinstance(record, dict) and all(isinstance(record.get(part, {}), dict) for part in parts)):
+    if not (isinstance(found, dict) and all(isinstance(found.get(part, {}), dict) for part in parts)):
         raise ValueError("it is no manifest")
-    return record
+    return found
 
 
 def names(path: str | os.PathLike[str]) -> list[str]:
@@ -163,14 +167,68 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
 
 
 def export(output: pathlib.Path, formats: Sequence[str]) -> None:
-    """predictions.csv and predictions.fits of a finished folder, shard after shard, where they are not there yet."""
+    """predictions.csv and predictions.fits of a finished folder, shard after shard; one that is up to date stays."""
     for kind, write in (("csv", _write_csv), ("fits", _write_fits)):
         path = output / f"predictions.{kind}"
-        if kind in formats and not path.exists():
+        if kind in formats and not (path.exists() and _is_newest(path, shards(output))):
             for left_over in output.glob(f".{path.name}.*"):
                 left_over.unlink(missing_ok=True)
             with files.atomic(path, "wb") as file:
                 write(file, shards(output))
+
+
+def _is_newest(path: pathlib.Path, parts: Sequence[pathlib.Path]) -> bool:
+    made = path.stat().st_mtime_ns
+    return all(part.stat().st_mtime_ns <= made for part in parts)
+
+
+def remove_exports(output: pathlib.Path) -> None:
+    """Remove predictions.csv and .fits, before a part is predicted (again): they never disagree with the parts.
+
+    Times of files alone do not tell: a clock may have been set back.
+    """
+    for kind in FORMATS[1:]:
+        (output / f"predictions.{kind}").unlink(missing_ok=True)
+
+
+class Tally(NamedTuple):
+    """How a finished table came out: images in all, with a remark, not usable; (reason, count, example) of the last."""
+
+    images: int
+    noted: int
+    unusable: int
+    reasons: list[tuple[str, int, str]]
+
+    def text(self) -> str:
+        lines = [f"{self.images - self.unusable:,} of {self.images:,} images predicted, {self.noted:,} with a remark"]
+        if self.unusable:
+            lines.append(f"{self.unusable:,} could not be used (flag 2; the column 'reason' says why):")
+            lines += [f"  {count:,} x {reason}, the first: {example}" for reason, count, example in self.reasons]
+        if self.unusable > MANY * self.images:
+            lines.append(
+                "more than a tenth could not be used: correct the catalogue or the files, and the same command tries "
+                "these again"
+            )
+        return "\n".join(lines)
+
+
+MANY = 0.1  # of the images not usable: something is wrong with the catalogue rather than with single files
+
+
+def tally(output: pathlib.Path) -> Tally:
+    """Count a finished table's flags and reasons (up to the first colon). Raises UserError: see `read`."""
+    columns = ["id", *(["file"] if "file" in names(output) else []), "flag", "reason"]
+    count, noted, kinds = 0, 0, {}
+    for part in shards(output):
+        table = parquet.read_table(part, columns=columns)
+        flag = table["flag"].to_numpy()
+        count, noted = count + len(flag), noted + int(((flag != BAD) & (flag != 0)).sum())
+        for row in table.filter(pc.equal(table["flag"], BAD)).to_pylist():
+            reason = row["reason"].partition(":")[0]
+            _, before, example = kinds.get(reason, (reason, 0, f"{row.get('file') or row['id']} ({row['reason']})"))
+            kinds[reason] = (reason, before + 1, example)
+    reasons = sorted(kinds.values(), key=lambda kind: -kind[1])
+    return Tally(count, noted, sum(kind[1] for kind in reasons), reasons)
 
 
 def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:
@@ -203,7 +261,8 @@ def _write_fits(file: Any, parts: Sequence[pathlib.Path]) -> None:
     dtype = np.dtype([(f.name, f"S{widths[f.name]}" if f.name in widths else kinds[f.type]) for f in schema])
     header = fits.BinTableHDU(np.zeros(0, dtype), name="PREDICTIONS").header
     header["NAXIS2"] = rows
-    for text in json.dumps(json.loads((schema.metadata or {}).get(b"gz_jax", b"{}")), indent=1).splitlines():
+    manifest = {name: value for name, value in _manifest_of(schema.metadata).items() if name != "rows"}
+    for text in json.dumps(manifest, indent=1).splitlines():
         header.add_comment(text)
     file.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
     file.write(header.tostring().encode("ascii"))
@@ -226,18 +285,20 @@ def write_validation(
     galaxy_id: np.ndarray,
     truth: np.ndarray,
     predicted: np.ndarray,
-    models: Sequence[str] = (),
+    networks: Sequence[dict[str, Any]] = (),
+    data: str | None = None,
 ) -> None:
     """Labelled galaxies and what a network says of them: galaxy_id, true_Class1.1 ..., Class1.1 ....
 
     Args:
-      galaxy_id: int64 [n]; truth, predicted: float32 [n, 37]; models: fingerprints of the networks.
+      galaxy_id: int64 [n]; truth, predicted: float32 [n, 37].
+      networks: identities of the networks; data: fingerprint of the data set.
     """
     columns = {"galaxy_id": galaxy_id}
     columns |= {f"true_{name}": truth[:, j] for j, name in enumerate(COLUMNS)}
     columns |= {name: predicted[:, j] for j, name in enumerate(COLUMNS)}
-    metadata = {"gz_jax": json.dumps({"models": {"fingerprints": list(models)}})} if models else None
-    write_shard(pathlib.Path(path), pa.table(columns).replace_schema_metadata(metadata))
+    manifest = {"models": {"networks": list(networks)}, "data": data}
+    write_shard(pathlib.Path(path), pa.table(columns).replace_schema_metadata({"gz_jax": json.dumps(manifest)}))
 
 
 def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -251,10 +312,13 @@ def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
     return columns[0], np.stack(columns[1:38], 1), np.stack(columns[38:], 1)
 
 
-def models_of(table: pa.Table) -> list[str]:
-    """Fingerprints of the networks behind a table, without the names of their folders; [] where it does not say."""
-    manifest = json.loads((table.schema.metadata or {}).get(b"gz_jax", b"{}"))
-    return sorted(name.rpartition("@")[2] for name in manifest.get("models", {}).get("fingerprints", []))
+def manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a table says of how it was made: `networks_of` it, `settings`, `data`; {} of a table that is not ours.
+
+    Raises:
+      UserError: see `read`.
+    """
+    return _manifest_of(read(path, []).schema.metadata)
 
 
 def read_labels(path: str | os.PathLike[str], columns: Sequence[str]) -> pa.Table:

@@ -233,6 +233,19 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
         raise UserError(f"{path} is not the config of a training run: {error}") from error
 
 
+def fingerprints(workdir: str | os.PathLike[str]) -> tuple[str, str]:
+    """Fingerprints of the galaxies that a workdir was trained on, and of its pretrained weights ('None': from none).
+
+    Raises:
+      UserError: it is no workdir.
+    """
+    try:
+        record = _saved(pathlib.Path(workdir) / "config.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir} is not a workdir of a training run ({error}).") from error
+    return str(record.get("data_fingerprint")), str(record.get("weights_fingerprint"))
+
+
 def _completed(flat: dict[str, Any]) -> dict[str, Any]:
     """A workdir's config with the fields that came later."""
     return ADDED | {"data.seed": flat.get("seed")} | flat  # one seed decided the split, too

@@ -16,6 +16,19 @@ from gz_jax.data.augment import View
 from gz_jax.errors import UserError
 from gz_jax.training import checkpoint, state, step
 
+# Fields of a config that decide, with the parameters, what a network computes from an image.
+COMPUTES = (
+    "data.crop",
+    "data.image_size",
+    "data.size",
+    "model.activation",
+    "model.dtype",
+    "model.hidden",
+    "model.name",
+    "model.pooling",
+    "model.variant",
+)
+
 
 class Trained(NamedTuple):
     """A network at its best epoch.
@@ -26,6 +39,8 @@ class Trained(NamedTuple):
       config: what it was trained with; view: the part of an image that it sees (S is `view.size`);
         views: how many test-time views it is averaged over.
       workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
+      weights: 16 hex digits that differ where the parameters do, or the config fields of `COMPUTES`.
+      data: fingerprint of the galaxies it was trained on (`split.Dataset.fingerprint`).
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
@@ -35,11 +50,20 @@ class Trained(NamedTuple):
     workdir: pathlib.Path
     step: int
     info: dict[str, Any]
+    weights: str
+    data: str
 
     @property
-    def fingerprint(self) -> str:
-        """Names the network, and its views, in a table's metadata."""
-        return f"{self.workdir.name}@{self.step}:{self.info['val_loss']:.6f}:{self.views}"
+    def identity(self) -> dict[str, Any]:
+        """Identifier of the network and its test-time views, stored in tables (see `predict_tables.same_networks`)."""
+        epoch = self.info.get("epoch")
+        return {
+            "run": self.workdir.name,
+            "epoch": None if epoch is None else int(epoch) + 1,
+            "validation_mse": self.info["val_loss"],
+            "weights": self.weights,
+            "views": self.views,
+        }
 
 
 def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
@@ -61,6 +85,8 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     if found is None:
         raise UserError(f"{workdir} has no best checkpoint yet: its first epoch is not over. Train it first.")
     at, tree, info = found
+    flat = run.flatten(config)
+    weights = checkpoint.digest(tree, {name: flat[name] for name in COMPUTES})[:16]
     parts = run.parts(config)
     mesh = state.make_mesh(jax.local_devices())
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
@@ -95,4 +121,6 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         workdir=workdir,
         step=at,
         info=info,
+        weights=weights,
+        data=run.fingerprints(workdir)[0],
     )

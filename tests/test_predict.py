@@ -27,6 +27,7 @@ from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import Catalogue
 from gz_jax.errors import UserError
 from gz_jax.predict import predict, predict_arrays, predict_catalogue, read_validation, write_validation
+from gz_jax.predict_manifest import networks_of
 from gz_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -157,6 +158,7 @@ def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
     assert {name for name, row in rows.items() if row["flag"] == BAD} == {*broken(), "nowhere.jpg"}
     for name, row in rows.items():
         assert bool(row["reason"]) == (row["flag"] != GOOD), name
+        assert row["file"] == (name[1:] if name.startswith("=") else name)
         empty = [column for column, value in row.items() if value is None]
         assert len(empty) == (74 if row["flag"] == BAD else 0), name
     assert rows["holes.fits"]["flag"] == NOTED
@@ -194,14 +196,17 @@ def test_csv_and_fits_hold_the_same_table(predicted):
     ):
         np.testing.assert_array_equal(np.stack(other, 1).astype(np.float32), fractions(table))
     fits.open(predicted / "predictions.fits")[1].verify("exception")
-    assert "seed0@7" in str(fits.getheader(predicted / "predictions.fits", 1)["COMMENT"])
+    comments = [str(line) for line in fits.getheader(predicted / "predictions.fits", 1)["COMMENT"]]
+    assert '    "run": "seed0",' in comments
 
 
 def test_metadata_names_the_network_and_its_config(predicted, network):
     for path in predicted.glob("part-*"):
         manifest = json.loads(parquet.read_schema(path).metadata[b"gz_jax"])
+        assert len(manifest.pop("rows")) == 16
         assert manifest == json.loads((predicted / "manifest.json").read_text())
-    assert manifest["models"] == {"fingerprints": [network.fingerprint]}
+    assert manifest["models"] == {"networks": [network.identity]}
+    assert predict_tables.manifest(predicted)["models"] == manifest["models"]
     assert manifest["configs"][0]["data.size"] == SIZE
     assert manifest["versions"]["jax"] == jax.__version__
     assert manifest["catalogue"]["images"] == 37
@@ -268,7 +273,7 @@ def test_other_images_and_networks_are_refused(catalogue, predicted, network, wo
     how = {"batch_size": 4, "shard_size": 8, **QUIET}
     with pytest.raises(UserError, match="catalogue images was 37 and is now 36"):
         predict_catalogue(catalogue.parent, predicted, [network], **how)
-    with pytest.raises(UserError, match=r"was \['seed0@7:0\.100000:1'\] and is now \['seed1@7:1\.100000:1'\]"):
+    with pytest.raises(UserError, match=r"network was seed0 \(1 view, weights \w{8}\) and is now seed1 \(1 view, "):
         predict_catalogue(catalogue, predicted, [trained.load(workdirs[1])], **how)
     other = trained.load(make_workdir(tmp_path / "other", crop=170))
     with pytest.raises(UserError, match=r"seed0: 204 of 424 px as 34 px; .*other: 170 of 424 px"):
@@ -324,7 +329,10 @@ def test_a_frame_from_arrays_is_that_from_files(workdirs, tmp_path):
 def test_validation_table_comes_back(tmp_path):
     rng = np.random.default_rng(0)
     ids, truth, guess = np.arange(5) + 2**40, *rng.random((2, 5, 37)).astype(np.float32)
-    write_validation(tmp_path / "validation.parquet", ids, truth, guess, models=["cnn@1:0.5"])
+    about = [{"run": "cnn", "weights": "0123", "views": 1}]
+    write_validation(tmp_path / "validation.parquet", ids, truth, guess, about, "galaxies")
+    made = predict_tables.manifest(tmp_path / "validation.parquet")
+    assert (networks_of(made), made["data"]) == (about, "galaxies")
     for found, given in zip(read_validation(tmp_path / "validation.parquet"), (ids, truth, guess), strict=True):
         np.testing.assert_array_equal(found, given)
         assert found.dtype == given.dtype

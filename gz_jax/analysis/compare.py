@@ -22,7 +22,9 @@ class Run(NamedTuple):
     """One finished run, at its best checkpoint.
 
     `history` are the log's rows with Keras' names (epoch, loss, accuracy, val_loss, ...); `truth` and
-    `predicted` are [N, 37] for the validation galaxies `galaxy_id`, int64 [N], in any order.
+    `predicted` are [N, 37] for the validation galaxies `galaxy_id`, int64 [N], in any order. `config` has every field
+    that decides the run, with the fingerprints of data and pretrained weights. `data` is the fingerprint of the data
+    set, `weights` that of the network; None where unknown. `finished`: trained to its last epoch or early stopping.
     """
 
     name: str
@@ -32,6 +34,9 @@ class Run(NamedTuple):
     truth: np.ndarray
     predicted: np.ndarray
     config: Mapping[str, Any] | None = None
+    data: str | None = None
+    weights: str | None = None
+    finished: bool = True
 
 
 class Comparison(NamedTuple):
@@ -91,7 +96,10 @@ def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]
         true_rows, predicted_rows = run.truth[rows], run.predicted[rows]
         check(true_rows, predicted_rows)
         if truth and not np.allclose(true_rows, truth[0], atol=1e-5):
-            raise UserError(f"runs {runs[0].name!r} and {run.name!r} have different labels for the same galaxies")
+            why = "they have different labels for the same GalaxyIDs"
+            if run.data != runs[0].data:
+                why = f"they were validated on different data (fingerprints {runs[0].data} and {run.data})"
+            raise UserError(f"runs {runs[0].name!r} and {run.name!r} cannot be compared: {why}")
         truth.append(true_rows)
         predicted.append(predicted_rows)
     note = None
@@ -169,12 +177,29 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
 
 
 def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> tuple[list[dict[str, Any]], list[str]]:
-    """Spread over runs whose configs differ in the seed alone, and Welch's t-test between such groups."""
+    """Spread over runs whose configs differ in the seed alone, and Welch's t-test between such groups.
+
+    A seed counts once, and so does a network: copies of a run, or runs of one seed, are no repetition. Unfinished runs
+    do not count. A statement says which were left out.
+    """
     groups: dict[str, list[int]] = {}
+    statements = []
     for i, run in enumerate(runs):
-        if run.config is not None:
-            rest = {key: value for key, value in run.config.items() if key != "seed"}
-            groups.setdefault(json.dumps(rest, sort_keys=True, default=str), []).append(i)
+        if run.config is None:
+            continue
+        rest = {key: value for key, value in run.config.items() if key != "seed"} | {"data": run.data}
+        group = groups.setdefault(json.dumps(rest, sort_keys=True, default=str), [])
+        same = {
+            f"both have seed {run.seed}": [j for j in group if runs[j].seed == run.seed],
+            "they are the same network": [j for j in group if run.weights and runs[j].weights == run.weights],
+        }
+        if not run.finished:
+            statements.append(f"{run.name} does not count for the spread across seeds: its training is not finished.")
+        elif why := next((why for why, members in same.items() if members), None):
+            first = runs[same[why][0]].name
+            statements.append(f"{run.name} does not count as another seed beside {first}: {why}.")
+        else:
+            group.append(i)
     repeated = [members for members in groups.values() if len(members) > 1]
     rows = [
         {
@@ -193,7 +218,6 @@ def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> t
         }
         for members in repeated
     ]
-    statements = []
     for first, second in itertools.combinations(repeated, 2):
         p = float(stats.ttest_ind(mse[first], mse[second], equal_var=False).pvalue)
         verdict = "the MSE differs" if p < 0.05 else "not significant: no difference of the MSE could be shown"

@@ -1,5 +1,6 @@
 """`--mode=mergers`: tables of predictions and of labelled galaxies in, a folder with the fraction's report out."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,17 +14,24 @@ from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
 from gz_jax.analysis.plots_mergers import ESTIMATES
 from gz_jax.errors import UserError
+from gz_jax.predict_manifest import described, networks_of, same_networks
 
 Path = str | os.PathLike[str]
 
 
 class _Scores(NamedTuple):
-    """One answer of one table: ids as str [n], predicted and voted fraction [n] (or None), fingerprints."""
+    """One answer of one table: ids and files as str [n], predicted and voted fraction [n], and how it was made."""
 
+    path: str
     ids: np.ndarray
     predicted: np.ndarray
     votes: np.ndarray | None
-    models: list[str]
+    files: np.ndarray | None = None
+    manifest: Mapping[str, Any] = {}
+
+    @property
+    def networks(self) -> list[dict[str, Any]]:
+        return networks_of(dict(self.manifest))
 
 
 def merger_mode(
@@ -60,33 +68,32 @@ def merger_mode(
     if answer not in labels.COLUMNS:
         raise UserError(f"answer {answer!r} is not one of {labels.COLUMNS[0]} ... {labels.COLUMNS[-1]}")
     catalogue, tables = ([_load(path, answer) for path in _several(paths)] for paths in (predictions, validation))
-    if len(catalogue) == 1 < len(tables) and catalogue[0].models == sorted(m for t in tables for m in t.models):
+    _check_distinct(catalogue)
+    everyone = [one for table in tables for one in table.networks]
+    if len(catalogue) == 1 < len(tables) and same_networks(catalogue[0].networks, everyone):
         ids, scores, _ = _aligned("validation tables", tables)  # an ensemble's members, judged one by one
-        votes = tables[0].votes
-        votes = None if votes is None else votes[_rows(ids, tables[0].ids)]
-        tables = [_Scores(ids, scores.mean(0), votes, catalogue[0].models)]
-    for one, other in zip(catalogue, tables, strict=False):
-        if one.models and other.models and one.models != other.models:
-            raise UserError(
-                f"the catalogue was predicted by {', '.join(one.models)}, the validation table by "
-                f"{', '.join(other.models)} (checkpoint and, last, test-time views): predict both with the same "
-                "networks and views. --mode=evaluate --views=N makes a validation table of N views."
-            )
+        whole = {"models": {"networks": everyone}}
+        tables = [_Scores("the validation tables", ids, scores.mean(0), _votes(tables, ids), None, whole)]
+    remarks = [remark for one, other in zip(catalogue, tables, strict=False) for remark in _check_pair(one, other)]
     _, scores, fewer = _aligned("prediction tables", catalogue)
     ids, held_out, fewer_held_out = _aligned("validation tables", tables)
-    votes, training = tables[0].votes, None
-    if votes is not None:
-        votes = votes[_rows(ids, tables[0].ids)]
+    votes, training = _votes(tables, ids), None
     if labels_csv is not None:
         given = predict_tables.read_labels(labels_csv, [answer])
-        voted = _Scores(_texts(given["GalaxyID"]), given[answer].to_numpy(), None, [])
+        voted = _Scores(os.fspath(labels_csv), _texts(given["GalaxyID"]), given[answer].to_numpy(), None)
         training = voted.predicted[~np.isin(voted.ids, ids)]
         training = training if len(training) else None
+        known = np.isin(ids, voted.ids)
+        listed = voted.predicted[_rows(ids[known], voted.ids)]
+        if votes is not None and not np.allclose(listed, votes[known], atol=1e-5):
+            raise UserError(
+                f"{labels_csv} and {tables[0].path} have different votes for the same galaxies: give the labels of the "
+                "data set that the network was validated on"
+            )
         if votes is None:
-            known = np.isin(ids, voted.ids)
             if not known.any():
                 raise UserError(f"none of the validation galaxies is in {labels_csv}")
-            held_out, votes = held_out[:, known], voted.predicted[_rows(ids[known], voted.ids)]
+            held_out, votes = held_out[:, known], listed
     if votes is None:
         raise UserError("the validation table has no labels: give Kaggle's training_solutions_rev1.csv as well")
     results = merger_report(
@@ -100,7 +107,7 @@ def merger_mode(
         merging=merging,
         confidence=confidence,
     )
-    results["caveats"] += fewer + fewer_held_out
+    results["caveats"] += [*dict.fromkeys(remarks), *fewer, *fewer_held_out]
     cards = []
     for name, estimate in results["estimates"].items():
         value, _, limits = text(estimate).partition(" [")
@@ -152,9 +159,85 @@ def _several(paths: Path | Sequence[Path]) -> Sequence[Path]:
 def _load(path: Path, answer: str) -> _Scores:
     names = predict_tables.names(path)
     key, voted = ("galaxy_id" if "galaxy_id" in names else "id"), f"true_{answer}"
-    table = predict_tables.read(path, [key, answer, *([voted] if voted in names else [])])
+    table = predict_tables.read(path, [key, answer, *(name for name in (voted, "file") if name in names)])
     votes = table[voted].to_numpy() if voted in names else None
-    return _Scores(_texts(table[key]), table[answer].to_numpy(), votes, predict_tables.models_of(table))
+    files = _texts(table["file"]) if "file" in names else None
+    made = predict_tables.manifest(path)
+    return _Scores(os.fspath(path), _texts(table[key]), table[answer].to_numpy(), votes, files, made)
+
+
+def _check_distinct(catalogue: Sequence[_Scores]) -> None:
+    """Several prediction tables must be of the same images, seen in the same way, by different networks.
+
+    Raises:
+      UserError: they are not.
+    """
+    for first, other in itertools.combinations(catalogue, 2):
+        both = f"{first.path} and {other.path}"
+        if first.networks and same_networks(first.networks, other.networks):
+            raise UserError(f"{both} are predictions of the same network: their spread would say nothing")
+        if differences := _differences(first, other):
+            raise UserError(f"{both} were predicted from other pictures of the galaxies: {differences}")
+        if first.files is None or other.files is None:
+            continue
+        common = first.ids[np.isin(first.ids, other.ids)]
+        pairs = first.files[_rows(common, first.ids)], other.files[_rows(common, other.ids)]
+        if len(different := np.flatnonzero(pairs[0] != pairs[1])):
+            name, file, other_file = (str(array[different[0]]) for array in (common, *pairs))
+            raise UserError(f"{both} are of other images: {name} is {file!r} in one and {other_file!r} in the other")
+
+
+def _check_pair(one: _Scores, other: _Scores) -> list[str]:
+    """Predictions and the validation table by which they are judged; returns remarks for the page.
+
+    Raises:
+      UserError: they are of other networks or views, or saw their images in another way.
+    """
+    if one.networks and other.networks and not same_networks(one.networks, other.networks):
+        raise UserError(
+            "predict the catalogue and the validation galaxies with the same networks and views (--mode=evaluate "
+            f"--views=N makes a validation table of N views): {one.path} was predicted by {described(one.networks)}, "
+            f"{other.path} by {described(other.networks)}"
+        )
+    if differences := _differences(one, other):
+        raise UserError(
+            f"{one.path} and {other.path} were predicted from other parts of the images, or in other brightness: "
+            f"{differences}. Predict both in the same way"
+        )
+    unknown = [table.path for table in (one, other) if not table.networks]
+    remarks = [f"{path} does not say which network it was predicted by: it could not be checked." for path in unknown]
+    crop = one.manifest.get("settings", {}).get("crop")
+    if crop is not None and "settings" not in other.manifest:
+        remarks.append(
+            f"The catalogue was predicted with a crop of {crop:g} pixels of its images, the validation galaxies as in "
+            "training: (c) and (d) hold only if both crops show the same part of a galaxy."
+        )
+    return remarks
+
+
+SEEN_BY = ("crop", "stretch", "planes", "extension", "extensions", "sky", "noise")  # settings of a prediction
+
+
+def _differences(one: _Scores, other: _Scores) -> str:
+    """Settings that decide what the network saw, where both tables have settings and these differ; '' if none does."""
+    first, second = one.manifest.get("settings"), other.manifest.get("settings")
+    if not first or not second:
+        return ""
+    names = [name for name in SEEN_BY if first.get(name) != second.get(name)]
+    return "; ".join(f"{name} {first.get(name)} and {second.get(name)}" for name in names)
+
+
+def _votes(tables: Sequence[_Scores], ids: np.ndarray) -> np.ndarray | None:
+    """The votes [n] for `ids`, which all tables hold; None where there are none.
+
+    Raises:
+      UserError: two tables have different votes for a galaxy.
+    """
+    found = [(t.path, t.votes[_rows(ids, t.ids)]) for t in tables if t.votes is not None]
+    for path, votes in found[1:]:
+        if not np.allclose(votes, found[0][1], atol=1e-5):
+            raise UserError(f"{found[0][0]} and {path} have different votes for the same galaxies: use one data set")
+    return found[0][1] if found else None
 
 
 def _texts(column: pa.ChunkedArray) -> np.ndarray:

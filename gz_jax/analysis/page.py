@@ -209,7 +209,8 @@ def publish(
             else:
                 filled = {name: words["picture"][item.name][name].format(**values) for name in ("caption", "alt")}
                 blocks.append(_picture(item, filled, folder))
-        paragraphs = [*extra, *(paragraph.format(**values) for paragraph in heading.get("text", ()))]
+        filled = [paragraph.format(**values) for paragraph in heading.get("text", ())]
+        paragraphs = [*extra, *filter(None, filled)]
         prepared.append({"title": heading["title"], "text": paragraphs, "items": blocks})
     tables = {item.name: item.rows for section in sections for item in section.items if isinstance(item, Table)}
     with atomic(folder / "metrics.json", encoding="utf-8") as file:

@@ -37,7 +37,7 @@ class EvaluationInputs(NamedTuple):
     `truth` and `predicted` are [N, 37]. `images(rows)` reads galaxies by row of these arrays; without it the pictures
     are left out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to predictions
     [N, 37], the first being what the others are compared with. `context` may hold config, versions, commit, data
-    fingerprint, timings: anything JSON-ready.
+    fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was chosen on these galaxies.
     """
 
     name: str
@@ -49,10 +49,15 @@ class EvaluationInputs(NamedTuple):
     views: Mapping[str, np.ndarray] | None = None
     test: TestSet | None = None
     context: Mapping[str, Any] | None = None
+    chosen_here: bool = True
     merger_threshold: float = 0.3
     resamples: int = 1000
 
 
+OPTIMISM = (
+    "The best epoch was chosen by its error on these same galaxies, so the scores are slightly too good: the lowest of "
+    "many noisy errors is chosen. Galaxies that took no part in training or in this choice give unbiased scores."
+)
 SCORES = {
     "mse": "mean squared error over galaxies and answers",
     "rmse": "its root, the competition's metric",
@@ -79,7 +84,11 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     rows = [{"score": name, "value": found[name], "meaning": meaning} for name, meaning in SCORES.items()]
     sections = [
         *_training(inputs),
-        Section("scores", [Table("scores", rows)], {"galaxies": len(truth)}),
+        Section(
+            "scores",
+            [Table("scores", rows)],
+            {"galaxies": len(truth), "optimism": OPTIMISM if inputs.chosen_here else ""},
+        ),
         *_answers(found, sums, truth, predicted),
         *([] if images is None else _galaxies(images, ids, truth, predicted)),
         merger_section,
@@ -226,15 +235,16 @@ def compare_report(
             Picture("runs_accuracy", lambda: draw("val_accuracy", "accuracy (largest of the 37 answers)")),
         ]
     notes = [result.note] if result.note else []
-    sections = [Section("runs", [Table("runs", result.runs)], {"galaxies": result.galaxies}, notes)]
+    values = {"galaxies": result.galaxies, "optimism": OPTIMISM}
+    sections = [Section("runs", [Table("runs", result.runs)], values, notes)]
     if result.differences:
         table = Table("differences", result.differences)
         few = result.statements[: len(result.differences)] if len(runs) <= 3 else []
         sections.append(Section("differences", [table], text=few))
     sections += [Section("curves", curves)] if curves else []
-    if result.seeds:
-        welch = result.statements[len(result.differences) :]
-        sections.append(Section("seeds", [Table("seeds", result.seeds)], text=welch))
+    of_seeds = result.statements[len(result.differences) :]
+    if result.seeds or of_seeds:
+        sections.append(Section("seeds", [Table("seeds", result.seeds)] if result.seeds else [], text=of_seeds))
     best = min(result.runs, key=lambda row: row["val. MSE"].value)
     cards = [
         ("lowest MSE", f"{best['val. MSE'].value:.5f}", best["run"]),

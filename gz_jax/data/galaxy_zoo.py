@@ -102,10 +102,11 @@ def open_dataset(
         raise UserError(f"the validation fraction is {validation_fraction}; it must lie between 0 and 1")
     store = store_dir(store)
     files = _find_or_download(data_dir, store)
-    name = f"{kaggle.fingerprint(files)}_seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
+    how = f"seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
+    name, labelled = (f"{kaggle.fingerprint(files, test=test)}_{how}" for test in (True, False))
     choose = functools.partial(_checked, files, image_size, workers, on_bad, seed, validation_fraction)
     if not prepared:
-        return _as_they_are(cache_dir(store, name), name, choose)
+        return _as_they_are(cache_dir(store, name), name, choose)._replace(labelled=labelled)
     tensorflow_cpu.quiet()
     import tensorflow_datasets as tfds
 
@@ -127,7 +128,7 @@ def open_dataset(
         key: Split(info.num_examples, _split_reader(info.file_instructions))
         for key, info in builder.info.splits.items()
     }
-    return _dataset(splits, name, builder.info.metadata)
+    return _dataset(splits, name, builder.info.metadata)._replace(labelled=labelled)
 
 
 def store_dir(store: str | os.PathLike | None) -> pathlib.Path:

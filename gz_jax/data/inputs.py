@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import csv as python_csv
+import functools
 import glob
 import os
 import pathlib
@@ -25,11 +26,19 @@ MAX_ID = 1_000  # characters; NumPy gives every id as much room as the longest
 
 
 class Catalogue(NamedTuple):
-    """Image files in a fixed order. `ids`: int64 or str [n], unique; `read(i)`: bytes, or a path to read."""
+    """Image files in a fixed order.
+
+    Attributes:
+      ids: int64 or str [n], unique; read(i): bytes, or a path to read; where: for messages.
+      files: str [n], the files' names as the table has them, else below the listed folder; None in memory.
+      stamps: str [n], size and CRC of files in a zip; else None.
+    """
 
     ids: np.ndarray
     read: Callable[[int], bytes | pathlib.Path]
     where: str
+    files: pa.Array | None = None
+    stamps: pa.Array | None = None
 
 
 def list_inputs(spec: str | os.PathLike[str], *, id_column: str = "id", file_column: str = "file") -> Catalogue:
@@ -129,7 +138,7 @@ def _of_table(path: pathlib.Path, id_column: str, file_column: str) -> Catalogue
             raise ValueError("the table names no file")
         return path.parent / name
 
-    return Catalogue(_ids(ids.to_pylist(), str(path)), read, str(path))
+    return Catalogue(_ids(ids.to_pylist(), str(path)), read, str(path), files)
 
 
 def _header(path: pathlib.Path) -> list[str]:
@@ -161,6 +170,15 @@ def _ids(texts: list[str], where: str) -> np.ndarray:
     return ids
 
 
+def read_row(catalogue: Catalogue, index: int, *, size: int, **how: Any) -> tuple[np.ndarray, int, str]:
+    """`images.read_cutout` of one row, with a flag and a reason where the catalogue itself cannot give the file."""
+    try:
+        source = catalogue.read(index)
+    except Exception as error:
+        return np.zeros((size, size, 3), np.uint8), images.BAD, f"cannot be read: {error}"[:200]
+    return images.read_cutout(source, size=size, **how)
+
+
 def read_batches(
     catalogue: Catalogue,
     batch_size: int,
@@ -182,13 +200,7 @@ def read_batches(
     """
     workers = workers or os.cpu_count() or 4
 
-    def one(index: int) -> tuple[np.ndarray, int, str]:
-        try:
-            source = catalogue.read(index)
-        except Exception as error:
-            return np.zeros((size, size, 3), np.uint8), images.BAD, f"cannot be read: {error}"[:200]
-        return images.read_cutout(source, size=size, **how)
-
+    one = functools.partial(read_row, catalogue, size=size, **how)
     rows = iter(range(start, len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))))
     pending: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:

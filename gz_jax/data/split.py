@@ -24,7 +24,8 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """Splits by name ('train', 'validation', 'test'), with what is known of the whole.
 
-    `fingerprint` changes when the files or the split do. `statistics` is JSON-ready (counts, per-answer means,
+    `fingerprint` changes when the files or the split do, `labelled` when those with labels do ('' where there are no
+    others): a run may get test images later. `statistics` is JSON-ready (counts, per-answer means,
     Kolmogorov-Smirnov distances between train and validation). `skipped` lists (galaxy_id, file, reason).
     """
 
@@ -32,6 +33,12 @@ class Dataset(NamedTuple):
     fingerprint: str
     statistics: dict[str, Any]
     skipped: tuple[tuple[str, str, str], ...] = ()
+    labelled: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of the galaxies that a network is trained and validated on."""
+        return self.labelled or self.fingerprint
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:

@@ -67,7 +67,8 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
     if mode == "evaluate":
         from gz_jax.modes.reports import evaluate_mode
 
-        return evaluate_mode(workdir, data_dir=flags.data_dir or (config and config.data.dir), views=flags.views)
+        data_dir = flags.data_dir or (config and config.data.dir)
+        return evaluate_mode(workdir, data_dir=data_dir, views=flags.views, other_data=flags.other_data)
     from gz_jax.modes import science
 
     return (science.predict if mode == "predict" else science.mergers)(workdir, flags)

@@ -11,6 +11,11 @@ flags.DEFINE_integer("process_id", None, "... and which of them this one is, fro
 flags.DEFINE_string(
     "data_dir", None, "evaluate: where Kaggle's files are now, if they have moved (or --config.data.dir)."
 )
+flags.DEFINE_bool(
+    "other_data",
+    False,
+    "evaluate: --data_dir holds other galaxies than the run's; their report goes into a folder of its own.",
+)
 flags.DEFINE_string("input", None, "predict: folder, glob, zip or table of images. mergers: predictions.")
 flags.DEFINE_string("output", None, "predict, mergers, compare, benchmark: folder for what is made.")
 flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -16,12 +17,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import run, trained
+from gz_jax import predict_tables, run, trained
 from gz_jax.analysis import compare, explore, report, report_data
 from gz_jax.data import augment, packed, pipeline
 from gz_jax.data.augment import Augmentation
 from gz_jax.data.split import Dataset, Split
 from gz_jax.errors import UserError
+from gz_jax.predict_manifest import described, networks_of, same_networks
 from gz_jax.predict_tables import read_validation, write_validation
 
 SHOWN = 240  # pixels of sky around a galaxy in the figures
@@ -42,25 +44,46 @@ def explore_mode(config: ConfigDict, workdir: str) -> int:
     return 0
 
 
-def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1) -> int:
-    """The best epoch of a workdir on its validation galaxies (and the test set), as `workdir`/report/report.html."""
+def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1, other_data: bool = False) -> int:
+    """The best epoch of a workdir on its validation galaxies (and the test set), as `workdir`/report/report.html.
+
+    With `other_data` on those of other files, as `workdir`/report_<their fingerprint>/report.html.
+
+    Raises:
+      UserError: the galaxies are not the run's, and `other_data` does not say that this is meant.
+    """
     start = time.monotonic()
     model = trained.load(workdir)
+    if data_dir and model.config.data.source == "synthetic":
+        raise UserError(f"{workdir} was trained on synthetic galaxies, which are in no folder: leave --data_dir away.")
     if data_dir:
         model.config.data.dir = data_dir
     dataset = run.open_dataset(model.config)
+    if dataset.identity != model.data and not other_data:
+        raise UserError(
+            f"the galaxies of {model.config.data.dir or 'the config'} (fingerprint {dataset.identity}) are not those "
+            f"that {workdir} was trained and validated on (fingerprint {model.data}): name the run's own with "
+            "--data_dir=FOLDER. To evaluate on these galaxies all the same, add --other_data: their report goes into "
+            f"{report_folder(model, dataset)}."
+        )
     evaluate(model, dataset, views=views)
-    print(f"{model.workdir / 'report' / 'report.html'} ({time.monotonic() - start:.0f} s)")
+    print(f"{report_folder(model, dataset) / 'report.html'} ({time.monotonic() - start:.0f} s)")
     return 0
 
 
+def report_folder(model: trained.Trained, dataset: Dataset) -> pathlib.Path:
+    """Where the report on a data set goes: one folder for the run's own galaxies, one for each other data set."""
+    own = dataset.identity == model.data
+    return model.workdir / ("report" if own else f"report_{hashlib.sha256(dataset.identity.encode()).hexdigest()[:8]}")
+
+
 def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dict[str, Any]:
-    """Predict, write the report and the tables of predictions; returns the scores.
+    """Predict, write the report and the tables of predictions into `report_folder`; returns the scores.
 
     The tables are `validation.parquet`, `validation_<n>_views.parquet` for several views, and `submission.csv` where
     there are test images.
     """
-    outdir = model.workdir / "report"
+    outdir, own = report_folder(model, dataset), dataset.identity == model.data
     outdir.mkdir(exist_ok=True)
     many = trained.load(model.workdir, views=views) if views > 1 else None
     # TensorFlow decodes what was trained with it, to the bit as then; Pillow the rest.
@@ -72,11 +95,11 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
     validation = dataset.splits["validation"]
     ids, truth, predicted = predict_split(many or model, decode(validation))
     single, best = predicted[0], predicted.mean(0)
-    write_validation(
-        outdir / "validation.parquet", ids, truth, single, [model.fingerprint]
-    )  # what runs are compared by
+    # What runs are compared by, and merger fractions corrected with.
+    write_validation(outdir / "validation.parquet", ids, truth, single, [model.identity], dataset.identity)
     if many:
-        write_validation(outdir / f"validation_{views}_views.parquet", ids, truth, best, [many.fingerprint])
+        path = outdir / f"validation_{views}_views.parquet"
+        write_validation(path, ids, truth, best, [many.identity], dataset.identity)
     test_set = None
     if "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
@@ -85,7 +108,8 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
         report.write_submission(outdir / "submission.csv", test_ids, test_predicted.mean(0))
     return report.evaluation_report(
         report.EvaluationInputs(
-            name=model.workdir.name,
+            name=model.workdir.name if own else f"{model.workdir.name} on other galaxies than its own",
+            chosen_here=own,
             galaxy_id=ids,
             truth=truth,
             predicted=best,
@@ -100,8 +124,8 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
 
 
 def state_of(model: trained.Trained) -> str:
-    """Names the checkpoint and the log that a report is of, on the page itself."""
-    return f"{model.fingerprint.rpartition('@')[2]} after {len(read_log(model.workdir))} epochs"
+    """Identifier of the checkpoint and the log that a report is of, on the page itself."""
+    return f"weights {model.weights} (step {model.step}), after {len(read_log(model.workdir))} epochs"
 
 
 def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
@@ -116,14 +140,30 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
         table = path / "report" / "validation.parquet"
         if not table.exists():
             raise UserError(f"{path} has no {table.name} yet: python launch.py --mode=evaluate --workdir={path}")
-        free = set(run.FREE) - {"num_epochs", "model.pretrained"}
+        model, made = trained.load(path), predict_tables.manifest(table)
+        if not same_networks(networks_of(made), [model.identity]):
+            raise UserError(
+                f"{table} is of another network than {path} has now: {described(networks_of(made))}, not "
+                f"{described([model.identity])}. Predict again: python launch.py --mode=evaluate --workdir={path}"
+            )
+        free = set(run.FREE) - {"num_epochs"}
         flat = {field: value for field, value in run.flatten(config).items() if field not in free}
-        runs.append(compare.Run(name, config.seed, read_log(path), *read_validation(table), config=flat))
+        flat |= {"data": made.get("data"), "pretrained weights": run.fingerprints(path)[1]}
+        history = read_log(path)
+        known = (flat, made.get("data"), model.weights, finished(config, history))
+        runs.append(compare.Run(name, config.seed, history, *read_validation(table), *known))
     result = report.compare_report(runs, outdir, versions())
     for statement in result.statements:
         print(statement)
     print(pathlib.Path(outdir) / "report.html")
     return 0
+
+
+def finished(config: ConfigDict, history: Sequence[dict[str, float]]) -> bool:
+    """Whether a run with this log was trained to its last epoch, or stopped early as its config asks."""
+    best = compare.best_epoch(history)
+    stopped = best is not None and len(history) - 1 - best >= config.early_stop_patience
+    return len(history) >= config.num_epochs or (config.schedule == "plateau" and stopped)
 
 
 def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -202,6 +242,6 @@ def context(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     sizes = {f"{name} galaxies": split.size for name, split in dataset.splits.items()}
     return {
         "config": run.flatten(config),
-        "data": {"fingerprint": dataset.fingerprint, **sizes, "left out": len(dataset.skipped)},
+        "data": {"fingerprint": dataset.identity, **sizes, "left out": len(dataset.skipped)},
         "versions": versions(),
     }

@@ -12,6 +12,7 @@ from gz_jax import predict as prediction
 from gz_jax.data import images
 from gz_jax.errors import UserError
 from gz_jax.modes.reports import versions
+from gz_jax.predict_manifest import networks_of
 
 
 def predict(workdir: str, flags: Any) -> int:
@@ -42,8 +43,12 @@ def predict(workdir: str, flags: Any) -> int:
             process_count=jax.process_count(),
             **how,
         )
+        done = jax.process_index() == 0 and predict_tables.is_finished(output)
+        found = predict_tables.tally(output) if done else None
+    if found is not None:
+        print(found.text())
     print(output)
-    return 0
+    return 1 if found is not None and found.unusable == found.images else 0
 
 
 def _three(name: str, texts: list[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
@@ -93,7 +98,10 @@ def mergers(workdir: str, flags: Any) -> int:
 
 def _validation(run: pathlib.Path, predictions: list[str]) -> pathlib.Path:
     """A run's table of validation galaxies, over as many views as one of the predictions if there is one like that."""
-    known = {name for path in predictions for name in predict_tables.models_of(predict_tables.read(path, []))}
-    tables = sorted((run / "report").glob("validation*.parquet"))
-    same = [path for path in tables if known.issuperset(predict_tables.models_of(predict_tables.read(path, [])))]
+
+    def views(path: str | pathlib.Path) -> set[Any]:
+        return {network.get("views") for network in networks_of(predict_tables.manifest(path))}
+
+    wanted = set().union(*map(views, predictions))
+    same = [path for path in sorted((run / "report").glob("validation*.parquet")) if views(path) == wanted]
     return same[0] if same else run / "report" / "validation.parquet"

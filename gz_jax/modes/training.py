@@ -121,7 +121,7 @@ def _train(config: ConfigDict, workdir: str) -> int:
         weights = run.load_weights(config)
         dataset = run.open_dataset(config)
     with distributed.lead_first():
-        path = run.open_workdir(workdir, config, dataset.fingerprint, weights)
+        path = run.open_workdir(workdir, config, dataset.identity, weights)
     if dataset.skipped and jax.process_index() == 0:
         kaggle_check.write_skipped_csv(path / "skipped.csv", dataset.skipped)
         print(f"{len(dataset.skipped)} galaxies left out, see {path / 'skipped.csv'}", flush=True)
@@ -168,5 +168,5 @@ def _describe(config: ConfigDict, dataset: Dataset, variables: dict, devices: in
     name = config.model.name + (f" from {config.model.pretrained}" if config.model.pretrained else "")
     return (
         f"{name}: {count:,} trainable parameters, {config.model.activation} outputs; "
-        f"{sizes} galaxies ({dataset.fingerprint}); {devices} {jax.devices()[0].platform} device(s)"
+        f"{sizes} galaxies ({dataset.identity}); {devices} {jax.devices()[0].platform} device(s)"
     )

@@ -92,7 +92,7 @@ def save(manager: ocp.CheckpointManager, step: int, tree: PyTree, info: dict[str
     """
     # As NumPy: for jax.Array orbax expects every process to take part. A copy: the next step donates the arrays.
     tree = jax.tree.map(lambda x: np.array(x.addressable_data(0) if isinstance(x, jax.Array) else x), tree)
-    saved = {"info": info, "sha256": _digest(tree, info)}
+    saved = {"info": info, "sha256": digest(tree, info)}
     with _writing(manager.directory):
         free, needed = shutil.disk_usage(manager.directory).free, sum(x.nbytes for x in jax.tree.leaves(tree))
         if free < needed:  # found out by orbax's threads, it would fill the screen
@@ -129,8 +129,8 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
-def _digest(tree: PyTree, info: dict[str, Any]) -> str:
-    """SHA-256 of all that a checkpoint holds, whatever containers the arrays are in."""
+def digest(tree: PyTree, info: dict[str, Any]) -> str:
+    """SHA-256 of a tree of arrays and of plain values beside it, whatever containers the arrays are in."""
     parts = [json.dumps(info, sort_keys=True).encode()]
     for array in map(np.asarray, jax.tree.leaves(tree)):
         head = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
@@ -143,7 +143,7 @@ def _checked(tree: PyTree, saved: dict[str, Any]) -> dict[str, Any]:
     """The info of a restored checkpoint. Raises an error where it, or the tree, is not what was saved."""
     if not saved.keys() & {"info", "sha256"}:
         return saved  # written before there were checksums
-    if saved["sha256"] != _digest(tree, saved["info"]):
+    if saved["sha256"] != digest(tree, saved["info"]):
         raise ValueError("its content is not what its checksum says")
     return saved["info"]
 

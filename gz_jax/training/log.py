@@ -88,7 +88,7 @@ def summary(best: Mapping[str, float], epochs: int, statistics: Mapping[str, Any
     """The table at the end of a run."""
     rows = [
         ("best epoch", f"{int(best['epoch']) + 1} of {epochs} ({why})"),
-        ("validation MSE", f"{best['val_loss']:.6f}"),
+        ("validation MSE", f"{best['val_loss']:.6f} (slightly too good: the best epoch was chosen by it)"),
         ("validation RMSE", f"{best['val_rmse']:.5f}"),
         ("guessing the means, RMSE", f"{statistics['guess_the_means_rmse']:.5f}"),
         ("validation accuracy (Keras')", f"{best['val_accuracy']:.4f}"),

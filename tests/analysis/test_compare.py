@@ -100,3 +100,36 @@ def test_a_log_read_from_a_file_is_text():
     assert np.isnan(columns["loss"]).all()
     assert compare.best_epoch(rows) == 0
     assert compare.best_epoch([{"loss": 1.0}]) is None
+
+
+def seeds(name, count=2, **known):
+    """Runs that differ in the seed alone; `known` has a value for each."""
+    each = [{key: values[i] for key, values in known.items()} for i in range(count)]
+    config = {"model": "cnn"}
+    return [
+        run(f"{name}{i}", 0.1 + 0.001 * i, one.pop("seed", i), config=config)._replace(**one)
+        for i, one in enumerate(each)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "statement"),
+    [
+        ({"seed": [0, 0]}, "a1 does not count as another seed beside a0: both have seed 0"),
+        ({"weights": ["w", "w"]}, "a1 does not count as another seed beside a0: they are the same network"),
+        ({"finished": [True, False]}, "a1 does not count for the spread across seeds: its training is not finished"),
+        ({"data": ["d", "e"]}, None),
+    ],
+)
+def test_copies_repetitions_and_other_data_are_no_spread(known, statement):
+    result = compare.compare(seeds("a", **known), resamples=20)
+    assert result.seeds == []
+    assert [text for text in result.statements if "seed" in text] == ([f"{statement}."] if statement else [])
+    true_seeds = compare.compare(seeds("a", data=["d"] * 2, weights=["v", "w"]), resamples=20)
+    assert [row["seeds"] for row in true_seeds.seeds] == [2]
+
+
+def test_runs_on_other_data_are_told_apart_from_other_labels():
+    other = run("b", 0.1, truth=fractions(600, seed=5))._replace(data="real")
+    with pytest.raises(UserError, match=r"validated on different data \(fingerprints drawn and real\)"):
+        compare.compare([run("a", 0.1)._replace(data="drawn"), other], resamples=10)

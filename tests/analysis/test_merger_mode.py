@@ -35,18 +35,24 @@ TRAINING_VOTES = galaxies(TRAINING, 0.05, 3)[0]
 IDS = np.random.default_rng(4).permutation(M) + 100_000
 
 
-def write_predictions(path, ids, fractions, models=("a@1:0.1",)):
+A, B, C, D = (
+    {"run": name, "epoch": 3, "weights": weights * 16, "views": 1} for name, weights in zip("abcd", "1123", strict=True)
+)
+
+
+def write_predictions(path, ids, fractions, networks=(A,), files=None, **settings):
     flag = np.where(np.isnan(fractions[:, 0]), 2, 0).astype(np.uint8)
     table = predict_tables.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""))
-    metadata = {"models": {"fingerprints": list(models)}}
-    predict_tables.write_shard(path, predict_tables.to_table(ids, table, metadata))
+    metadata = {"models": {"networks": list(networks)}, "settings": {"crop": None, **settings}}
+    names = pa.array([f"{i}.jpg" for i in ids] if files is None else files)
+    predict_tables.write_shard(path, predict_tables.to_table(ids, table, metadata, names))
     return path
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    predict_tables.write_validation(folder / "validation.parquet", IDS, TRUTH, GUESS, models=["b@1:0.1"])
+    predict_tables.write_validation(folder / "validation.parquet", IDS, TRUTH, GUESS, [B])
     write_predictions(folder / "catalogue.parquet", np.arange(N), CATALOGUE)
     write_predictions(folder / "labelled.parquet", IDS[::-1], GUESS[::-1])
     with open(folder / "solutions.csv", "w", newline="") as file:
@@ -113,10 +119,10 @@ def test_any_answer(tables, tmp_path):
 def test_seeds_are_aligned_and_their_spread_told(tables, tmp_path):
     noise = np.random.default_rng(5).normal(0, 0.05, CATALOGUE.shape).astype(np.float32)
     second = np.clip(CATALOGUE + noise, 0, 1)
-    write_predictions(tmp_path / "second.parquet", np.arange(N)[::-1], second[::-1], models=["c@1:0.2"])
+    write_predictions(tmp_path / "second.parquet", np.arange(N)[::-1], second[::-1], [C])
     guess = np.clip(GUESS + noise[:M], 0, 1)
     few = np.arange(M) < M - 100  # a hundred of the galaxies are in the first table alone
-    predict_tables.write_validation(tmp_path / "validation.parquet", IDS[few], TRUTH[few], guess[few], ["c@1:0.2"])
+    predict_tables.write_validation(tmp_path / "validation.parquet", IDS[few], TRUTH[few], guess[few], [C])
     results = merger_mode(
         [tables / "catalogue.parquet", tmp_path / "second.parquet"],
         [tables / "validation.parquet", tmp_path / "validation.parquet"],
@@ -135,8 +141,9 @@ def test_seeds_are_aligned_and_their_spread_told(tables, tmp_path):
 
 
 def test_tables_that_do_not_belong_together_are_refused(tables, tmp_path):
-    other = write_predictions(tmp_path / "other.parquet", np.arange(N), CATALOGUE, models=["d@9:0.3"])
-    with pytest.raises(UserError, match=r"predicted by 9:0\.3, the validation table by 1:0\.1"):
+    other = write_predictions(tmp_path / "other.parquet", np.arange(N), CATALOGUE, [D])
+    match = r"other\.parquet was predicted by d \(epoch 3, 1 view, weights 33333333\), .* by b \(epoch 3"
+    with pytest.raises(UserError, match=match):
         merger_mode(other, tables / "validation.parquet", tmp_path / "out")
     strangers = write_predictions(tmp_path / "strangers.parquet", np.arange(5), CATALOGUE[:5])
     with pytest.raises(UserError, match="none of the validation galaxies is in"):
@@ -156,3 +163,35 @@ def test_tables_that_do_not_belong_together_are_refused(tables, tmp_path):
 def write_labels(path, ids):
     path.write_text("GalaxyID,Class8.6\n" + "".join(f"{i},0.5\n" for i in ids))
     return path
+
+
+def test_numbers_of_other_networks_crops_images_or_labels_are_refused(tables, tmp_path):
+    """And what cannot be checked is said on the page."""
+    catalogue, validation = tables / "catalogue.parquet", tables / "validation.parquet"
+
+    def refused(match, predictions, tables, **how):
+        with pytest.raises(UserError, match=match):
+            merger_mode(predictions, tables, tmp_path / "out", **how)
+
+    eight = write_predictions(tmp_path / "eight.parquet", np.arange(N), CATALOGUE, [A | {"views": 8}])
+    refused(r"a \(epoch 3, 8 views, .*by b \(epoch 3, 1 view", eight, validation)
+    cropped = write_predictions(tmp_path / "cropped.parquet", IDS, GUESS, crop=300.0)
+    refused("other parts of the images.*crop None and 300", catalogue, cropped, labels_csv=tables / "solutions.csv")
+    copy = write_predictions(tmp_path / "copy.parquet", np.arange(N), CATALOGUE, [B])
+    refused("predictions of the same network", [catalogue, copy], [validation] * 2)
+    second = write_predictions(tmp_path / "second.parquet", np.arange(N), CATALOGUE, [C], planes=[2, 1, 0])
+    refused("other pictures of the galaxies: planes None and", [catalogue, second], [validation] * 2)
+    files = [f"{i + 1}.jpg" for i in range(N)]
+    shifted = write_predictions(tmp_path / "shifted.parquet", np.arange(N), CATALOGUE, [C], files)
+    refused(r"are of other images: 0 is '0\.jpg' in one and '1\.jpg'", [catalogue, shifted], [validation] * 2)
+    predict_tables.write_validation(tmp_path / "votes.parquet", IDS, TRUTH[::-1], GUESS, [C])
+    other = write_predictions(tmp_path / "other.parquet", np.arange(N), CATALOGUE, [C])
+    refused("different votes for the same galaxies", [catalogue, other], [validation, tmp_path / "votes.parquet"])
+    refused("different votes", catalogue, validation, labels_csv=write_labels(tmp_path / "few.csv", IDS[:3]))
+    assert not (tmp_path / "out").exists()
+    own = write_predictions(tmp_path / "own.parquet", np.arange(N), CATALOGUE, crop=123.0)
+    caveats = merger_mode(own, validation, tmp_path / "crop")["caveats"]
+    assert any("with a crop of 123 pixels" in text for text in caveats)
+    unknown = write_predictions(tmp_path / "unknown.parquet", np.arange(N), CATALOGUE, [])
+    caveats = merger_mode(unknown, validation, tmp_path / "unknown")["caveats"]
+    assert any("unknown.parquet does not say which network" in text for text in caveats)

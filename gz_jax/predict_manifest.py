@@ -1,0 +1,124 @@
+"""Which images and which networks a table of predictions is of, so that two tables are never taken for one."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from gz_jax import files
+from gz_jax.errors import UserError
+from gz_jax.predict_tables import BAD, MANIFEST, is_whole, metadata, record
+
+
+class Rows(NamedTuple):
+    """What a table is predicted from, row by row.
+
+    Attributes:
+      ids: int64 or str [n]; files: str [n], the images' names, None where they have none (images in memory).
+      stamps: str [n], what else is known of the files without reading them (size and CRC in a zip), or None.
+    """
+
+    ids: np.ndarray
+    files: pa.Array | None = None
+    stamps: pa.Array | None = None
+
+    def part(self, start: int, stop: int) -> "Rows":
+        return Rows(*(None if column is None else column[start:stop] for column in self))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that differ where an id, a file's name or a stamp does."""
+        found = hashlib.sha256()
+        for column in self:
+            texts = [] if column is None else column.tolist()
+            found.update(json.dumps([str(text) for text in texts]).encode("utf-8", "surrogatepass"))
+        return found.hexdigest()[:16]
+
+
+def claim(output: pathlib.Path, manifest: dict[str, Any], rows: Rows) -> dict[str, Any]:
+    """Make the folder for this table, or see that it was begun with the same manifest; returns the manifest there.
+
+    Finished parts must be of the same images, row by row. The file of an image that could not be read may change, so
+    that the same command tries again what was corrected in the catalogue.
+
+    Raises:
+      UserError: the folder cannot be written, or holds another table; the message names the differences.
+    """
+    path, manifest = output / MANIFEST, json.loads(json.dumps(manifest))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if any(output.glob("part-*.parquet")):
+                raise UserError(f"{output} holds part-*.parquet without a {MANIFEST}: choose another folder.")
+            files.write_json(path, manifest)
+        before = record(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot use {output} for predictions ({error}): choose another folder.") from error
+    differences = [
+        f"{part} {name} was {before.get(part, {}).get(name)!r} and is now {manifest[part].get(name)!r}"
+        for part in ("catalogue", "settings", "versions")
+        for name in sorted(before.get(part, {}).keys() | manifest[part].keys())
+        if before.get(part, {}).get(name) != manifest[part].get(name)
+    ]
+    were, are = networks_of(before), networks_of(manifest)
+    if not same_networks(were, are):
+        differences.insert(0, f"the network was {described(were)} and is now {described(are)}")
+    if not differences:
+        differences = _other_images(output, rows, manifest["settings"]["shard_size"])
+    if differences:
+        raise UserError(
+            f"{output} was begun differently: {'; '.join(differences)}. "
+            "Choose another folder, or the first settings to continue it."
+        )
+    return before
+
+
+def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str]:
+    """What keeps the finished parts from being of these images; [] where nothing does."""
+    for path in sorted(output.glob("part-*.parquet")):
+        start = int(path.stem[5:]) * shard_size if path.stem[5:].isdecimal() else len(rows.ids)
+        now = rows.part(start, start + shard_size)
+        if not len(now.ids) or not is_whole(path, len(now.ids)) or metadata(path).get("rows") == now.digest:
+            continue
+        part = parquet.read_table(path)
+        before, used = part["id"].to_pylist(), part["flag"].to_numpy() != BAD
+        if before != now.ids.tolist():
+            return ["the catalogue has other ids now, or the same in another order"]
+        if now.files is None or "file" not in part.column_names:
+            return ["the images are others"]
+        pairs = list(zip(part["file"].to_pylist(), now.files.to_pylist(), strict=True))
+        changed = np.array([one != other for one, other in pairs])
+        if not changed.any():
+            return [f"the files of {path.name} have changed since (their names are the same)"]
+        if other := np.flatnonzero(changed & used).tolist():
+            one, now_one = pairs[other[0]]
+            return [f"image {before[other[0]]!r} was predicted from {one!r} and is now {now_one!r}"]
+    return []
+
+
+def networks_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Identities (`trained.Trained.identity`) of the networks behind a table; [] where it does not say."""
+    found = manifest.get("models", {}).get("networks", [])
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def same_networks(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> bool:
+    """Whether both are the same networks, each over as many views, whatever their folders and order."""
+    keys = [sorted((str(one.get("weights")), str(one.get("views"))) for one in side) for side in (first, second)]
+    return keys[0] == keys[1]
+
+
+def described(networks: Sequence[dict[str, Any]]) -> str:
+    """Networks in words, e.g. 'resnet50 (epoch 8, 1 view, weights 01ab23cd)'."""
+    texts = []
+    for one in networks:
+        views = one.get("views")
+        facts = [f"epoch {one['epoch']}"] if one.get("epoch") else []
+        facts += [f"{views} view{'s' * (views != 1)}", f"weights {str(one.get('weights'))[:8]}"]
+        texts.append(f"{one.get('run')} ({', '.join(facts)})")
+    return " and ".join(texts) or "unknown"
