@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pytest
+from absl import flags
 from astropy.io import fits
 from astropy.table import Table
 from PIL import Image
@@ -26,6 +27,10 @@ from gz_jax import labels, predict_tables, run, trained
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import Catalogue
 from gz_jax.errors import UserError
+from gz_jax.modes import (
+    options,  # noqa: F401  # defines the flags
+    science,
+)
 from gz_jax.predict import predict, predict_arrays, predict_catalogue, read_validation, write_validation
 from gz_jax.predict_manifest import networks_of
 from gz_jax.training import checkpoint
@@ -450,3 +455,33 @@ def test_network_without_finite_output_flags_its_images(network, tmp_path):
     assert table["flag"].to_pylist() == [0, 2, 0, 0]
     assert table["reason"].to_pylist() == ["", "no finite prediction", "", ""]
     assert table["cond_Class1.1"].null_count == 1
+
+
+def run_mode(workdir, spec, output, **given) -> int:
+    """`--mode=predict` in this process; its exit status."""
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["launch.py", f"--input={spec}", f"--output={output}", *(f"--{k}={v}" for k, v in given.items())])
+    return science.predict(str(workdir), flags.FLAGS)
+
+
+def test_the_end_of_a_run_says_how_many_images_could_be_read(workdirs, tmp_path, capsys):
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(encode(picture(i), "JPEG"))
+    (tmp_path / "cut.jpg").write_bytes(encode(picture(0), "JPEG")[:500])
+    (tmp_path / "half.jpg").write_bytes(encode(picture(1), "JPEG")[:700])
+    names = ["0.jpg", "gone.jpg", "1.jpg", "cut.jpg", "half.jpg"]
+    table = tmp_path / "table.csv"
+    csv.write_csv(pa.table({"id": range(5), "file": names}), table)
+    assert run_mode(workdirs[0], table, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "2 of 5 images predicted, 0 with a remark" in said
+    assert "3 could not be used" in said
+    assert "2 x damaged or unreadable, the first: cut.jpg (damaged or unreadable: " in said
+    assert "1 x no such file, the first: gone.jpg (no such file" in said
+    assert "more than a tenth could not be used" in said
+    csv.write_csv(pa.table({"id": range(5), "file": ["gone.jpg"] * 5}), table)
+    assert run_mode(workdirs[0], table, tmp_path / "none") == 1
+    assert "0 of 5 images predicted" in capsys.readouterr().out
+    csv.write_csv(pa.table({"id": range(5), "file": ["0.jpg"] * 5}), table)
+    assert run_mode(workdirs[0], table, tmp_path / "none") == 0
+    assert "5 of 5 images predicted" in capsys.readouterr().out
