@@ -215,11 +215,11 @@ def loss_curve(history: Mapping[str, np.ndarray], title: str = "") -> Figure:
             ax.set_title("dashed: learning rate cut to", loc="right", color="#8a5f00", fontsize=7)
     if val is not None and np.isfinite(val).any():
         best = int(np.nanargmin(val))
-        late = epoch[best] > epoch[0] + 0.7 * (epoch[-1] - epoch[0])  # keep clear of the lines' names
         ax.plot(epoch[best], val[best], "o", color=RED, markersize=6, zorder=5)
-        ax.annotate(
-            f"best: epoch {epoch[best]:.0f}, {val[best]:.5f}", (epoch[best], val[best]), (0, -8),
-            textcoords="offset points", color=RED, fontsize=7.5, va="top", ha="right" if late else "center",
+        # At the upper right, where falling curves leave room, below the rates of the cuts.
+        ax.text(
+            0.98, 0.9, f"best: epoch {epoch[best]:.0f}, {val[best]:.5f}",
+            transform=ax.transAxes, color=RED, fontsize=7.5, va="top", ha="right",
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
         ax.margins(y=0.16)

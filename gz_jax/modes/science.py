@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from gz_jax import lock, predict_tables, trained
+from gz_jax import labels, lock, predict_tables, trained
 from gz_jax import predict as prediction
 from gz_jax.data import images
 from gz_jax.errors import UserError
@@ -78,7 +78,8 @@ def mergers(workdir: str, flags: Any) -> int:
     runs = [pathlib.Path(run) for run in workdir.split(",")]
     predictions = flags.input.split(",")
     labelled = flags.validation.split(",") if flags.validation else [_validation(run, predictions) for run in runs]
-    output = pathlib.Path(flags.output or runs[0] / "mergers")
+    own = "mergers" if flags.answer == labels.COLUMNS[labels.MERGER] else f"mergers_{flags.answer}"
+    output = pathlib.Path(flags.output or runs[0] / own)  # one answer's report never replaces another's
     merger_mode.merger_mode(
         predictions,
         labelled,
