@@ -20,13 +20,12 @@ LISTED = 8  # extensions named in a message
 _WARNINGS = threading.Lock()  # catch_warnings swaps a global; astropy's parsing is single-threaded anyway
 
 # Words in the names of extensions that are not the picture, of HST, JWST, SDSS, DESI, LSST, ESO, Euclid, SExtractor:
-_NEVER = frozenset(
-    "DQ QUALITY QUAL FLAG FLAGS FLG MASK MASKS MSK BADPIX BPM ERR ERROR ERRORS UNC UNCERT UNCERTAINTY SIGMA SIG STD "
-    "STDDEV STDEV RMS VAR VARIANCE IVAR INVVAR WHT WT WGT WEIGHT WEIGHTS WEIGHTMAP CON CTX CONTEXT EXP EXPTIME EXPMAP "
-    "EXPOSURE NEXP NIMAGE NIMAGES NCOMBINE COVERAGE COV CVG AREA SAMP TIME SEG SEGM SEGMAP SEGMENTATION "
-    "CHI2 CHISQ D2IMARR WCSDVARR NPOLARR MDRIZSKY".split()
+_NEVER = re.compile(
+    r"(DQ|QUAL|QUALITY|FLG|FLAGS?|MA?SKS?|BAD|BADPIX|BPM|ERR|ERRORS?|UNC|UNCERT|UNCERTAINTY|SIG|SIGMA|STD|STDD?EV|RMS|"
+    r"VAR|VARIANCE|IVAR|INVVAR|WHT|WG?T|WEIGHTS?|CON|CTX|CONTEXT|EXP|EXPTIME|EXPOSURE|NEXP|NIMAGES?|NCOMBINE|COVERAGE|"
+    r"COV|CVG|AREA|SAMP|TIME|SEG|SEGM|SEGMENTATION|CHI|CHISQ|D2IMARR|WCSDVARR|NPOLARR|MDRIZSKY)(MAP)?\d*"
 )
-_LAST = frozenset("PSF MODEL RESID RESIDUAL BKG BACK BACKGROUND SKY NOISE THUMB THUMBNAIL PREVIEW QUICKLOOK".split())
+_LAST = re.compile(r"(PSF|MODEL|RESID|RESIDUALS?|BKG|BACK|BACKGROUND|SKY|NOISE|THUMB|THUMBNAIL|PREVIEW|QUICKLOOK)\d*")
 
 
 class UnusableError(Exception):
@@ -44,6 +43,10 @@ class Planes(NamedTuple):
 def require(condition: bool, reason: str) -> None:
     if not condition:
         raise UnusableError(reason)
+
+
+def joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 class _Blocks(io.BytesIO):
@@ -141,8 +144,8 @@ def _choose(units: Any, extension: int | str | None) -> Any:
 
 
 def _science(images: list[tuple[int, Any]]) -> Any:
-    """The first `SCI`; else the first picture that is no preview, which has less than a quarter of the largest's area."""
-    named = [unit for _, unit in images if re.fullmatch(r"(?i)sci(ence)?[ _]?\d*", unit.name)]
+    """The first `SCI`; else the first picture of a quarter of the largest's area or more: smaller ones are previews."""
+    named = [unit for _, unit in images if re.fullmatch(r"SCI(ENCE)?[ _]?\d*", unit.name.upper())]
     if named:
         return named[0]
     pictures = [unit for _, unit in images if not _named(unit, _NEVER)]
@@ -152,11 +155,10 @@ def _science(images: list[tuple[int, Any]]) -> Any:
     return next(unit for unit, area in zip(pictures, areas, strict=True) if 4 * area >= max(areas))
 
 
-def _named(unit: Any, words: frozenset[str]) -> bool:
+def _named(unit: Any, words: re.Pattern[str]) -> bool:
     """Told by EXTNAME, or by ESO's HDUCLAS2 and 3 (DATA, ERROR, QUALITY)."""
-    text = " ".join([unit.name, *(str(unit.header.get(key, "")) for key in ("HDUCLAS2", "HDUCLAS3"))]).upper()
-    found = re.split(r"[^A-Z0-9]+", text)
-    return not words.isdisjoint(found + [word.rstrip("0123456789") for word in found])
+    text = " ".join([unit.name, *(str(unit.header.get(key, "")) for key in ("HDUCLAS2", "HDUCLAS3"))])
+    return any(words.fullmatch(word) for word in re.split(r"[^A-Z0-9]+", text.upper()))
 
 
 def _names(units: Any) -> str:

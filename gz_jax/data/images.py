@@ -12,14 +12,14 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gz_jax.data import fits, sky
+from gz_jax.data import fits, pictures
 from gz_jax.data.fits import MAX_PIXELS, UnusableError
 from gz_jax.data.fits import require as _require
+from gz_jax.data.sky import measure
 from gz_jax.data.stretch import Stretch, lupton
 from gz_jax.errors import UserError
 
@@ -27,7 +27,6 @@ Source = bytes | str | os.PathLike[str]
 
 GOOD, NOTED, BAD = 0, 1, 2  # usable; usable with a remark (pixels missing, padded); not usable
 MAX_BYTES = 256 << 20
-MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each costs a pass over all its pixels
 FIELD = 204 / 424  # what training sees of a Galaxy Zoo cutout, which spans 8.48 Petrosian 90 % radii (Willett+ 2013)
 
 
@@ -73,8 +72,8 @@ def read_cutout(
         measures them in the whole image, which must show enough sky (`sky.measure`).
 
     Returns:
-      (uint8 [size, size, 3], GOOD, NOTED or BAD, the reason or ''); BAD images are black. NOTED are images with missing,
-      transparent or repeated pixels, padding, one band, no noise, too many planes, or less than half of `size` pixels.
+      (uint8 [size, size, 3], GOOD, NOTED or BAD, the reason or ''); BAD images are black. NOTED are images with
+      missing or transparent pixels, padding, one band, no noise, more planes than shown, or too few pixels.
 
     Raises:
       UserError: `sky` or `noise` that no image can have.
@@ -87,13 +86,13 @@ def read_cutout(
             found = _planes(data, extension, extensions, planes)
             image, side, note = _fits(found, crop, stretch, levels, noises)
         else:
-            image, clear, note = _pictures(data)
+            image, clear, note = pictures.read_pictures(data)
             side = _side(crop, *image.size)
-        note = _joined(note, _remarks(image, clear, side, size, is_fits))
+        note = fits.joined(note, _remarks(image, clear, side, size, is_fits))
         left, top = ((length - side) // 2 for length in image.size)
         if min(left, top) < 0:
-            note = _joined(note, f"padded: {image.width} x {image.height} pixels, crop {side}")
-        image = _rgb(image.crop((left, top, left + side, top + side)))
+            note = fits.joined(note, f"padded: {image.width} x {image.height} pixels, crop {side}")
+        image = pictures.rgb(image.crop((left, top, left + side, top + side)))
         return _resize(image, size), NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
         return np.zeros((size, size, 3), np.uint8), BAD, _reason(error)
@@ -102,15 +101,14 @@ def read_cutout(
 def _given(name: str, value: float | Sequence[float] | None, above: float) -> tuple[float, ...] | None:
     if value is None:
         return None
-    values = tuple(np.ravel(np.asarray(value, float)).tolist())
+    try:
+        values = tuple(np.ravel(np.asarray(value, float)).tolist())
+    except (TypeError, ValueError):
+        values = ()
     if len(values) not in (1, 3) or not all(above < v < math.inf for v in values):
         what = "must be positive" if above == 0 else "must be finite"
         raise UserError(f"{name}={value}: one number, or three (red, green, blue); each {what}")
     return values
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
 
 
 def _side(crop: float | None, width: int, height: int) -> int:
@@ -181,68 +179,12 @@ def _data(source: Source | Sequence[Source]) -> tuple[bool, list[bytes]]:
 
 
 def _unzipped(data: bytes) -> bytes:
-    for magic, reader in ((b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File)):
-        if data.startswith(magic):
-            data = (
-                reader(io.BytesIO(data)).read(MAX_BYTES + 1)
-                if reader is bz2.BZ2File
-                else reader(fileobj=io.BytesIO(data)).read(MAX_BYTES + 1)
-            )
-            _require(len(data) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB unzipped")
-            return data
+    if not data.startswith((b"\x1f\x8b", b"BZh")):
+        return data
+    file = bz2.BZ2File(io.BytesIO(data)) if data.startswith(b"BZh") else gzip.GzipFile(fileobj=io.BytesIO(data))
+    data = file.read(MAX_BYTES + 1)
+    _require(len(data) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB unzipped")
     return data
-
-
-def _pictures(data: Sequence[bytes]) -> tuple[Image.Image, np.ndarray | None, str]:
-    """A JPEG, PNG or TIFF as an RGB image, or three grey ones as one; bool [H, W], where it is transparent, or None; a remark."""
-    found = [_picture(one) for one in data]
-    if len(found) == 1:
-        return found[0]
-    sizes = [f"{image.width} x {image.height}" for image, _, _ in found]
-    _require(len(set(sizes)) == 1, f"the three files differ in size: {', '.join(sizes)} pixels")
-    _require(all(_is_grey(np.asarray(image)) for image, _, _ in found), "one of the three files is a colour picture")
-    masks = [mask for _, mask, _ in found if mask is not None]
-    image = Image.merge("RGB", [image.getchannel(0) for image, _, _ in found])
-    return image, np.logical_or.reduce(masks) if masks else None, _joined(*dict.fromkeys(note for _, _, note in found))
-
-
-def _picture(data: bytes) -> tuple[Image.Image, np.ndarray | None, str]:
-    """See `_pictures`."""
-    image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "TIFF"))
-    _require(image.width * image.height <= MAX_PIXELS, f"too large: {image.width} x {image.height} pixels")
-    _require(image.format != "JPEG" or data.count(b"\xff\xda") <= MAX_SCANS, f"more than {MAX_SCANS} scans")
-    _require(image.mode not in ("CMYK", "YCCK"), "CMYK colours")
-    note = _check_tiff(image) if image.format == "TIFF" else ""
-    image.load()
-    if image.mode.startswith("I"):  # 16-bit grey
-        grey = np.asarray(image).astype(np.float32) / 257
-        return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8)), None, note
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        clear = np.asarray(image.getchannel("A")) < 255
-        over = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-        return over.convert("RGB"), clear, note
-    return _rgb(image), None, note
-
-
-def _check_tiff(image: Image.Image) -> str:
-    """Refuses what Pillow would show wrongly; remarks on further pages."""
-    bits, photometric = image.tag_v2.get(258, (1,)), image.tag_v2.get(262)
-    bits = bits if isinstance(bits, tuple) else (bits,)
-    _require(set(bits) <= {1, 8, 16}, f"TIFF of {max(bits)}-bit numbers: save it with 8 or 16 bits, or as FITS")
-    _require(image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B"), f"TIFF of mode {image.mode}")
-    _require(not (image.mode.startswith("I") and photometric == 0), "16-bit TIFF whose 0 is white")
-    try:
-        image.seek(1)
-    except EOFError:
-        return ""
-    image.seek(0)
-    return "TIFF of several pages, shown is the first"
-
-
-def _is_grey(pixels: np.ndarray) -> bool:
-    """Of uint8 [H, W] or [H, W, 3]; most colour pictures are told by a few pixels."""
-    return pixels.ndim == 2 or all((part[..., :1] == part[..., 1:]).all() for part in (pixels[::8, ::8], pixels))
 
 
 def _remarks(image: Image.Image, clear: np.ndarray | None, side: int, size: int, is_fits: bool) -> str:
@@ -260,33 +202,14 @@ def _remarks(image: Image.Image, clear: np.ndarray | None, side: int, size: int,
     else:
         _require(bool((low != high).any()), "every pixel has the same value")
         _require(False, "every pixel has nearly the same value")
-    notes = ["one band, shown grey"] if _is_grey(square) else []
+    notes = ["one band, shown grey"] if pictures.is_grey(square) else []
     if clear is not None and (part := clear[top : top + side, left : left + side]).any():
         notes.append(f"{100 * part.mean():.2g} % of pixels transparent")
-    elif not is_fits and (share := _blank(square)) >= 0.05:
+    elif not is_fits and (share := pictures.blank(square)) >= 0.05:
         notes.append(f"{100 * share:.2g} % of pixels in areas of one value")
     if 2 * side < size:
         notes.append(f"small: {side} pixels across, enlarged to {size}")
-    return _joined(*notes)
-
-
-def _blank(square: np.ndarray) -> float:
-    """Share of uint8 [H, W] or [H, W, 3] in squares of 16 pixels of the commonest value: no sky of a photograph."""
-    from scipy import ndimage
-
-    def packed(pixels: np.ndarray) -> np.ndarray:
-        return pixels if pixels.ndim == 2 else pixels.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
-
-    values, counts = np.unique(packed(square[::4, ::4]), return_counts=True)
-    if counts.max() < 0.05 * counts.sum() or min(square.shape[:2]) < 16:
-        return 0.0
-    same = (packed(square) == values[counts.argmax()]).view(np.uint8)
-    return float(ndimage.maximum_filter(ndimage.minimum_filter(same, 16, mode="nearest"), 16, origin=-1).mean())
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """`convert` would copy what is RGB already."""
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return fits.joined(*notes)
 
 
 def _planes(
@@ -322,7 +245,7 @@ def _fits(
         )
     levels, noises = (given * count if given and len(given) == 1 else given for given in (levels, noises))
     with np.errstate(all="ignore"):
-        measured = sky.measure(pixels, scales, levels, noises)
+        measured = measure(pixels, scales, levels, noises)
         centre = pixels[:, rows, columns].astype(np.result_type(pixels.dtype, np.float32))
         gone = ~np.isfinite(centre)
         for plane, mask in zip(gone, measured.missing, strict=True):
@@ -336,4 +259,4 @@ def _fits(
     lost = [f"{name} has no data" for name, none in zip(planes.names, empty, strict=True) if none]
     part = gone[~empty].mean()
     lost += [f"{100 * part:.2g} % of pixels missing"] if part else []
-    return Image.fromarray(shown), side, _joined(planes.note, *lost, note)
+    return Image.fromarray(shown), side, fits.joined(planes.note, *lost, note)

@@ -39,7 +39,10 @@ def measure(
     sky = _measure(pixels, missing, scales, level, noise)
     if sky.noise > 0 or all(mask is None for mask in missing):
         return sky
-    whole = tuple(mask if np.nanmin(plane) == np.nanmax(plane) else None for mask, plane in zip(missing, pixels, strict=True))
+    whole = tuple(
+        mask if mask is not None and np.ptp(plane[np.isfinite(plane)]) == 0 else None
+        for plane, mask in zip(pixels, missing, strict=True)
+    )
     return _measure(pixels, whole, scales, level, noise)
 
 
@@ -63,7 +66,7 @@ def _measure(
     if noise is not None:
         total = np.hypot.reduce(np.array(noise, float) * np.array(scales, float) * there)
         return Sky(levels, float(total) / len(pixels), missing)
-    rows = _sampled(pixels, missing, scales, (step * step, 1))  # neighbours stay neighbours
+    rows = _sampled(pixels, missing, scales, (2 * step * step, 1))  # neighbours stay neighbours
     samples[~there] = rows[~there] = 0  # a plane without data adds nothing
     rounding = np.spacing(np.abs(levels).max()) if pixels.dtype.kind == "f" else 0
     return Sky(levels, _noise(samples.mean(0), rows.mean(0), float(rounding)), missing)
@@ -125,7 +128,7 @@ def _gap(values: np.ndarray) -> float:
 
 
 def _roughness(rows: np.ndarray, weights: Sequence[int], lag: int) -> float:
-    """Robust sigma of a difference along rows [r, W], scaled to be that of the pixels in white noise; NaN if too few."""
+    """Robust sigma of a difference along rows [r, W], scaled to that of the pixels in white noise; NaN if too few."""
     from astropy.stats import mad_std
 
     width = rows.shape[1] - (len(weights) - 1) * lag
@@ -137,7 +140,7 @@ def _roughness(rows: np.ndarray, weights: Sequence[int], lag: int) -> float:
 
 
 def _no_data(plane: np.ndarray) -> np.ndarray | None:
-    """bool [H, W]: where values are repeated as noise cannot, so that they must stand for missing data; None: nowhere."""
+    """bool [H, W]: where values repeat as noise does not make them, so that they stand for no data; None: nowhere."""
     step = _step(plane)
     samples = plane[::step, ::step].astype(np.result_type(plane.dtype, np.float32))
     samples = samples[np.isfinite(samples)]
@@ -145,34 +148,31 @@ def _no_data(plane: np.ndarray) -> np.ndarray | None:
     if len(values) == 1:
         same = plane == values[0]
         return same if (same | ~np.isfinite(plane)).all() else None
-    often = np.argsort(counts)[::-1][:3]
+    often = np.flatnonzero(counts >= max(9, RARE * samples.size))
     masks = []
-    for value in values[often[counts[often] >= max(9, RARE * samples.size)]]:
-        mask = _stands_for_nothing(plane, value, samples, values)
+    for value in values[often[np.argsort(counts[often])[-3:]]]:
+        mask = _stands_for_nothing(plane, value, samples)
         masks += [] if mask is None else [mask]
     return np.logical_or.reduce(masks) if masks else None
 
 
-def _stands_for_nothing(plane: np.ndarray, value: float, samples: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+def _stands_for_nothing(plane: np.ndarray, value: float, samples: np.ndarray) -> np.ndarray | None:
     """Where `value` is no data. Not so: sky of 0 photons, cores at the detector's limit, a sky cut off at 0."""
     from astropy.stats import mad_std
-    from scipy import ndimage
 
     same = plane == value
     rest = samples[samples != value]
     middle, spread = np.median(rest), mad_std(rest)
-    others = values[values != value]
-    cut_off = (value < others[0] <= value + spread) or (value > others[-1] >= value - spread)
+    lowest, highest = rest.min(), rest.max()
+    cut_off = (value < lowest <= value + spread) or (value > highest >= value - spread)
     ordered = np.sort(plane[:: max(1, len(plane) // 64)], axis=1)  # rows: compression has its own steps in each
-    pairs = (ordered[:, 1:] == ordered[:, :-1])[ordered[:, 1:] != value]
-    codes = not cut_off and pairs.mean() < 0.3  # else a pixel may well have this value by chance
-    square = same.view(np.uint8)
-    for window in (ndimage.minimum_filter, ndimage.maximum_filter):
-        square = window(square, BLOCK, mode="nearest")
-    square = square.astype(bool) & same
+    others = ordered[:, 1:] != value
+    repeated = (ordered[:, 1:] == ordered[:, :-1])[others].sum() / max(1, others.sum())
+    codes = not cut_off and repeated < 0.3  # else a pixel may well have this value by chance
+    square = squares(same, BLOCK)
     if square.mean() < RARE:
         return same if codes else None
-    near = ndimage.maximum_filter(square.view(np.uint8), 5).astype(bool) & ~square & np.isfinite(plane)
+    near = _run(np.pad(square, 2), 5, np.logical_or) & ~square & np.isfinite(plane)
     if near.any() and same[near].mean() > 0.7:  # round the squares it is as common: chance makes them
         return None
     edge = plane[near & ~same]
@@ -183,3 +183,21 @@ def _stands_for_nothing(plane: np.ndarray, value: float, samples: np.ndarray, va
         if value <= np.percentile(rest, 1) and border - value < 0.6 * (middle - value):
             return None  # an object that was cut out fades towards it: it is the sky
     return same if codes else square
+
+
+def squares(mask: np.ndarray, side: int) -> np.ndarray:
+    """bool [H, W]: the parts of a mask that are covered by squares of `side` pixels which lie in it."""
+    if min(mask.shape) < side:
+        return np.zeros_like(mask)
+    return _run(np.pad(_run(mask, side, np.logical_and), side - 1), side, np.logical_or)
+
+
+def _run(mask: np.ndarray, length: int, combine: np.ufunc) -> np.ndarray:
+    """`length` neighbours combined along each axis, which gets shorter by length - 1."""
+    for _ in range(2):
+        done = 1
+        while done < length:
+            step = min(done, length - done)
+            mask, done = combine(mask[:-step], mask[step:]), done + step
+        mask = mask.T
+    return mask
