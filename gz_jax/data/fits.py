@@ -45,6 +45,11 @@ def require(condition: bool, reason: str) -> None:
         raise UnusableError(reason)
 
 
+def percent(share: float) -> str:
+    """Two digits of a share."""
+    return f"{float(f'{100 * share:.2g}'):g} %"
+
+
 def joined(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 

@@ -204,9 +204,9 @@ def _remarks(image: Image.Image, clear: np.ndarray | None, side: int, size: int,
         _require(False, "every pixel has nearly the same value")
     notes = ["one band, shown grey"] if pictures.is_grey(square) else []
     if clear is not None and (part := clear[top : top + side, left : left + side]).any():
-        notes.append(f"{100 * part.mean():.2g} % of pixels transparent")
+        notes.append(f"{fits.percent(part.mean())} of pixels transparent")
     elif not is_fits and (share := pictures.blank(square)) >= 0.05:
-        notes.append(f"{100 * share:.2g} % of pixels in areas of one value")
+        notes.append(f"{fits.percent(share)} of pixels in areas of one value")
     if 2 * side < size:
         notes.append(f"small: {side} pixels across, enlarged to {size}")
     return fits.joined(*notes)
@@ -250,7 +250,8 @@ def _fits(
         gone = ~np.isfinite(centre)
         for plane, mask in zip(gone, measured.missing, strict=True):
             plane |= False if mask is None else mask[rows, columns]
-        _require(not gone.all(), "no valid pixel in the central square")
+        _require(np.isfinite(centre).any(), "no valid pixel in the central square")
+        _require(not gone.all(), "every pixel has the same value")
         centre *= np.array(scales, centre.dtype)[:, None, None]
         centre -= measured.level[:, None, None]
         centre[gone] = 0
@@ -258,5 +259,5 @@ def _fits(
     empty = gone.all((1, 2))
     lost = [f"{name} has no data" for name, none in zip(planes.names, empty, strict=True) if none]
     part = gone[~empty].mean()
-    lost += [f"{100 * part:.2g} % of pixels missing"] if part else []
+    lost += [f"{fits.percent(part)} of pixels missing"] if part else []
     return Image.fromarray(shown), side, fits.joined(planes.note, *lost, note)

@@ -72,15 +72,21 @@ def is_grey(pixels: np.ndarray) -> bool:
 
 
 def blank(square: np.ndarray) -> float:
-    """Share of uint8 [H, W] or [H, W, 3] in squares of 16 pixels of the commonest value: no sky of a photograph."""
+    """Share of uint8 [H, W] or [H, W, 3] in squares of 16 pixels of one black, grey or white, as missing data have.
+
+    0 where half of the other pixels equal their neighbour, too: there JPEG has smoothed the sky.
+    """
     bands = [square] if square.ndim == 2 else list(np.moveaxis(square, -1, 0))
     few = sum(band[::8, ::8].astype(np.uint32) << 8 * i for i, band in enumerate(bands))
     values, counts = np.unique(few, return_counts=True)
     common = int(values[counts.argmax()])
-    if squares(few == common, 2).mean() < 0.02:  # no need to look closer
+    colour = [common >> 8 * i & 255 for i in range(len(bands))]
+    if max(colour) - min(colour) > 2 or squares(few == common, 2).mean() < 0.02:
         return 0.0
-    same = np.logical_and.reduce([band == (common >> 8 * i & 255) for i, band in enumerate(bands)])
-    return float(squares(same, 16).mean())
+    inside = squares(np.logical_and.reduce([band == c for band, c in zip(bands, colour, strict=True)]), 16)
+    outside = ~inside[:, 1:]
+    equal = np.logical_and.reduce([band[:, 1:] == band[:, :-1] for band in bands])
+    return float(inside.mean()) if equal[outside].sum() <= outside.sum() / 2 else 0.0
 
 
 def rgb(image: Image.Image) -> Image.Image:

@@ -69,7 +69,13 @@ def _measure(
     rows = _sampled(pixels, missing, scales, (2 * step * step, 1))  # neighbours stay neighbours
     samples[~there] = rows[~there] = 0  # a plane without data adds nothing
     rounding = np.spacing(np.abs(levels).max()) if pixels.dtype.kind == "f" else 0
-    return Sky(levels, _noise(samples.mean(0), rows.mean(0), float(rounding)), missing)
+    mean, rows_mean = samples.mean(0), rows.mean(0)
+    if np.isfinite(mean).any():
+        found = _noise(mean, rows_mean, float(rounding))
+    else:  # each pixel lacks a band
+        each = [_noise(*one, float(rounding)) for one in zip(samples, rows, strict=True)]
+        found = float(np.hypot.reduce(each)) / len(pixels)
+    return Sky(levels, found, missing)
 
 
 def _step(plane: np.ndarray) -> int:
@@ -116,10 +122,11 @@ def _noise(mean: np.ndarray, rows: np.ndarray, rounding: float) -> float:
     if np.isnan([fine, coarse, apart]).any():
         return spread
     low, half, high = np.percentile(sky[np.isfinite(sky)], (16, 50, 84))
-    of_objects = high + low - 2 * half > 0.15 * (high - low) or apart < spread / 4
-    if fine <= max(2 * rounding, 0.6 * _gap(np.unique(mean))) or (coarse > 12 * fine and of_objects):
+    skewness = (high + low - 2 * half) / (high - low or 1)
+    structure = float(np.clip(max(10 * skewness - 1, 3.5 - 10 * apart / spread), 0, 1))  # 0 is sky alone
+    if fine <= max(2 * rounding, 0.6 * _gap(np.unique(mean))) or (coarse > 12 * fine and structure > 0.5):
         return 0.0
-    return min(spread, 1.25 * apart) if of_objects else spread
+    return spread - structure * max(0.0, spread - 1.25 * apart)
 
 
 def _gap(values: np.ndarray) -> float:

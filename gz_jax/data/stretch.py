@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gz_jax.data.fits import require
+from gz_jax.data.fits import percent, require
 
 
 class Stretch(NamedTuple):
@@ -41,7 +41,7 @@ def lupton(above: np.ndarray, noise: float, stretch: Stretch, *, measured: bool 
         note = ("too little" if noise > 0 else "no") + " noise: brightness scaled to the brightest pixel"
         noise = float(mean.max()) / white
     elif bright > 0.25:
-        note = f"{100 * bright:.2g} % of pixels are white"
+        note = f"{percent(bright)} of pixels are white"
     require(noise > 0 and np.isfinite(noise), "every pixel has the same value")
     above = (above / noise).astype(np.float32)
     intensity = np.maximum(above.mean(0), 1e-6)
