@@ -38,7 +38,7 @@ def lupton(above: np.ndarray, noise: float, stretch: Stretch, *, measured: bool 
     white = stretch.softening * np.sinh(stretch.q) / stretch.q
     bright = float((mean > white * noise).mean()) if noise > 0 else 1.0
     if bright > 0.5 and measured:
-        note = ("too little" if noise > 0 else "no") + " noise: brightness scaled to the brightest pixel"
+        note = ("faint" if noise > 0 else "no") + " noise: brightness scaled to the brightest pixel"
         noise = float(mean.max()) / white
     elif bright > 0.25:
         note = f"{percent(bright)} of pixels are white"

@@ -1,6 +1,7 @@
 """Files as surveys and simulations give them, with a galaxy of known brightness, for test_survey_files.py.
 
-The galaxy is a round exponential disk of 12 pixels scale length and peak 100 in 424 x 424 pixels, on a sky of 0 with noise 1.
+The galaxy is a round exponential disk with a scale length of 12 pixels and a peak of 100, in 424 x 424 pixels, on a sky
+of 0 with noise 1.
 """
 
 import bz2

@@ -15,7 +15,7 @@ no noise, disk of 60    |  57.6 0 | 192.6 1 no noise: brightness scaled to the b
 no noise, Gaussian      | 255.0 0 | 163.5 1 no noise: brightness scaled to the brightest pixel; one band, shown grey
 no noise, Sersic 4      | 109.3 0 |  11.7 1 no noise: brightness scaled to the brightest pixel; one band, shown grey
 no noise, cut at 60     |  31.7 0 |  31.7 1 no noise: brightness scaled to the brightest pixel; one band, shown grey
-noise 0.0001            | 221.1 0 |  38.9 1 too little noise: brightness scaled to the brightest pixel; one band, shown grey
+noise 0.0001            | 221.1 0 |  38.9 1 faint noise: brightness scaled to the brightest pixel; one band, shown grey
 noise, FWHM 2           |  14.1 0 |  14.1 1 one band, shown grey
 noise, FWHM 3           |  14.1 0 |  14.1 1 one band, shown grey
 noise, FWHM 6           |  14.1 0 |  14.1 1 one band, shown grey
@@ -94,7 +94,7 @@ def shown(name: str) -> tuple[np.ndarray, int, str]:
 
 @pytest.mark.parametrize(("name", "_", "now"), ROWS, ids=[row[0] for row in ROWS])
 def test_row_of_the_table(name, _, now):
-    mean, flag, reason = (now.split(" ", 2) + [""])[:3]
+    mean, flag, reason = [*now.split(" ", 2), ""][:3]
     image, found, why = shown(name)
     assert (found, why) == (int(flag), reason)
     assert image.mean() == pytest.approx(float(mean), abs=0.3)
@@ -157,7 +157,7 @@ def test_unsigned_integers_with_blank_are_as_floats_with_nan():
 def test_noise_of_resampled_images_is_measured(fwhm, sigma):
     found = measure((disk() + noise(sigma, fwhm=fwhm))[None], [1.0])
     assert found.noise == pytest.approx(sigma, rel=0.1)
-    assert found.level[0] == pytest.approx(0, abs=0.1 * sigma)
+    assert found.level[0] == pytest.approx(0, abs=0.15 * sigma)
     assert found.missing == (None,)
 
 
@@ -220,7 +220,6 @@ def test_given_sky_and_noise_show_a_tight_cutout_as_the_wide_one():
     tight = wide[:, 150:274, 150:274]
     stats = [sigma_clipped_stats(plane, maxiters=5, stdfunc="mad_std") for plane in wide]
     sky, sigma = ([s[i] for s in stats] for i in (1, 2))
-    expected = read_cutout(as_fits(wide), size=50, crop=100)[0].astype(int)
     given = {"sky": sky, "noise": sigma}
     for scales in ((1, 1, 1), (0.85, 1, 1.4)):
         how = {"size": 50, "crop": 100, "stretch": Stretch(scales=scales)}
@@ -232,7 +231,7 @@ def test_given_sky_and_noise_show_a_tight_cutout_as_the_wide_one():
     one, flag, _ = read_cutout(as_fits(tight[1].copy()), size=50, crop=100, sky=sky[1], noise=sigma[1])
     assert np.abs(one - read_cutout(as_fits(wide[1]), size=50, crop=100)[0].astype(int)).max() <= 1
     image, flag, reason = read_cutout(as_fits(wide), size=50, crop=100, noise=1e-6)
-    assert (flag, reason) == (NOTED, "100 % of pixels are white")
+    assert (flag, reason) == (NOTED, "98 % of pixels are white")
 
 
 @pytest.mark.parametrize("how", [{"noise": 0}, {"noise": (1, -1, 1)}, {"sky": np.nan}, {"sky": (1, 2)}, {"noise": "x"}])
@@ -242,7 +241,7 @@ def test_sky_and_noise_that_cannot_be(how):
 
 
 def test_three_levels_need_three_planes():
-    reason = "sky or noise of 3 planes, the image has 1"
+    reason = "sky of 3 planes for an image of 1"
     assert read_cutout(FILES["one band"](), size=68, sky=(0, 0, 0))[1:] == (BAD, reason)
 
 
@@ -263,26 +262,10 @@ def test_extension_by_name_or_number():
         assert read_cutout(data, size=68, extension=name)[1:] == (BAD, reason)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "DQ",
-        "WHT",
-        "ERR",
-        "MASK",
-        "VAR",
-        "IVAR",
-        "INVVAR",
-        "badpix",
-        "weight",
-        "CON",
-        "SIGMA",
-        "RMS",
-        "VAR_POISSON",
-        "R_ERR",
-        "WHT2",
-    ],
-)
+OTHERS = "DQ WHT ERR MASK VAR IVAR INVVAR badpix weight CON SIGMA RMS VAR_POISSON R_ERR WHT2"
+
+
+@pytest.mark.parametrize("name", re.findall(r"\S+", OTHERS))
 def test_other_extensions_are_not_shown_by_themselves(name):
     data = as_fits(named(files.WEIGHTS, name), named(galaxy(), "R"))
     assert np.abs(read_cutout(data, **options(""))[0] - shown("one band")[0].astype(int)).max() == 0
