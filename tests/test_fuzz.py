@@ -4,6 +4,7 @@
 A case is a function of its reader's name and its number alone.
 """
 
+import bz2
 import collections
 import faulthandler
 import gzip
@@ -175,7 +176,8 @@ def cutout(folder: pathlib.Path):
     seeds = [picture("JPEG"), picture("JPEG", progressive=True), picture("PNG"), picture("PNG", optimize=True)]
     seeds += [fits_file(fits.PrimaryHDU(plane)), fits_file(fits.PrimaryHDU(), scaled)]
     packed = fits.CompImageHDU(plane, compression_type="RICE_1", quantize_level=16)
-    seeds += [fits_file(fits.PrimaryHDU(), packed), gzip.compress(seeds[4])]
+    seeds += [fits_file(fits.PrimaryHDU(), packed), gzip.compress(seeds[4]), bz2.compress(seeds[4])]
+    seeds += [picture("TIFF"), picture("TIFF", compression="tiff_lzw"), picture("TIFF", compression="jpeg")]
 
     def use(data: bytes) -> bool:
         image, flag, reason = images.read_cutout(data, size=8)
@@ -193,7 +195,7 @@ READERS = {  # cases, and what makes (seeds, use); use(data) says whether all of
     "zip": (20_000, zip_file),
     "weights .h5": (10_000, weights("h5")),
     "weights .safetensors": (12_000, weights("safetensors")),
-    "JPEG, PNG, FITS": (20_000, cutout),
+    "JPEG, PNG, TIFF, FITS": (20_000, cutout),
 }
 SCALES = [pytest.param(1 / 500, id="few"), pytest.param(1, id="all", marks=pytest.mark.faults)]
 

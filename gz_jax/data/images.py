@@ -1,53 +1,33 @@
-"""Anyone's cutouts as the network wants them: JPEG, PNG or FITS in, uint8 [size, size, 3] and a flag out.
+"""Anyone's cutouts as the network wants them: JPEG, PNG, TIFF or FITS in, uint8 [size, size, 3] and a flag out.
 
 A file that cannot be used is never an error here: it comes back black, flagged `BAD`, with a reason. Memory
 is bounded by `MAX_BYTES` and `MAX_PIXELS` whatever a header claims.
 """
 
+import bz2
 import gzip
 import io
 import math
 import os
 import re
 import stat
-import threading
-import warnings
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gz_jax.data import fits, pictures
+from gz_jax.data.fits import MAX_PIXELS, UnusableError
+from gz_jax.data.fits import require as _require
+from gz_jax.data.sky import measure
+from gz_jax.data.stretch import Stretch, lupton
 from gz_jax.errors import UserError
+
+Source = bytes | str | os.PathLike[str]
 
 GOOD, NOTED, BAD = 0, 1, 2  # usable; usable with a remark (pixels missing, padded); not usable
 MAX_BYTES = 256 << 20
-MAX_PIXELS = 50_000_000
-MAX_SCANS = 100  # of a progressive JPEG, which has about ten; each costs a pass over all its pixels
-MAX_BLOCKS = 2_000  # of 2,880 bytes that the headers of a FITS file may have together
 FIELD = 204 / 424  # what training sees of a Galaxy Zoo cutout, which spans 8.48 Petrosian 90 % radii (Willett+ 2013)
-
-_WARNINGS = threading.Lock()  # catch_warnings swaps a global; astropy's parsing is single-threaded anyway
-
-
-class Stretch(NamedTuple):
-    """Brightness of FITS pixels, Lupton et al. 2004 (PASP 116, 133): asinh(q I / softening) / q, white at 1.
-
-    I is the mean of the bands above the sky in units of the sky's noise, so that cutouts of any flux unit come
-    out alike: linear below `softening`, logarithmic above, white at softening sinh(q) / q (840 by default). With the
-    defaults, cutouts simulated with SDSS' noise have about the sky (scatter 3 of 255) and the cores (160) of the
-    medians of Galaxy Zoo's own pictures, though outskirts come out fainter.
-
-    The planes are first multiplied by `scales`. In units of flux (nanomaggies, say) galaxies come out redder than in
-    Galaxy Zoo; (0.85, 1, 1.4) for i, r, g gives a red core the median colour of Galaxy Zoo's.
-    """
-
-    q: float = 6.0
-    softening: float = 25.0
-    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-
-class _UnusableError(Exception):
-    """Why a file cannot be used."""
 
 
 def crop_side(pixel_scale: float, field_arcsec: float) -> float:
@@ -64,46 +44,71 @@ def crop_side(pixel_scale: float, field_arcsec: float) -> float:
 
 
 def read_cutout(
-    source: bytes | str | os.PathLike[str],
+    source: Source | Sequence[Source],
     *,
     size: int,
     crop: float | None = None,
     stretch: Stretch = Stretch(),  # noqa: B008 (immutable)
     extension: int | str | None = None,
-    planes: tuple[int, int, int] = (0, 1, 2),
+    extensions: Sequence[int | str] | None = None,
+    planes: tuple[int, int, int] | None = None,
+    sky: float | Sequence[float] | None = None,
+    noise: float | Sequence[float] | None = None,
 ) -> tuple[np.ndarray, int, str]:
     """The central square of an image, downsized.
 
     Args:
-      source: the file's bytes or its path. 16-bit greys are divided by 257; transparency goes over black; an
-        orientation tag is ignored (as in training); FITS rows run upwards, as viewers show them.
+      source: the file's bytes or its path, or three of them as red, green and blue: FITS images of one plane, or
+        grey pictures, of one size. FITS may be inside gzip or bzip2. 16-bit greys are divided by 257; transparency
+        goes over black; an orientation tag is ignored (as in training), except that Pillow applies a TIFF's; FITS
+        rows run upwards, as viewers show them.
       size: pixels across the result, made as for training (`augment.warp`): where the ratio is whole by means of
         boxes (204 to 68: 3 x 3), else by means of bilinear samples.
       crop: pixels across the central square; None takes `FIELD` of the shorter side, which is 204 of
         Kaggle's 424. Where the square is larger than the image it is padded with black, so that the scale stays.
-      stretch: of FITS data. extension: FITS extension by number or name; None takes the first with an image.
-      planes: of a FITS cube, shown as red, green and blue (bands stored as g, r, i: (2, 1, 0)).
+      stretch: of FITS data. extension, extensions, planes: which of a FITS file, see `fits.read_planes` (bands stored
+        as g, r, i: planes=(2, 1, 0)).
+      sky, noise: of FITS data, in the file's unit before `Stretch.scales`; one number for every plane, or three. None
+        measures them in the whole image, which must show enough sky (`sky.measure`).
 
     Returns:
-      (uint8 [size, size, 3], GOOD, NOTED or BAD, the reason or ''); BAD images are black.
+      (uint8 [size, size, 3], GOOD, NOTED or BAD, the reason or ''); BAD images are black. NOTED are images with
+      missing or transparent pixels, padding, one band, no noise, more planes than shown, or too few pixels.
+
+    Raises:
+      UserError: `sky` or `noise` that no image can have.
     """
+    levels, noises = _given("sky", sky, -math.inf), _given("noise", noise, 0)
     try:
-        data = _bytes(source)
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_BYTES + 1)
-            _require(len(data) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB unzipped")
-        if data.startswith(b"SIMPLE"):
-            image, side, note = _fits(data, crop, stretch, extension, planes)
+        is_fits, data = _data(source)
+        clear = None
+        if is_fits:
+            found = _planes(data, extension, extensions, planes)
+            image, side, note = _fits(found, crop, stretch, levels, noises)
         else:
-            image, note = _picture(data), ""
+            image, clear, note = pictures.read_pictures(data)
             side = _side(crop, *image.size)
+        note = fits.joined(note, _remarks(image, clear, side, size, is_fits))
         left, top = ((length - side) // 2 for length in image.size)
         if min(left, top) < 0:
-            note = "; ".join(filter(None, [note, f"padded: {image.width} x {image.height} pixels, crop {side}"]))
-        image = _rgb(image.crop((left, top, left + side, top + side)))
+            note = fits.joined(note, f"padded: {image.width} x {image.height} pixels, crop {side}")
+        image = pictures.rgb(image.crop((left, top, left + side, top + side)))
         return _resize(image, size), NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
         return np.zeros((size, size, 3), np.uint8), BAD, _reason(error)
+
+
+def _given(name: str, value: float | Sequence[float] | None, above: float) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        values = tuple(np.ravel(np.asarray(value, float)).tolist())
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) not in (1, 3) or not all(above < v < math.inf for v in values):
+        what = "must be positive" if above == 0 else "must be finite"
+        raise UserError(f"{name}={value}: one number, or three (red, green, blue); each {what}")
+    return values
 
 
 def _side(crop: float | None, width: int, height: int) -> int:
@@ -141,21 +146,16 @@ def _boxes(pixels: np.ndarray, k: int) -> np.ndarray:
     return (total // kind(k * k)).astype(np.uint8)
 
 
-def _require(condition: bool, reason: str) -> None:
-    if not condition:
-        raise _UnusableError(reason)
-
-
 def _reason(error: Exception) -> str:
     """One short line, the same on every run."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, UnidentifiedImageError):
-        return "not a JPEG, PNG or FITS image"
+        return "not a JPEG, PNG, TIFF or FITS image"
     if isinstance(error, Image.DecompressionBombError):
         return "too large: a decompression bomb"
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>| at 0x[0-9a-f]+", "", str(error))).strip()[:160]
-    return text if isinstance(error, _UnusableError) else f"damaged or unreadable: {text or type(error).__name__}"
+    return text if isinstance(error, UnusableError) else f"damaged or unreadable: {text or type(error).__name__}"
 
 
 def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
@@ -168,108 +168,96 @@ def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
     return source
 
 
-def _picture(data: bytes) -> Image.Image:
-    """A JPEG or PNG as an RGB image."""
-    image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-    _require(image.width * image.height <= MAX_PIXELS, f"too large: {image.width} x {image.height} pixels")
-    _require(image.format != "JPEG" or data.count(b"\xff\xda") <= MAX_SCANS, f"more than {MAX_SCANS} scans")
-    _require(image.mode not in ("CMYK", "YCCK"), "CMYK colours")
-    image.load()
-    if image.mode.startswith("I"):  # 16-bit grey
-        grey = np.asarray(image).astype(np.float32) / 257
-        return Image.fromarray(np.clip(grey + 0.5, 0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return _rgb(image)
+def _data(source: Source | Sequence[Source]) -> tuple[bool, list[bytes]]:
+    """Whether it is FITS; the bytes of one file, or of three of one kind, unzipped."""
+    single = isinstance(source, bytes | str | os.PathLike)
+    _require(single or len(source) == 3, "a picture comes from one file, or from three: red, green, blue")
+    data = [_unzipped(_bytes(one)) for one in ([source] if single else source)]
+    kinds = {one.startswith(b"SIMPLE") for one in data}
+    _require(len(kinds) == 1, "FITS and other files together")
+    return kinds.pop(), data
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """`convert` would copy what is RGB already."""
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _unzipped(data: bytes) -> bytes:
+    if not data.startswith((b"\x1f\x8b", b"BZh")):
+        return data
+    file = bz2.BZ2File(io.BytesIO(data)) if data.startswith(b"BZh") else gzip.GzipFile(fileobj=io.BytesIO(data))
+    data = file.read(MAX_BYTES + 1)
+    _require(len(data) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB unzipped")
+    return data
 
 
-class _Blocks(io.BytesIO):
-    """A FITS file whose headers, which astropy reads block by block, cannot go on for ever."""
+def _remarks(image: Image.Image, clear: np.ndarray | None, side: int, size: int, is_fits: bool) -> str:
+    """On the square of `side` pixels in the middle of the image, or as much of it as there is.
 
-    blocks = 0
+    Raises:
+      UnusableError: it is empty.
+    """
+    left, top = (max(0, (n - side) // 2) for n in image.size)
+    square = np.asarray(image.crop((left, top, min(left + side, image.width), min(top + side, image.height))))
+    for part in (square[::8, ::8], square):
+        low, high = part.min((0, 1)), part.max((0, 1))
+        if (high.astype(int) - low).max() > 2:
+            break
+    else:
+        _require(bool((low != high).any()), "every pixel has the same value")
+        _require(False, "every pixel has nearly the same value")
+    notes = ["one band, shown grey"] if pictures.is_grey(square) else []
+    if clear is not None and (part := clear[top : top + side, left : left + side]).any():
+        notes.append(f"{fits.percent(part.mean())} of pixels transparent")
+    elif not is_fits and (share := pictures.blank(square)) >= 0.05:
+        notes.append(f"{fits.percent(share)} of pixels in areas of one value")
+    if 2 * side < size:
+        notes.append(f"small: {side} pixels across, enlarged to {size}")
+    return fits.joined(*notes)
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.blocks += size == 2880
-        _require(self.blocks <= MAX_BLOCKS, f"more than {MAX_BLOCKS} header blocks")
-        return super().read(size)
+
+def _planes(
+    data: Sequence[bytes],
+    extension: int | str | None,
+    extensions: Sequence[int | str] | None,
+    planes: tuple[int, int, int] | None,
+) -> fits.Planes:
+    """Of one FITS file, or of three with a plane each."""
+    if len(data) == 1:
+        return fits.read_planes(data[0], extension, extensions, planes)
+    _require(extensions is None, "three extensions of three files")
+    bands = [fits.read_planes(one, extension).pixels for one in data]
+    return fits.together(list(zip(("red file", "green file", "blue file"), bands, strict=True)), "files")
 
 
 def _fits(
-    data: bytes,
+    planes: fits.Planes,
     crop: float | None,
     stretch: Stretch,
-    extension: int | str | None,
-    planes: tuple[int, int, int],
+    levels: tuple[float, ...] | None,
+    noises: tuple[float, ...] | None,
 ) -> tuple[Image.Image, int, str]:
-    """The central square of a FITS image or cube, stretched; its side; a remark about missing pixels."""
-    from astropy.io import fits  # here, for those who never meet FITS: importing it takes a third of a second
-
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with fits.open(_Blocks(data), memmap=False, lazy_load_hdus=True) as units:
-            pixels = _pixels(units, len(data), extension)[:, ::-1]
-    if len(pixels) > 1:
-        _require(max(planes) < len(pixels), f"cube of {len(pixels)} planes, asked for planes {planes}")
-        with np.errstate(over="ignore", invalid="ignore"):
-            pixels = pixels[list(planes)] * np.array(stretch.scales, np.float32)[:, None, None]
+    """The central square of FITS planes, stretched; its side; remarks."""
+    pixels, count = planes.pixels[:, ::-1], len(planes.pixels)
+    scales = stretch.scales if count > 1 else (1.0,)
     height, width = pixels.shape[1:]
     side = _side(crop, width, height)
     rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in (height, width))
-    step = max(1, int(np.sqrt(width * height / 250_000)))  # a quarter million pixels tell the sky well enough
-    with np.errstate(over="ignore", invalid="ignore"):
-        centre = pixels[:, rows, columns].astype(np.float32)
-        samples = pixels[:, ::step, ::step].astype(np.float32)
-        shown = _lupton(centre, samples, stretch) if np.isfinite(centre).any() else None
-    missing = ~np.isfinite(centre)
-    _require(shown is not None, "no valid pixel in the central square")
-    note = f"{100 * missing.mean():.2g} % of pixels missing" if missing.any() else ""
-    return Image.fromarray(shown), side, note
-
-
-def _pixels(units, length: int, extension: int | str | None) -> np.ndarray:
-    """[planes, H, W] of the chosen extension (an astropy HDUList), after checking what its header claims."""
-    if extension is None:
-        unit = next((u for u in units if u.is_image and len(u.shape) >= 2), None)
-        _require(unit is not None, "no image in the FITS file")
-    else:
-        unit = units[extension]
-        _require(unit.is_image and len(unit.shape) >= 2, f"extension {extension} is no image")
-    shape = tuple(n for n in unit.shape[:-2] if n != 1) + tuple(unit.shape[-2:])
-    text = " x ".join(map(str, shape))
-    _require(len(shape) <= 3 and min(shape) > 0, f"not an image or a cube of images: {text}")
-    _require(int(np.prod(shape, dtype=object)) <= MAX_PIXELS, f"too large: {text} pixels")
-    if not hasattr(unit, "compressed_data"):
-        claimed = unit.fileinfo()["datLoc"] + abs(unit.header["BITPIX"]) // 8 * int(np.prod(shape))
-        _require(claimed <= length, f"truncated: the header promises {claimed} bytes, the file has {length}")
-    return np.asarray(unit.data).reshape(-1, *shape[-2:])
-
-
-def _lupton(pixels: np.ndarray, samples: np.ndarray, stretch: Stretch) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] from float32 [1 or 3, H, W]; see `Stretch`. Missing pixels become sky.
-
-    Sky and noise are the clipped median of each plane, and the clipped spread of the planes' mean, over
-    `samples`.
-    """
-    from astropy.stats import sigma_clipped_stats
-
-    valid = [plane[np.isfinite(plane)] for plane in samples]
-    sky = np.array([sigma_clipped_stats(v, maxiters=5)[1] if v.size else 0 for v in valid], np.float32)
-    above = np.where(np.isfinite(pixels), pixels - sky[:, None, None], 0)
-    mean = samples.mean(0)
-    mean = mean[np.isfinite(mean)]
-    noise = sigma_clipped_stats(mean, maxiters=5, stdfunc="mad_std")[2] if mean.size else 0
-    if not noise > 0:  # an image without noise: white at its brightest pixel instead
-        noise = above.mean(0).max() * stretch.q / stretch.softening / np.sinh(stretch.q)
-    _require(noise > 0, "every pixel has the same value")
-    intensity = np.maximum(above.mean(0) / noise, 1e-6)
-    gain = np.arcsinh(stretch.q * intensity / stretch.softening) / stretch.q / intensity
-    colour = np.maximum(above / noise, 0) * gain
-    colour /= np.maximum(colour.max(0), 1)  # too bright keeps its hue
-    shown = np.moveaxis((255 * colour + 0.5).astype(np.uint8), 0, -1)
-    return shown[..., 0] if shown.shape[-1] == 1 else shown
+    for name, given in (("sky", levels), ("noise", noises)):
+        _require(
+            given is None or len(given) in (1, count), f"{name} of {len(given or ())} planes for an image of {count}"
+        )
+    levels, noises = (given * count if given and len(given) == 1 else given for given in (levels, noises))
+    with np.errstate(all="ignore"):
+        measured = measure(pixels, scales, levels, noises)
+        centre = pixels[:, rows, columns].astype(np.result_type(pixels.dtype, np.float32))
+        gone = ~np.isfinite(centre)
+        for plane, mask in zip(gone, measured.missing, strict=True):
+            plane |= False if mask is None else mask[rows, columns]
+        _require(np.isfinite(centre).any(), "no valid pixel in the central square")
+        _require(not gone.all(), "every pixel has the same value")
+        centre *= np.array(scales, centre.dtype)[:, None, None]
+        centre -= measured.level[:, None, None]
+        centre[gone] = 0
+        shown, note = lupton(centre, measured.noise, stretch, measured=noises is None)
+    empty = gone.all((1, 2))
+    lost = [f"{name} has no data" for name, none in zip(planes.names, empty, strict=True) if none]
+    part = gone[~empty].mean()
+    lost += [f"{fits.percent(part)} of pixels missing"] if part else []
+    return Image.fromarray(shown), side, fits.joined(planes.note, *lost, note)

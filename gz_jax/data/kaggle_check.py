@@ -13,8 +13,8 @@ from PIL import JpegImagePlugin
 
 from gz_jax import labels
 from gz_jax.data import archive
-from gz_jax.data.images import MAX_SCANS
 from gz_jax.data.kaggle import Images, csv_bytes, galaxy_id_of
+from gz_jax.data.pictures import MAX_SCANS
 from gz_jax.errors import UserError
 from gz_jax.files import atomic, harmless
 

@@ -1,5 +1,9 @@
-"""Cutouts from anyone's files: hand-computed pixels, FITS, broken files, listings, order."""
+"""Cutouts from anyone's files: hand-computed pixels, FITS, broken files, listings, order.
 
+What surveys' files come out as, before and after, is the table of test_survey_files.py.
+"""
+
+import bz2
 import gzip
 import io
 import os
@@ -16,6 +20,8 @@ from gz_jax.data import augment, images
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import list_inputs, read_batches
 from gz_jax.errors import UserError
+
+GREY = "one band, shown grey"
 
 
 def encode(pixels: np.ndarray | Image.Image, kind: str = "PNG", **how) -> bytes:
@@ -58,15 +64,16 @@ def test_orientation():
     plane = np.zeros((6, 6), np.float32)
     plane[0, 5] = 1  # bottom right
     image, flag, _ = read_cutout(as_fits(fits.PrimaryHDU(plane)), size=6, crop=6)
-    assert flag == GOOD
+    assert flag == NOTED
     assert np.argwhere(image[..., 0]).tolist() == [[5, 5]]
 
 
 def test_scale_is_kept_by_crop_and_padding():
     pixels = np.full((100, 60, 3), 90, np.uint8)
+    pixels[50, 30] = (80, 70, 60)
     image, flag, reason = read_cutout(encode(pixels), size=50, crop=100)
-    assert (flag, reason) == (NOTED, "padded: 60 x 100 pixels, crop 100")
-    assert np.all(image[:, 10:40] == 90)
+    assert (flag, reason) == (NOTED, "100 % of pixels in areas of one value; padded: 60 x 100 pixels, crop 100")
+    assert np.all(image[:24, 10:40] == 90)
     assert np.all(image[:, :10] == 0)
     assert np.all(image[:, 40:] == 0)
     assert images.crop_side(pixel_scale=0.4, field_arcsec=40) == pytest.approx(100)
@@ -103,7 +110,10 @@ def test_kinds_of_png():
     palette = Image.fromarray(eight).convert("P")
     assert np.all(read_cutout(encode(palette), size=64, crop=64)[0] == eight[..., None])
     half = np.full((8, 8, 4), 128, np.uint8)
-    assert np.all(np.abs(read_cutout(encode(half), size=8, crop=8)[0].astype(int) - 64) <= 1)
+    half[0, 0] = 0
+    image, flag, reason = read_cutout(encode(half), size=8, crop=8)
+    assert (flag, reason) == (NOTED, f"{GREY}; 100 % of pixels transparent")
+    assert np.all(np.abs(image.astype(int).reshape(-1, 3)[1:] - 64) <= 1)
     two = Image.fromarray(eight).convert("1")
     assert set(np.unique(read_cutout(encode(two), size=64, crop=64)[0])) == {0, 255}
 
@@ -111,8 +121,8 @@ def test_kinds_of_png():
 def test_fits_stretch_by_hand():
     """Lupton's asinh of noise units, above the clipped median."""
     plane = galaxy(200, 200)
-    image, flag, _ = read_cutout(as_fits(fits.PrimaryHDU(plane)), size=200, crop=200)
-    assert flag == GOOD
+    image, flag, reason = read_cutout(as_fits(fits.PrimaryHDU(plane)), size=200, crop=200)
+    assert (flag, reason) == (NOTED, GREY)
     assert np.all(image == image[..., :1])
     sigma = (plane[95:105, 95:105].astype(float) - 50) / 2
     expected = 255 * np.arcsinh(6 * sigma / 25) / 6
@@ -177,8 +187,8 @@ def test_a_galaxy_fills_the_frame_as_in_training_at_any_pixel_scale(pixel_scale,
 
     def width(**how) -> float:
         """Part of the frame that the galaxy's major axis spans above a quarter of the white."""
-        image, flag, _ = read_cutout(data, size=68, **how)
-        assert flag == GOOD
+        image, _, reason = read_cutout(data, size=68, **how)
+        assert reason == GREY
         return float((image[33:35].mean((0, 2)) > 64).mean())
 
     shown = width(crop=images.crop_side(pixel_scale, 4.08 * radius))
@@ -204,12 +214,12 @@ def test_missing_pixels_are_sky_and_counted():
     whole = read_cutout(as_fits(fits.PrimaryHDU(plane)), size=50, crop=50)[0].astype(int)
     plane[:35] = np.nan  # of the central 50 rows, the lowest 10
     image, flag, reason = read_cutout(as_fits(fits.PrimaryHDU(plane)), size=50, crop=50)
-    assert (flag, reason) == (NOTED, "20 % of pixels missing")
+    assert (flag, reason) == (NOTED, f"20 % of pixels missing; {GREY}")
     assert np.all(image[40:] == 0)
     assert np.abs(image[:40] - whole[:40]).max() < 12
     blank = fits.PrimaryHDU(np.where(np.isnan(plane), -99, plane).astype(np.int16))
     blank.header["BLANK"] = -99
-    assert read_cutout(as_fits(blank), size=50, crop=50)[1:] == (NOTED, "20 % of pixels missing")
+    assert read_cutout(as_fits(blank), size=50, crop=50)[1:] == (NOTED, f"20 % of pixels missing; {GREY}")
     plane[:] = np.nan
     assert read_cutout(as_fits(fits.PrimaryHDU(plane)), size=50)[1:] == (
         BAD,
@@ -236,7 +246,7 @@ PHOTO = encode(np.random.default_rng(3).integers(0, 256, (424, 424, 3), dtype=np
 FLAT = as_fits(fits.PrimaryHDU(np.full((50, 50), 3, np.float32)))
 BROKEN = {
     "empty": (b"", "empty file"),
-    "text": (b"<html>404 not found</html>" * 20, "not a JPEG, PNG or FITS image"),
+    "text": (b"<html>404 not found</html>" * 20, "not a JPEG, PNG, TIFF or FITS image"),
     "truncated JPEG": (PHOTO[:9000], "damaged or unreadable: image file is truncated"),
     "JPEG header alone": (PHOTO[:10], "damaged or unreadable: Truncated File Read"),
     "large PNG": (encode(Image.new("1", (8000, 8000))), "too large: 8000 x 8000 pixels"),
@@ -247,6 +257,8 @@ BROKEN = {
     ),
     "CMYK": (encode(Image.new("CMYK", (424, 424)), "JPEG"), "CMYK colours"),
     "decompression bomb": (encode(Image.new("1", (20000, 20000))), "too large: a decompression bomb"),
+    "bzip2 bomb": (bz2.compress(bytes(300 << 20), 1), "more than 256 MiB unzipped"),
+    "half a bzip2": (bz2.compress(as_fits(fits.PrimaryHDU(galaxy())))[:9000], "damaged or unreadable: Compressed file"),
     "gzip bomb": (gzip.compress(bytes(300 << 20), 1), "more than 256 MiB unzipped"),
     "lying FITS": (huge_fits(), "too large: 1000000000 x 1000000000 pixels"),
     "truncated FITS": (
@@ -263,7 +275,7 @@ BROKEN = {
         "not an image or a cube of images",
     ),
     "two planes": (as_fits(fits.PrimaryHDU(np.ones((2, 9, 9)))), "cube of 2 planes"),
-    "GIF": (encode(Image.new("P", (50, 50)), "GIF"), "not a JPEG, PNG or FITS image"),
+    "GIF": (encode(Image.new("P", (50, 50)), "GIF"), "not a JPEG, PNG, TIFF or FITS image"),
 }
 
 
@@ -290,7 +302,10 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def shade(value: int) -> bytes:
-    return encode(np.full((30, 30, 3), value, np.uint8))
+    """Of that grey, but for a corner in colour."""
+    pixels = np.full((30, 30, 3), value, np.uint8)
+    pixels[16:, 16:] = (value, 255 - value, 128)
+    return encode(pixels)
 
 
 def test_folder_glob_and_zip_are_sorted_by_id(tmp_path):
@@ -368,7 +383,7 @@ def test_batches_are_whole_ordered_and_restartable(tmp_path):
     bad = index % 7 == 3
     np.testing.assert_array_equal(flag, np.where(bad, BAD, GOOD))
     np.testing.assert_array_equal(image[:, 0, 0, 0], np.where(bad, 0, index))
-    assert set(reason[bad]) == {"not a JPEG, PNG or FITS image"}
+    assert set(reason[bad]) == {"not a JPEG, PNG, TIFF or FITS image"}
     later = list(read_batches(catalogue, 8, size=4, start=17, stop=30))
     assert np.concatenate([b["index"] for b in later]).tolist() == list(range(17, 30))
     np.testing.assert_array_equal(np.concatenate([b["image"] for b in later]), image[17:30])
