@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from gz_jax import files
 from gz_jax.errors import UserError
 from gz_jax.modes import options  # noqa: F401  # defines the flags of single modes
 
@@ -34,7 +35,8 @@ def main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> list[str]:
     """Flags, with one line for a mistake in them."""
     try:
-        rest = flags.FLAGS(argv)
+        arguments = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
+        rest = flags.FLAGS([argv[0], *map(with_home, arguments)])
         if config_flag.present:
             config_flag.value["seed"]  # a file that cannot be loaded is said only when it is looked into
     except (KeyError, AttributeError, IndexError) as error:
@@ -42,6 +44,12 @@ def parse(argv: list[str]) -> list[str]:
     except (flags.Error, TypeError, ValueError, OSError, SyntaxError) as error:
         fail(" ".join(str(error).split()))
     return rest
+
+
+def with_home(argument: str) -> str:
+    """An argument with `~` in its path, which no shell expands in `--workdir=~/runs`, as the home folder."""
+    flag, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    return flag + equals + files.with_home(value)
 
 
 def fail(message: object) -> NoReturn:

@@ -34,6 +34,11 @@ def atomic(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iter
         unfinished.discard(name)
 
 
+def with_home(paths: str) -> str:
+    """A path, or several with commas between, with `~` and `~user` at their start as the home folder."""
+    return ",".join(map(os.path.expanduser, paths.split(",")))
+
+
 FORMULA = "=+-@\t\r\n'"
 
 

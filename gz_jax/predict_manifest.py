@@ -1,6 +1,5 @@
 """Which images and which networks a table of predictions is of, so that two tables are never taken for one."""
 
-import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gz_jax import files
+from gz_jax.data import inputs
 from gz_jax.errors import UserError
 from gz_jax.predict_tables import BAD, MANIFEST, is_whole, metadata, record
 
@@ -33,11 +33,8 @@ class Rows(NamedTuple):
     @property
     def digest(self) -> str:
         """16 hex digits that differ where an id, a file's name or a stamp does."""
-        found = hashlib.sha256()
-        for column in self:
-            texts = [] if column is None else column.tolist()
-            found.update(json.dumps([str(text) for text in texts]).encode("utf-8", "surrogatepass"))
-        return found.hexdigest()[:16]
+        columns = (pa.array(self.ids).cast(pa.string()), self.files, self.stamps)
+        return inputs.digest(column for column in columns if column is not None)
 
 
 def claim(output: pathlib.Path, manifest: dict[str, Any], rows: Rows) -> dict[str, Any]:

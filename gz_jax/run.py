@@ -171,7 +171,7 @@ def open_workdir(
     Raises:
       UserError: it cannot be written, or it holds a run whose config differs in a field that matters.
     """
-    path = pathlib.Path(workdir)
+    path = pathlib.Path(os.path.expanduser(workdir))
     record = {
         "config": flatten(config),
         "data_fingerprint": fingerprint,
@@ -214,7 +214,7 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     Raises:
       UserError: it is no workdir.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path = pathlib.Path(os.path.expanduser(workdir)) / "config.json"
     try:
         flat = _completed(_saved(path)["config"])
     except (OSError, ValueError) as error:

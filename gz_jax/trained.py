@@ -75,7 +75,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     Raises:
       UserError: it is no workdir, or has no checkpoint yet, or none that can be read.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = pathlib.Path(os.path.expanduser(workdir))
     config = run.read_config(workdir)
     directory = workdir / "checkpoints" / "best"
     found = None

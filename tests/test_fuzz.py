@@ -102,11 +102,22 @@ def labels_csv(folder: pathlib.Path):
     return seeds, use
 
 
+def fits_table(table: pa.Table, path: pathlib.Path) -> None:
+    kinds = {pa.int64(): "K", pa.string(): "12A", pa.float64(): "D"}
+    columns = [
+        fits.Column(f.name, kinds[f.type], array=[x or "" for x in table[f.name].to_pylist()]) for f in table.schema
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(path, overwrite=True)
+
+
+TABLES = {"csv": csv.write_csv, "parquet": parquet.write_table, "fits": fits_table}
+
+
 def table(kind: str):
     def prepare(folder: pathlib.Path):
-        path, write = folder / f"a.{kind}", {"csv": csv.write_csv, "parquet": parquet.write_table}[kind]
+        path, write = folder / f"a.{kind}", TABLES[kind]
         seeds = []
-        for ids in ([1, 2, 3, 4], ["a", "=b", "007", "é"]):
+        for ids in ([1, 2, 3, 4], ["a", "=b", "007", "é" if kind != "fits" else "e"]):
             write(pa.table({"id": ids, "file": ["x.jpg", "/etc/passwd", "../y.png", None], "z": [0.1, 2, 3, 4]}), path)
             seeds.append(path.read_bytes())
 
@@ -192,6 +203,7 @@ READERS = {  # cases, and what makes (seeds, use); use(data) says whether all of
     "labels CSV": (20_000, labels_csv),
     "catalogue CSV": (14_000, table("csv")),
     "catalogue Parquet": (8_000, table("parquet")),
+    "catalogue FITS": (8_000, table("fits")),
     "zip": (20_000, zip_file),
     "weights .h5": (10_000, weights("h5")),
     "weights .safetensors": (12_000, weights("safetensors")),

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from configs import default
-from gz_jax import predict_tables, run
-from gz_jax.data import synthetic
+from gz_jax import predict_tables, run, trained
+from gz_jax.data import galaxy_zoo, kaggle, synthetic
 from gz_jax.errors import UserError
+from gz_jax.models import imagenet
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ("--config=configs/demo.py", "--config.data.num_galaxies=400", "--config.num_epochs=2")
@@ -224,3 +225,56 @@ def test_what_the_cnn_has_no_use_for_is_refused_before_anything_is_written(field
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"--config.{field}"):
         run.check(config, 1)
+
+
+def parsed(*arguments, home):
+    """What the flags hold, and the other arguments, with this home folder."""
+    code = """
+import sys, launch
+from absl import flags
+rest = launch.parse(sys.argv)
+names = ("workdir", "input", "output", "labels", "validation", "data_dir", "answer")
+print([flags.FLAGS[name].value for name in names], rest[1:])
+if launch.config_flag.value:
+    print(launch.config_flag.value.data.dir, launch.config_flag.value.model.pretrained)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**environment(), "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_home_is_expanded_in_every_path(tmp_path):
+    (tmp_path / "config.py").write_text((ROOT / "configs" / "default.py").read_text())
+    (tmp_path / "flags").write_text("--output=~/from_a_file\n")
+    flags = ("workdir=~/a,~/b", "input=~/*.jpg", "validation=x,~/v", "labels", "~/l.csv", "data_dir=~", "answer=a~b")
+    flags = [flag if flag.startswith("~") else f"--{flag}" for flag in flags]
+    config = ("--config=~/config.py", "--config.data.dir=~/kaggle", "--config.model.pretrained=~/w~1.h5")
+    found = parsed(*flags, "--flagfile=~/flags", *config, "~/c", "d/~", home=tmp_path)
+    paths = ["a,{0}/b", "*.jpg", "from_a_file", "l.csv"]
+    values = [f"{tmp_path}/{path}".format(tmp_path) for path in paths] + [f"x,{tmp_path}/v", str(tmp_path), "a~b"]
+    assert found == f"{values} {[f'{tmp_path}/c', 'd/~']}\n{tmp_path}/kaggle {tmp_path}/w~1.h5\n"
+
+
+def test_home_in_a_refusal_and_in_functions(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = launch("--mode=predict", "--workdir=~/run", "--input=~/x", "--output=~/y")
+    assert f"{tmp_path}/run is not a workdir" in refusal(result)
+    assert not (ROOT / "~").exists()
+    monkeypatch.chdir(tmp_path)
+    config = default.get_config()
+    assert run.open_workdir("~/run", config, "f", None) == tmp_path / "run"
+    assert run.read_config("~/run").seed == config.seed
+    with pytest.raises(UserError, match=f"{tmp_path}/run has no best checkpoint"):
+        trained.load("~/run")
+    with pytest.raises(UserError, match=f"{tmp_path}/none.h5"):
+        imagenet.load("~/none.h5")
+    with pytest.raises(UserError, match=f"data directory {tmp_path}/none does not exist"):
+        kaggle.find("~/none")
+    assert galaxy_zoo.store_dir("~/store") == tmp_path / "store"
+    assert [path.name for path in tmp_path.glob("~*")] == []

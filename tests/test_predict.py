@@ -167,7 +167,7 @@ def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
         empty = [column for column, value in row.items() if value is None]
         assert len(empty) == (74 if row["flag"] == BAD else 0), name
     assert rows["holes.fits"]["flag"] == NOTED
-    assert rows["nowhere.jpg"]["reason"] == "no such file"
+    assert rows["nowhere.jpg"]["reason"] == f"no such file: {catalogue.parent / 'nowhere.jpg'}"
     assert rows["huge.png"]["reason"] == "too large: a decompression bomb"
 
 

@@ -12,11 +12,13 @@ import os
 import pathlib
 import re
 import struct
+import types
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from gz_jax.data import listing
 from gz_jax.errors import UserError
 
 _BLOCK = 4 << 20  # bytes between two kept states of a decompressor; each state takes some 50 kB
@@ -37,11 +39,15 @@ READ_ERRORS = (
 
 
 class Source(NamedTuple):
-    """Files at one place: `where` for messages, `sizes` in bytes by name; `read(name)` is safe in threads."""
+    """Files at one place: `where` for messages, `sizes` in bytes by name; `read(name)` is safe in threads.
+
+    `checksums` are the CRC-32 by name, of a zip.
+    """
 
     where: str
     sizes: dict[str, int]
     read: Callable[[str], bytes]
+    checksums: Mapping[str, int] = types.MappingProxyType({})
 
 
 class _File(io.FileIO):
@@ -120,11 +126,6 @@ class _Inflated(_Window):
         return bytes(out)
 
 
-def _ignored(name: str) -> bool:
-    parts = name.split("/")
-    return not parts[-1] or parts[-1].startswith(".") or "__MACOSX" in parts
-
-
 def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
     """A zip and those of its entries that matter, all with safe paths."""
     try:
@@ -147,7 +148,7 @@ def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, li
             raise UserError(
                 f"{where}: {info.filename} is compressed by method {info.compress_type}, only deflate is known"
             )
-    return archive, [info for info in infos if not _ignored(info.filename)]
+    return archive, [info for info in infos if not listing.ignored(info.filename)]
 
 
 def _nested(outer: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Window:
@@ -174,18 +175,13 @@ def _source(where: str, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], 
         with archive.open(chosen[name]) as file:  # read() without a size would inflate whatever is there
             return file.read(sizes[name])
 
-    return Source(where, sizes, read)
+    return Source(where, sizes, read, {name: info.CRC for name, info in chosen.items()})
 
 
 def from_folder(folder: pathlib.Path, suffix: str) -> Source:
     """The files below a folder that end in `suffix` (lower case); names are relative to its parent."""
-    sizes = {}
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = pathlib.Path(root, name)
-            relative = path.relative_to(folder.parent).as_posix()
-            if name.lower().endswith(suffix) and not _ignored(relative) and path.is_file():  # a pipe would hang
-                sizes[relative] = path.stat().st_size
+    names = (f"{folder.name}/{name}" for name, why in listing.walk(folder) if not why and name.lower().endswith(suffix))
+    sizes = {name: (folder.parent / name).stat().st_size for name in names}
     return Source(str(folder), sizes, lambda name: (folder.parent / name).read_bytes())
 
 

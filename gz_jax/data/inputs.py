@@ -2,172 +2,263 @@
 
 import collections
 import concurrent.futures
-import csv as python_csv
 import functools
 import glob
+import hashlib
 import os
 import pathlib
-import re
-from collections.abc import Callable, Iterator
+import types
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
 
-from gz_jax.data import archive, images
+from gz_jax.data import archive, identifiers, images, listing, tables
 from gz_jax.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz")
+FITS_SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", ".gz", ".bz2", ".fz"))
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", *FITS_SUFFIXES)
+READ = "JPEG, PNG, TIFF and FITS are read"
 
-MAX_ROWS = 100_000_000  # of a table
-MAX_ID = 1_000  # characters; NumPy gives every id as much room as the longest
+_SHOWN = 8  # suffixes named in a message
+_NONE: Mapping[str, int] = types.MappingProxyType({})
 
 
 class Catalogue(NamedTuple):
     """Image files in a fixed order.
 
     Attributes:
-      ids: int64 or str [n], unique; read(i): bytes, or a path to read; where: for messages.
-      files: str [n], the files' names as the table has them, else below the listed folder; None in memory.
-      stamps: str [n], size and CRC of files in a zip; else None.
+      ids: int64 or str [n], unique.
+      read: row to bytes, or a path to read, or three paths (red, green, blue). Raises UserError, OSError, ValueError.
+      where: what was listed, for messages.
+      files: str [n], the files' names as a table has them (three with ' + ' between), else below the listed folder;
+        None for images in memory.
+      stamps: str [n], size and CRC of files in a zip; None elsewhere.
+      left_out: how many files were not taken, by suffix or reason.
     """
 
     ids: np.ndarray
-    read: Callable[[int], bytes | pathlib.Path]
+    read: Callable[[int], bytes | pathlib.Path | tuple[pathlib.Path, ...]]
     where: str
     files: pa.Array | None = None
     stamps: pa.Array | None = None
+    left_out: Mapping[str, int] = _NONE
 
 
-def list_inputs(spec: str | os.PathLike[str], *, id_column: str = "id", file_column: str = "file") -> Catalogue:
+def list_inputs(
+    spec: str | os.PathLike[str],
+    *,
+    id_column: str = "id",
+    file_column: str = "file",
+    file_columns: Sequence[str] = (),
+) -> Catalogue:
     """The images that `spec` names; none is opened yet.
 
     Args:
-      spec: a folder (searched through), a glob, a zip (Kaggle's images_test_rev1.zip), or a CSV or Parquet
-        table with `id_column` and `file_column`, whose relative paths start at the table's folder.
+      spec: a folder (searched through, symbolic links included), a glob, a zip (Kaggle's images_test_rev1.zip), or a
+        table: CSV, Parquet or FITS, with `id_column` and `file_column`. A FITS file without such a table is one image.
+      file_columns: three columns instead of `file_column`: a galaxy's files of its red, green and blue band.
 
     Returns:
       The catalogue, in the table's order, else sorted by id. Without a table the id is the path below the
-      files' common folder, without suffix. Ids that are all whole numbers are int64.
+      files' common folder, without suffix. Ids that are all whole numbers of 64 bits are int64, others text (see
+      `identifiers.from_texts`). A table's relative paths start at its folder; see `find_file` for what else is tried.
 
     Raises:
-      UserError: nothing there, no images, a column missing, an id missing or used twice.
+      UserError: nothing there, no images, a column missing, an id missing or used twice (also by files whose names
+        differ in suffix alone), ids that have lost digits.
     """
-    path, text = pathlib.Path(spec), os.fspath(spec)
-    if path.is_dir():
-        return _of_files([p for p in path.rglob("*") if _is_image(p)], text)
-    if not path.exists():
-        found = [pathlib.Path(p) for p in glob.glob(text, recursive=True)] if glob.has_magic(text) else []
-        if not found:
-            raise UserError(f"no such input: {text}; give a folder, a glob, a zip, or a CSV or Parquet table")
-        return _of_files([p for p in found if _is_image(p)], text)
-    if path.suffix.lower() == ".zip":
-        return _of_zip(path)
-    if path.suffix.lower() in (".csv", ".parquet"):
-        return _of_table(path, id_column, file_column)
-    if _is_image(path):
-        return _of_files([path], text)
-    raise UserError(f"{text} is no folder, zip, CSV, Parquet or image file")
+    text = os.path.expanduser(os.fspath(spec))
+    path, suffix = pathlib.Path(text), os.path.splitext(text)[1].lower()
+    if file_columns and len(file_columns) != 3:
+        raise UserError(f"{len(file_columns)} columns of files ({', '.join(file_columns)}): one, or three, are needed")
+    if os.path.isdir(text):
+        found = _of_folder(text)
+    elif not os.path.exists(text):
+        matches = listing.matches(text) if glob.has_magic(text) else []
+        if not matches:
+            raise UserError(f"no such input: {text}; give a folder, a glob, a zip, or a CSV, Parquet or FITS table")
+        found = _of_paths(matches, text)
+    elif suffix == ".zip":
+        found = _of_zip(path)
+    elif suffix in (".csv", ".parquet") or text.lower().endswith(FITS_SUFFIXES):
+        table = tables.read(path, id_column, file_columns or [file_column])
+        if table is not None:
+            return _of_table(path, table, [id_column, *(file_columns or [file_column])])
+        found = _of_paths([text], text)
+    elif _is_image(text):
+        found = _of_paths([text], text)
+    else:
+        raise UserError(f"{text} is no folder, zip, CSV, Parquet or FITS table, or image ({READ})")
+    if file_columns:
+        raise UserError(f"{text} is no table, in which the columns {', '.join(file_columns)} could name files")
+    return found
 
 
-def _is_image(path: pathlib.Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+def left_out_text(catalogue: Catalogue) -> str:
+    """One line on the files that were not taken, for the user; '' where there are none."""
+    return f"left out: {_counts(catalogue.left_out)}; {READ}" if catalogue.left_out else ""
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    ordered = sorted(numbers.items(), key=lambda pair: (-pair[1], pair[0]))
+    rest = sum(count for _, count in ordered[_SHOWN:])
+    return ", ".join(f"{count} {what}" for what, count in ordered[:_SHOWN]) + (f", {rest} others" if rest else "")
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _kind(name: str) -> str:
+    return os.path.splitext(name)[1].lower()[:20] or "without a suffix"
+
+
+def _of_folder(folder: str) -> Catalogue:
+    """Images below a folder."""
+    names, left_out = [], collections.Counter()
+    for name, fault in listing.walk(folder):
+        if fault and not name:
+            raise UserError(f"cannot list {folder}: {fault}")
+        if not fault and _is_image(name):
+            names.append(name)
+        else:
+            left_out[fault or _kind(name)] += 1
+    return _of_names(names, lambda name: pathlib.Path(folder, name), folder, left_out)
+
+
+def _of_paths(paths: Iterable[str], where: str) -> Catalogue:
+    """Images among these files."""
+    names, left_out = [], collections.Counter()
+    for path in map(os.path.abspath, paths):
+        if listing.ignored(os.path.basename(path)) or os.path.isdir(path):
+            continue
+        fault = listing.fault(path)
+        if not fault and _is_image(path):
+            names.append(path)
+        else:
+            left_out[fault or _kind(path)] += 1
+    return _of_names(names, pathlib.Path, where, left_out)
+
+
+def _of_zip(path: pathlib.Path) -> Catalogue:
+    source = archive.from_zip(path, "")
+    left_out = collections.Counter(_kind(name) for name in source.sizes if not _is_image(name))
+    names = [name for name in source.sizes if _is_image(name)]
+    checksums = {name: f"{source.sizes[name]} {source.checksums[name]}" for name in names}
+    return _of_names(names, source.read, str(path), left_out, checksums)
+
+
+def _of_names(
+    names: list[str],
+    read: Callable[[str], bytes | pathlib.Path],
+    where: str,
+    left_out: Mapping[str, int],
+    checksums: Mapping[str, str] | None = None,
+) -> Catalogue:
+    """Files by name, sorted by id; `checksums` of a zip's."""
+    if not names:
+        there = f"there are {_counts(left_out)}" if left_out else "there are no files"
+        raise UserError(f"{where}: no image files ({READ}); {there}")
+    names.sort()
+    # Zips made on Windows may have backslashes.
+    shown = names if checksums is None else [name.replace("\\", "/") for name in names]
+    common = os.path.commonpath([os.path.dirname(name) for name in shown])
+    start = len(os.path.join(common, ""))
+    # Not all names are Unicode.
+    texts = pa.array([_without_suffix(name[start:]).encode("utf-8", "backslashreplace") for name in shown])
+    ids = identifiers.from_texts(texts := texts.cast(pa.string()))
+    count, rows = identifiers.repeated(ids)
+    if count:
+        first, second = (names[row][start:] for row in rows[:2])
+        raise UserError(
+            f"{where}: {_ids(count)} used more than once, the first is {ids[rows[0]]}, by {first} and {second}: files "
+            "whose names differ in suffix alone are one galaxy. Say which are meant by a glob, for example "
+            f"'FOLDER/**/*{_kind(first)}', or by a table"
+        )
+    order = np.argsort(ids, kind="stable")
+    below = [name[start:].encode("utf-8", "backslashreplace").decode() for name in names]
+    kept = pa.array(map(os.fsencode, names))
+    stamps = pa.array(map((checksums or {}).get, names), pa.string())
+    below, kept, stamps = (column.take(pa.array(order)) for column in (pa.array(below, pa.string()), kept, stamps))
+    stamps = None if checksums is None else stamps
+    return Catalogue(ids[order], lambda i: read(os.fsdecode(kept[i].as_py())), where, below, stamps, dict(left_out))
+
+
+def _ids(count: int) -> str:
+    return f"{count} ids are" if count > 1 else "1 id is"
 
 
 def _without_suffix(name: str) -> str:
     return name[: -max(len(s) for s in SUFFIXES if name.lower().endswith(s))]
 
 
-def _of_names(names: list[str], where: str) -> tuple[np.ndarray, pa.Array]:
-    """Ids and names, sorted by id."""
-    if not names:
-        raise UserError(f"{where}: no image files ({', '.join(SUFFIXES)})")
-    common = os.path.commonpath([os.path.dirname(name) for name in names])
-    ids = _ids([_without_suffix(os.path.relpath(name, common or ".")) for name in names], where)
-    order = np.argsort(ids, kind="stable")
-    return ids[order], pa.array(map(os.fsencode, names)).take(pa.array(order))  # not all names are Unicode
+def _of_table(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -> Catalogue:
+    ids = identifiers.from_texts(table.ids)
+    count, rows = identifiers.repeated(ids)
+    files = table.files
+    if count:
+        some = " and ".join(f"{row + 1} ({files[0][row].as_py()})" for row in rows[:2].tolist())
+        raise UserError(f"{path}: {_ids(count)} used more than once, the first is {ids[rows[0]]}, in rows {some}")
+
+    def read(i: int) -> pathlib.Path | tuple[pathlib.Path, ...]:
+        found = []
+        for name, column in zip(files, columns[1:], strict=True):
+            text = name[i].as_py()
+            if not text:
+                raise ValueError("the table names no file" + f" in column {column!r}" * (len(files) > 1))
+            found.append(find_file(text, path.parent))
+        return tuple(found) if len(found) > 1 else found[0]
+
+    shown = (
+        files[0]
+        if len(files) == 1
+        else pc.binary_join_element_wise(*files, " + ", null_handling="replace", null_replacement="")
+    )
+    pa.default_memory_pool().release_unused()  # half a gigabyte after 10^7 rows
+    return Catalogue(ids, read, str(path), shown)
 
 
-def _of_files(files: list[pathlib.Path], where: str) -> Catalogue:
-    ids, names = _of_names([os.path.abspath(p) for p in files], where)
-    return Catalogue(ids, lambda i: pathlib.Path(os.fsdecode(names[i].as_py())), where)
+def find_file(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """A file as a table names it: below the table's folder, or absolute.
+
+    Where there is none of exactly that name, tried are: without spaces around it, a file:// URL as its path, `~` as
+    the home folder, and backslashes as slashes.
+
+    Raises:
+      UserError: there is no such file (with the full path that was looked for), or it is another URL.
+    """
+    path = folder / name
+    if os.path.exists(path):
+        return path
+    text = name.strip()
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() == "file":
+        text = urllib.parse.unquote(rest.removeprefix("localhost"))
+    elif separator and scheme.isalnum():
+        raise UserError(f"{text} is a URL: only files are read")
+    for last in (text, os.path.expanduser(text), os.path.expanduser(text.replace("\\", "/"))):
+        path = folder / last
+        if os.path.exists(path):
+            return path
+    tried = os.path.abspath(path)
+    raise UserError(f"no such file: {tried if len(tried) < 180 else '...' + tried[-170:]}")
 
 
-def _of_zip(path: pathlib.Path) -> Catalogue:
-    source = archive.from_zip(path, SUFFIXES)
-    ids, names = _of_names(list(source.sizes), str(path))
-
-    def read(i: int) -> bytes:
-        return source.read(os.fsdecode(names[i].as_py()))
-
-    return Catalogue(ids, read, str(path))
-
-
-def _of_table(path: pathlib.Path, id_column: str, file_column: str) -> Catalogue:
-    wanted = [id_column, file_column]
-    try:
-        is_csv = path.suffix.lower() == ".csv"
-        there = _header(path) if is_csv else parquet.read_schema(path).names
-        if missing := [name for name in wanted if name not in there]:
-            names = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
-            raise UserError(f"{path} has no column {' and '.join(map(repr, missing))}; it has {names}")
-        if is_csv:
-            # As text: an id of 007 is not 7, and an empty file name is a missing one.
-            types = dict.fromkeys(wanted, pa.string())
-            options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=True)
-            table = csv.read_csv(path, convert_options=options)
-        else:
-            rows = parquet.read_metadata(path).num_rows  # a few kilobytes can repeat one value for ever
-            if rows > MAX_ROWS:
-                raise UserError(f"{path} says it has {rows} rows; more than {MAX_ROWS} are refused")
-            table = parquet.read_table(path, columns=wanted, read_dictionary=wanted)
-        ids, files = (_texts(table.column(name)) for name in wanted)
-    except (pa.ArrowException, python_csv.Error, OSError, KeyError, ValueError, MemoryError) as error:
-        raise UserError(f"cannot read {path} as a table: {error}") from error
-    if not len(ids) or ids.null_count:
-        raise UserError(f"{path}: {'no rows' if not len(ids) else f'{ids.null_count} rows without an id'}")
-    longest = pc.max(pc.utf8_length(ids)).as_py()
-    if longest > MAX_ID:
-        raise UserError(f"{path}: the longest id has {longest} characters; more than {MAX_ID} are refused")
-
-    def read(i: int) -> pathlib.Path:
-        name = files[i].as_py()
-        if not name:
-            raise ValueError("the table names no file")
-        return path.parent / name
-
-    return Catalogue(_ids(ids.to_pylist(), str(path)), read, str(path), files)
-
-
-def _header(path: pathlib.Path) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return next(python_csv.reader([file.readline(1 << 20)]), [])
-
-
-def _texts(column: pa.ChunkedArray) -> pa.Array:
-    """A column as text, unless its texts would fill the memory."""
-    if pa.types.is_dictionary(column.type):
-        lengths = (pc.take(pc.binary_length(part.dictionary), part.indices) for part in column.chunks)
-        total = sum(pc.sum(part).as_py() or 0 for part in lengths)
-        if total > 2**31:
-            raise ValueError(f"its texts take {total} bytes")
-    texts = column.cast(pa.string()).combine_chunks()
-    texts.validate(full=True)  # UTF-8
-    return texts
-
-
-def _ids(texts: list[str], where: str) -> np.ndarray:
-    """int64 where every text is a whole number as one would print it, else str; each may come once only."""
-    texts = [text.encode("utf-8", "backslashreplace").decode() for text in texts]
-    whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts)
-    ids = np.array(texts, np.int64) if whole else np.array(texts)
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) < len(ids):
-        twice = values[counts > 1]
-        raise UserError(f"{where}: {len(twice)} ids are used more than once, the first is {twice[0]}")
-    return ids
+def digest(columns: Iterable[pa.Array]) -> str:
+    """16 hex digits of columns of text, without a copy of them."""
+    found = hashlib.sha256()
+    for column in columns:
+        found.update(np.ascontiguousarray(pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False)))
+        if column.null_count:
+            column = pc.fill_null(column, "")
+        _, offsets, data = column.buffers()
+        ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+        found.update(memoryview(data or b"")[ends[0] : ends[-1]])
+    return found.hexdigest()[:16]
 
 
 def read_row(catalogue: Catalogue, index: int, *, size: int, **how: Any) -> tuple[np.ndarray, int, str]:
@@ -175,7 +266,8 @@ def read_row(catalogue: Catalogue, index: int, *, size: int, **how: Any) -> tupl
     try:
         source = catalogue.read(index)
     except Exception as error:
-        return np.zeros((size, size, 3), np.uint8), images.BAD, f"cannot be read: {error}"[:200]
+        reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
+        return np.zeros((size, size, 3), np.uint8), images.BAD, reason[:200]
     return images.read_cutout(source, size=size, **how)
 
 

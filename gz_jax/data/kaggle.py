@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gz_jax.data import archive
+from gz_jax.data import archive, identifiers
 from gz_jax.errors import UserError
 
 COMPETITION = "galaxy-zoo-the-galaxy-challenge"
@@ -47,8 +47,8 @@ class KaggleFiles(NamedTuple):
 
 
 def galaxy_id_of(text: str) -> int | None:
-    """The GalaxyID a text names; None if it is no whole number."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+    """The GalaxyID a text names; None if it is no whole number of 64 bits (`identifiers.parse` says why)."""
+    return identifiers.parse(text)[0]
 
 
 def _images(source: archive.Source) -> Images:

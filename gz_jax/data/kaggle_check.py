@@ -5,6 +5,7 @@ import concurrent.futures
 import csv
 import io
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ import numpy as np
 from PIL import JpegImagePlugin
 
 from gz_jax import labels
-from gz_jax.data import archive
-from gz_jax.data.kaggle import Images, csv_bytes, galaxy_id_of
+from gz_jax.data import archive, identifiers
+from gz_jax.data.kaggle import Images, csv_bytes
 from gz_jax.data.pictures import MAX_SCANS
 from gz_jax.errors import UserError
 from gz_jax.files import atomic, harmless
@@ -71,6 +72,11 @@ def _lines(file: Iterable[str]) -> Iterator[str]:
 
 def _check_header(name: str, header: Sequence[str]) -> None:
     expected = ("GalaxyID", *labels.COLUMNS)
+    if "" in header:
+        raise UserError(
+            f"{name} has a column without a name, number {header.index('') + 1}: pandas writes its index so; write the "
+            "table without it (index=False)"
+        )
     faults = {
         "lacks the column": [c for c in expected if c not in header],
         "has the unknown column": [c for c in header if c not in expected],
@@ -112,9 +118,9 @@ def read_solutions(source: archive.Source) -> Solutions:
     id_column = header.index("GalaxyID")
     for line, row in rows:
         text = row[id_column].strip() if len(row) > id_column else ""
-        galaxy_id = galaxy_id_of(text)
+        galaxy_id, wrong = identifiers.parse(text)
         if galaxy_id is None:
-            fault(text, line, "GalaxyID is not a whole number", repr(text))
+            fault(text, line, f"GalaxyID {wrong}", repr(text))
             continue
         seen[galaxy_id] += 1
         if len(row) != len(header):
@@ -203,7 +209,7 @@ def check_images(
                 found.append(Problem(str(galaxy_id), images.names[galaxy_id], *fault))
         return found
 
-    problems = [Problem(name, name, "image name is not a GalaxyID") for name in images.misnamed]
+    problems = [_misnamed(name) for name in images.misnamed]
     ids = sorted(images.names)
     chunks = [ids[i : i + 32] for i in range(0, len(ids), 32)]
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -216,6 +222,11 @@ def check_images(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return problems
+
+
+def _misnamed(name: str) -> Problem:
+    wrong = identifiers.parse(pathlib.PurePosixPath(name).stem)[1]
+    return Problem(name, name, "image name is not a GalaxyID", "" if wrong.endswith("whole number") else f"it {wrong}")
 
 
 def match(images: Images, solutions: Solutions) -> list[Problem]:

@@ -86,7 +86,7 @@ def load(source: str | os.PathLike) -> Weights:
     `read_weights` do."""
     name = os.fspath(source)
     if name not in DOWNLOADS:
-        return read_weights(name)
+        return read_weights(os.path.expanduser(name))
     path = fetch(name)
     weights = read_weights(path)
     if DOWNLOADS[name].fingerprint not in (None, weights.fingerprint):
@@ -265,8 +265,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command line described at the top of this module; returns the exit code, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m gz_jax.models.imagenet", description=main.__doc__)
     parser.add_argument("weights", help=f"a file, or one of {', '.join(DOWNLOADS)}")
-    parser.add_argument("images", nargs="+", type=pathlib.Path)
-    parser.add_argument("--class_index", type=pathlib.Path, help=f"the classes' names, Keras' {CLASS_INDEX}")
+    path_of = lambda text: pathlib.Path(os.path.expanduser(text))  # noqa: E731
+    parser.add_argument("images", nargs="+", type=path_of)
+    parser.add_argument("--class_index", type=path_of, help=f"the classes' names, Keras' {CLASS_INDEX}")
     args = parser.parse_args(argv)
     folders = (
         pathlib.Path(args.weights).parent,

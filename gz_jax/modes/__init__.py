@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gz_jax import memory
+from gz_jax import files, memory
 from gz_jax.errors import UserError
 
 
@@ -19,6 +19,7 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     Raises:
       UserError: something that the mode needs is missing, or any mistake found on the way.
     """
+    workdir, arguments = workdir and files.with_home(workdir), list(map(files.with_home, arguments))
     memory.use_one_arena()  # before JAX is loaded, and its threads start
     if mode != "train":  # which prepares its data first
         memory.keep_freed_memory()

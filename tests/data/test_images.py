@@ -346,7 +346,12 @@ def test_table_keeps_its_order(tmp_path, kind):
     assert catalogue.ids.tolist() == [9, 1, 5, 4]
     (batch,) = read_batches(catalogue, 10, size=4)
     assert batch["flag"].tolist() == [GOOD, BAD, BAD, GOOD]
-    assert batch["reason"].tolist() == ["", "no such file", "cannot be read: the table names no file", ""]
+    assert batch["reason"].tolist() == [
+        "",
+        f"no such file: {tmp_path / 'none.png'}",
+        "cannot be read: the table names no file",
+        "",
+    ]
     assert batch["image"][:, 0, 0, 0].tolist() == [7, 0, 0, 7]
     with pytest.raises(UserError, match="no column 'objid'; it has"):
         list_inputs(path, id_column="objid")
@@ -368,7 +373,7 @@ def test_nothing_to_read_is_said(tmp_path):
         with pytest.raises(UserError, match=r"no such input|no image files"):
             list_inputs(spec)
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(UserError, match="no folder, zip, CSV, Parquet or image"):
+    with pytest.raises(UserError, match="no folder, zip, CSV, Parquet or FITS table, or image"):
         list_inputs(tmp_path / "a.txt")
 
 

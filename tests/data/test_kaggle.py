@@ -166,6 +166,11 @@ def _without_column(text: bytes) -> bytes:
     return b"\n".join(line.rsplit(b",", 2)[0] for line in text.splitlines())
 
 
+def _with_index(text: bytes) -> bytes:
+    header, *lines = text.splitlines(True)
+    return b"".join([b"," + header, *(b"%d,%s" % pair for pair in enumerate(lines))])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -178,6 +183,8 @@ def _without_column(text: bytes) -> bytes:
         ),
         (FILES[CSV].replace(b"Class3.1", b"Class3.2"), "has more than once the column Class3.2"),
         (b"\xff\xfe\x00binary", "is not a CSV file in UTF-8"),
+        (_with_index(FILES[CSV]), r"has a column without a name, number 1: pandas writes its index so.*index=False"),
+        (FILES[CSV].replace(b"\n", b",\n"), "has a column without a name, number 39"),
     ],
 )
 def test_csv_wrong_as_a_whole(content, message):
@@ -233,6 +240,36 @@ def test_duplicate_and_ragged_rows_and_wrong_ids():
         (str(IDS[2]), "duplicate GalaxyID (line 14)"),
     ]
     assert solutions.galaxy_id.tolist() == [i for n, i in enumerate(IDS) if n not in (2, 3, 5)]
+
+
+@pytest.mark.parametrize("galaxy_id", [1237648720693755918, 2**63 - 1, -(2**63), 0, -5])
+def test_every_whole_number_of_64_bits_is_a_galaxy_id(galaxy_id):
+    values = {galaxy_id: kaggle_like.fractions(1)[0]}
+    solutions = read_csv(kaggle_like.solutions(values))
+    assert solutions.problems == ()
+    assert solutions.galaxy_id.tolist() == [galaxy_id]
+    found = images({f"images_training_rev1/{galaxy_id}.jpg": b""})
+    assert (list(found.names), found.misnamed) == ([galaxy_id], ())
+    assert kaggle_check.match(found, solutions) == []
+    assert kaggle_split.side(solutions.galaxy_id, 0, 0.2).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (str(2**63), "GalaxyID is too large for 64 bits (at most 9223372036854775807)"),
+        ("1.237648720693755e+18", "GalaxyID is floating point, which loses digits"),
+        ("100008.0", "GalaxyID is not a whole number"),
+        ("M31", "GalaxyID is not a whole number"),
+        ("", "GalaxyID is not a whole number"),
+    ],
+)
+def test_other_ids_are_named_with_the_reason(text, kind):
+    (problem,) = read_csv(kaggle_like.solutions({text: kaggle_like.fractions(1)[0]})).problems
+    assert (problem.galaxy_id, problem.kind, problem.detail) == (text, kind, f"line 2, {text!r}")
+    (problem,) = kaggle_check.check_images(images({f"{text or '_'}.jpg": b""}))
+    assert problem.kind == "image name is not a GalaxyID"
+    assert problem.detail == ("" if "whole" in kind else kind.replace("GalaxyID", "it"))
 
 
 def test_report_counts_and_shortens():

@@ -1,0 +1,102 @@
+"""Tables that list galaxies: their ids and files out of CSV, Parquet or FITS, as little of the rest as can be."""
+
+import csv as python_csv
+import difflib
+import itertools
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from gz_jax.data import fits_table, identifiers
+from gz_jax.errors import UserError
+
+MAX_ROWS = 100_000_000
+_SHOWN = 20  # columns of a table in a message
+_COMPARED = 2_000  # columns among which similar names are looked for
+
+
+class Table(NamedTuple):
+    """Rows of a table as text: `ids` string [n] without null, `files` (one per column) string [n] with null."""
+
+    ids: pa.Array
+    files: tuple[pa.Array, ...]
+
+
+def read(path: pathlib.Path, id_column: str, file_columns: Sequence[str]) -> Table | None:
+    """The columns of a .csv, .parquet or FITS table; None for a FITS file that holds an image and no such table.
+
+    Raises:
+      UserError: it cannot be read; a column missing; no rows; an id missing; ids that have lost digits.
+    """
+    wanted = list(dict.fromkeys([id_column, *file_columns]))
+    try:
+        if path.suffix.lower() == ".csv":
+            columns = _csv(path, wanted)
+        elif path.suffix.lower() == ".parquet":
+            columns = _parquet(path, wanted)
+        else:
+            found = fits_table.read_columns(path, wanted, MAX_ROWS)
+            if found.columns is None:
+                if found.tables and not found.has_image:
+                    _require(path, wanted, list(itertools.chain(*found.tables)))
+                return None
+            columns = found.columns
+        by_name = dict(zip(wanted, columns, strict=True))
+        texts = identifiers.as_text(by_name[id_column], id_column)
+        files = tuple(identifiers.texts(by_name[name]) for name in file_columns)
+    except UserError as error:
+        raise UserError(error if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    except (pa.ArrowException, python_csv.Error, OSError, EOFError, KeyError, ValueError, MemoryError) as error:
+        raise UserError(f"cannot read {path} as a table: {error}") from error
+    if not len(texts) or texts.null_count:
+        raise UserError(f"{path}: {f'{texts.null_count} rows without an id' if len(texts) else 'no rows'}")
+    return Table(texts, files)
+
+
+def _csv(path: pathlib.Path, wanted: list[str]) -> list[pa.ChunkedArray]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        there = next(python_csv.reader([file.readline(1 << 20)]), [])
+    _require(path, wanted, there)
+    # As text: an id of 007 is not 7, and an empty file name is a missing one.
+    types = dict.fromkeys(wanted, pa.string())
+    options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=True)
+    return csv.read_csv(path, convert_options=options).columns
+
+
+def _parquet(path: pathlib.Path, wanted: list[str]) -> list[pa.ChunkedArray]:
+    _require(path, wanted, parquet.read_schema(path).names)
+    with parquet.ParquetFile(path, read_dictionary=wanted) as file:
+        rows = file.metadata.num_rows  # a few kilobytes can repeat one value for ever
+        if rows > MAX_ROWS:
+            raise UserError(f"it says it has {rows} rows; more than {MAX_ROWS} are refused")
+        table = file.read(columns=wanted)
+        return [table.column(name) for name in wanted]
+
+
+def _require(path: pathlib.Path, wanted: Sequence[str], there: Sequence[str]) -> None:
+    """Refuse a table without a column, or with two of its name."""
+    if twice := [name for name in wanted if there.count(name) > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} more than once")
+    missing = [name for name in wanted if name not in there]
+    if not missing:
+        return
+    names = ", ".join(name or "a column without a name" for name in there[:_SHOWN]) or "no columns"
+    names += f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    similar = {name: near for name in missing if (near := _similar(name, there))}
+    hint = "".join(f"; near {name!r}: {', '.join(map(repr, near))}" for name, near in similar.items())
+    raise UserError(
+        f"{path} has no column {' and '.join(map(repr, missing))}; it has {names}{hint}. "
+        "Name the columns: --id_column=..., --file_column=... (or three of files: --file_columns=RED,GREEN,BLUE)"
+    )
+
+
+def _similar(name: str, there: Sequence[str]) -> list[str]:
+    """Up to three columns whose names are like `name` or hold it, in any case of letters."""
+    known = {other.strip().lower(): other for other in there[:_COMPARED] if other.strip()}
+    name = name.strip().lower()
+    holding = [other for other in known if name in other or other in name]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return [known[other] for other in dict.fromkeys([*close, *holding])][:3]
