@@ -45,6 +45,7 @@ def predict_catalogue(
     field_arcsec: float | None = None,
     id_column: str = "id",
     file_column: str = "file",
+    file_columns: Sequence[str] = (),
     formats: Sequence[str] = ("parquet",),
     process_index: int = 0,
     process_count: int = 1,
@@ -59,7 +60,7 @@ def predict_catalogue(
     of them can be. Memory does not grow with the catalogue but for its ids and names.
 
     Args:
-      spec, id_column, file_column: the images, see `inputs.list_inputs`.
+      spec, id_column, file_column, file_columns: the images, see `inputs.list_inputs`.
       networks: averaged in one pass over the images, each over its own test-time views.
       batch_size: images on the devices at a time, rounded up to a multiple of this process's devices; None takes 128,
         or 32 on CPUs, whose caches like that better (a fifth faster with the paper's CNN).
@@ -68,7 +69,7 @@ def predict_catalogue(
       pixel_scale, field_arcsec: arcsec per pixel and the square's side in arcsec, instead of `crop`.
       formats: of 'parquet' (always written), 'csv', 'fits': predictions.csv and .fits, once all shards are there.
       process_index, process_count: process p makes the shards p, p + process_count, ...; all share `output`.
-      workers: threads that decode; how: `stretch`, `extension`, `planes` of `images.read_cutout`.
+      workers: threads that decode; how: further arguments of `images.read_cutout`.
 
     Returns:
       `output`.
@@ -87,11 +88,14 @@ def predict_catalogue(
     how["crop"] = crop = _crop(networks, crop, pixel_scale, field_arcsec)
     catalogue = spec
     if not isinstance(spec, Catalogue):
-        catalogue = inputs.list_inputs(spec, id_column=id_column, file_column=file_column)
+        columns = {"id_column": id_column, "file_column": file_column, "file_columns": file_columns}
+        catalogue = inputs.list_inputs(spec, **columns)
+    if progress and process_index == 0 and (text := inputs.left_out_text(catalogue)):
+        print(text)
     total = len(catalogue.ids)
     network, views = ensemble(networks, batch_size)
     settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **how}
-    settings |= {"id_column": id_column, "file_column": file_column}
+    settings |= {"id_column": id_column, "file_column": file_column, "file_columns": list(file_columns)}
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
     rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps)
     with distributed.lead_first():

@@ -78,7 +78,7 @@ def read_cutout(
     Raises:
       UserError: `sky` or `noise` that no image can have.
     """
-    levels, noises = _given("sky", sky, -math.inf), _given("noise", noise, 0)
+    levels, noises = check_level("sky", sky), check_level("noise", noise)
     try:
         is_fits, data = _data(source)
         clear = None
@@ -98,7 +98,9 @@ def read_cutout(
         return np.zeros((size, size, 3), np.uint8), BAD, _reason(error)
 
 
-def _given(name: str, value: float | Sequence[float] | None, above: float) -> tuple[float, ...] | None:
+def check_level(name: str, value: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    """`sky` or `noise` as a tuple of one number or three. Raises UserError: no image can have it."""
+    above = 0 if name == "noise" else -math.inf
     if value is None:
         return None
     try:

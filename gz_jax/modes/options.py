@@ -24,11 +24,18 @@ flags.DEFINE_integer("shard_size", 10_000, "predict: images per Parquet file; ea
 flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
 flags.DEFINE_string("id_column", "id", "predict: the table's column of ids ...")
 flags.DEFINE_string("file_column", "file", "... and of image files.")
+flags.DEFINE_list("file_columns", [], "predict: three columns of files, one per band: red,green,blue.")
 flags.DEFINE_float("crop", None, "predict: side of the central square to look at, in pixels of the images ...")
 flags.DEFINE_float("pixel_scale", None, "... or their arcsec per pixel, with --field.")
 flags.DEFINE_float("field", None, "predict: side of the central square in arcsec, with --pixel_scale.")
 flags.DEFINE_list("planes", [], "predict: planes of FITS cubes shown as red, green, blue; 2,1,0 for g, r, i.")
 flags.DEFINE_list("scales", [], "predict: factors of these planes; 0.85,1,1.4 for fluxes in i, r, g.")
+flags.DEFINE_string("extension", None, "predict: FITS extension with the image, by name or number ...")
+flags.DEFINE_list("extensions", [], "... or three of them, one per band: red,green,blue.")
+flags.DEFINE_list(
+    "sky", [], "predict: sky level of FITS images, one number or three (red,green,blue) ..."
+)
+flags.DEFINE_list("noise", [], "... and the sky's noise, in the same unit: for cutouts that show little sky.")
 flags.DEFINE_string("validation", None, "mergers: tables of labelled galaxies, if not those of --workdir.")
 flags.DEFINE_string("labels", None, "mergers: training_solutions_rev1.csv, for the training labels' own fraction.")
 flags.DEFINE_string("answer", "Class8.6", "mergers: the answer whose fraction is estimated.")

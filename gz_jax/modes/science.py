@@ -21,11 +21,7 @@ def predict(workdir: str, flags: Any) -> int:
         raise UserError(
             "--mode=predict needs --input (a folder, glob, zip or table of images) and --output (a folder)."
         )
-    how: dict[str, Any] = {}
-    if flags.planes:
-        how["planes"] = _three("planes", flags.planes, int)
-    if flags.scales:
-        how["stretch"] = images.Stretch(scales=_three("scales", flags.scales, float))
+    how = _shown_by(flags)
     networks = [trained.load(path, views=flags.views) for path in workdir.split(",")]
     with lock.held(pathlib.Path(flags.output, f".lock{jax.process_index()}"), f"output {flags.output}"):
         output = prediction.predict_catalogue(
@@ -38,6 +34,7 @@ def predict(workdir: str, flags: Any) -> int:
             field_arcsec=flags.field,
             id_column=flags.id_column,
             file_column=flags.file_column,
+            file_columns=flags.file_columns,
             formats=flags.formats,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -49,6 +46,35 @@ def predict(workdir: str, flags: Any) -> int:
         print(found.text())
     print(output)
     return 1 if found is not None and found.unusable == found.images else 0
+
+
+def _shown_by(flags: Any) -> dict[str, Any]:
+    """What the flags say of FITS images: arguments of `images.read_cutout`."""
+    how: dict[str, Any] = {}
+    if flags.planes:
+        how["planes"] = _three("planes", flags.planes, int)
+    if flags.scales:
+        how["stretch"] = images.Stretch(scales=_three("scales", flags.scales, float))
+    if flags.extension is not None:
+        how["extension"] = _name_or_number(flags.extension)
+    if flags.extensions:
+        how["extensions"] = tuple(map(_name_or_number, flags.extensions))
+        if len(how["extensions"]) != 3 or flags.extension is not None:
+            raise UserError(
+                "--extensions: three names or numbers (red,green,blue), without --extension beside them."
+            )
+    for name in ("sky", "noise"):
+        if texts := getattr(flags, name):
+            try:
+                how[name] = tuple(map(float, texts))
+            except ValueError:
+                raise UserError(f"--{name}={','.join(texts)}: one number, or three with commas between.") from None
+            images.check_level(name, how[name])
+    return how
+
+
+def _name_or_number(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
 
 
 def _three(name: str, texts: list[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
