@@ -78,7 +78,7 @@ def predict_catalogue(
       UserError: no such images; networks that see different parts of them; `output` was begun with other images,
         networks, versions or settings, or cannot be written.
     """
-    output = pathlib.Path(output)
+    output = pathlib.Path(output).expanduser()
     if unknown := set(formats) - set(predict_tables.FORMATS):
         raise UserError(f"format {unknown.pop()!r} is not one of {', '.join(predict_tables.FORMATS)}")
     batch_size = _batch_size() if batch_size is None else batch_size
@@ -171,7 +171,7 @@ def predict_arrays(
         crop = crop or _field(networks) * min(array.shape[1:3])
         catalogue = Catalogue(np.arange(len(array)), lambda i: _png(array[i]), "an array")
     else:
-        paths = [pathlib.Path(path) for path in images_or_paths]
+        paths = [pathlib.Path(path).expanduser() for path in images_or_paths]
         catalogue = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
     network, _ = ensemble(networks, batch_size)

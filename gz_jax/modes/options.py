@@ -32,9 +32,7 @@ flags.DEFINE_list("planes", [], "predict: planes of FITS cubes shown as red, gre
 flags.DEFINE_list("scales", [], "predict: factors of these planes; 0.85,1,1.4 for fluxes in i, r, g.")
 flags.DEFINE_string("extension", None, "predict: FITS extension with the image, by name or number ...")
 flags.DEFINE_list("extensions", [], "... or three of them, one per band: red,green,blue.")
-flags.DEFINE_list(
-    "sky", [], "predict: sky level of FITS images, one number or three (red,green,blue) ..."
-)
+flags.DEFINE_list("sky", [], "predict: sky level of FITS images, one number or three (red,green,blue) ...")
 flags.DEFINE_list("noise", [], "... and the sky's noise, in the same unit: for cutouts that show little sky.")
 flags.DEFINE_string("validation", None, "mergers: tables of labelled galaxies, if not those of --workdir.")
 flags.DEFINE_string("labels", None, "mergers: training_solutions_rev1.csv, for the training labels' own fraction.")

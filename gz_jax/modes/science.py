@@ -60,9 +60,7 @@ def _shown_by(flags: Any) -> dict[str, Any]:
     if flags.extensions:
         how["extensions"] = tuple(map(_name_or_number, flags.extensions))
         if len(how["extensions"]) != 3 or flags.extension is not None:
-            raise UserError(
-                "--extensions: three names or numbers (red,green,blue), without --extension beside them."
-            )
+            raise UserError("--extensions: three names or numbers (red,green,blue), without --extension beside them.")
     for name in ("sky", "noise"):
         if texts := getattr(flags, name):
             try:
