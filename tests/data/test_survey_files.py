@@ -52,7 +52,7 @@ PNG                     |  21.6 0 |  21.6 0
 opaque PNG              |  21.6 0 |  21.6 0
 transparent PNG         |   0.0 0 |   0.0 2 every pixel has the same value
 PNG, left transparent   |  20.0 0 |  20.0 1 8.3 % of pixels transparent
-JPEG, left black        |  25.0 0 |  25.0 0
+JPEG, left black        |  20.7 0 |  20.7 1 25 % of pixels in areas of one value
 smooth JPEG             |  21.7 0 |  21.7 0
 60 px PNG               |  60.3 0 |  60.3 1 small: 29 pixels across, enlarged to 68
 one-band PNG            |  22.1 0 |  22.1 1 one band, shown grey
