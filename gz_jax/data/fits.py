@@ -90,7 +90,9 @@ def read_planes(
         warnings.simplefilter("ignore")
         with fits.open(_Blocks(data), memmap=False, lazy_load_hdus=True) as units:
             if extensions is not None:
-                return together([(f"extension {e}", _one(units, len(data), e)) for e in extensions], "extensions")
+                return together(
+                    [(f"extension {e}", one_of_three(_pixels(units, len(data), e))) for e in extensions], "extensions"
+                )
             pixels = _pixels(units, len(data), extension)
     if len(pixels) == 1:
         return Planes(pixels, ("the plane",), "")
@@ -109,8 +111,8 @@ def together(bands: Sequence[tuple[str, np.ndarray]], what: str) -> Planes:
     return Planes(np.concatenate([b for _, b in bands]), tuple(name for name, _ in bands), "")
 
 
-def _one(units: Any, length: int, extension: int | str) -> np.ndarray:
-    pixels = _pixels(units, length, extension)
+def one_of_three(pixels: np.ndarray) -> np.ndarray:
+    """[n, H, W] itself, if three of it are not too large."""
     require(pixels.size * 3 <= MAX_PIXELS, f"too large: three times {pixels.shape[2]} x {pixels.shape[1]} pixels")
     return pixels
 

@@ -174,7 +174,10 @@ def _data(source: Source | Sequence[Source]) -> tuple[bool, list[bytes]]:
     """Whether it is FITS; the bytes of one file, or of three of one kind, unzipped."""
     single = isinstance(source, bytes | str | os.PathLike)
     _require(single or len(source) == 3, "a picture comes from one file, or from three: red, green, blue")
-    data = [_unzipped(_bytes(one)) for one in ([source] if single else source)]
+    data: list[bytes] = []
+    for one in [source] if single else source:
+        data.append(_unzipped(_bytes(one)))
+        _require(sum(map(len, data)) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB together")
     kinds = {one.startswith(b"SIMPLE") for one in data}
     _require(len(kinds) == 1, "FITS and other files together")
     return kinds.pop(), data
@@ -224,7 +227,7 @@ def _planes(
     if len(data) == 1:
         return fits.read_planes(data[0], extension, extensions, planes)
     _require(extensions is None, "three extensions of three files")
-    bands = [fits.read_planes(one, extension).pixels for one in data]
+    bands = [fits.one_of_three(fits.read_planes(one, extension).pixels) for one in data]
     return fits.together(list(zip(("red file", "green file", "blue file"), bands, strict=True)), "files")
 
 

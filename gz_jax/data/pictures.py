@@ -21,7 +21,7 @@ def read_pictures(data: Sequence[bytes]) -> tuple[Image.Image, np.ndarray | None
     Raises:
       UnusableError, and whatever Pillow raises on damaged bytes.
     """
-    found = [_picture(one) for one in data]
+    found = [_picture(one, MAX_PIXELS // len(data)) for one in data]
     if len(found) == 1:
         return found[0]
     sizes = [f"{image.width} x {image.height}" for image, _, _ in found]
@@ -32,10 +32,10 @@ def read_pictures(data: Sequence[bytes]) -> tuple[Image.Image, np.ndarray | None
     return image, np.logical_or.reduce(masks) if masks else None, joined(*dict.fromkeys(note for _, _, note in found))
 
 
-def _picture(data: bytes) -> tuple[Image.Image, np.ndarray | None, str]:
+def _picture(data: bytes, most: int) -> tuple[Image.Image, np.ndarray | None, str]:
     """See `read_pictures`."""
     image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "TIFF"))
-    require(image.width * image.height <= MAX_PIXELS, f"too large: {image.width} x {image.height} pixels")
+    require(image.width * image.height <= most, f"too large: {image.width} x {image.height} pixels")
     require(image.format != "JPEG" or data.count(b"\xff\xda") <= MAX_SCANS, f"more than {MAX_SCANS} scans")
     require(image.mode not in ("CMYK", "YCCK"), "CMYK colours")
     note = _check_tiff(image) if image.format == "TIFF" else ""

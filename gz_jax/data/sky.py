@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 SAMPLES = 250_000  # pixels that tell the sky well enough
-RARE = 0.001  # share of pixels below which a repeated value is not looked into
-BLOCK = 7  # pixels across a square of one value that noise does not make
+RARE = 0.001  # share of pixels below which a repeated value is not looked into, and in such squares not believed
+BLOCK = 12  # pixels across a square of one value that neither noise nor JPEG's blocks of 8 make
 
 
 class Sky(NamedTuple):
@@ -56,7 +56,7 @@ def _measure(
     from astropy.stats import sigma_clipped_stats
 
     step = _step(pixels[0])
-    samples = _sampled(pixels, missing, scales, (step, step))
+    samples = _sampled(pixels, missing, scales, np.s_[::step, ::step])
     there = np.array([np.isfinite(plane).any() for plane in samples])
     if level is None:
         valid = (plane[np.isfinite(plane)] for plane in samples)
@@ -66,16 +66,13 @@ def _measure(
     if noise is not None:
         total = np.hypot.reduce(np.array(noise, float) * np.array(scales, float) * there)
         return Sky(levels, float(total) / len(pixels), missing)
-    rows = _sampled(pixels, missing, scales, (2 * step * step, 1))  # neighbours stay neighbours
+    rows = _sampled(pixels, missing, scales, np.s_[:: 2 * step * step, :SAMPLES])  # neighbours stay neighbours
     samples[~there] = rows[~there] = 0  # a plane without data adds nothing
-    rounding = np.spacing(np.abs(levels).max()) if pixels.dtype.kind == "f" else 0
-    mean, rows_mean = samples.mean(0), rows.mean(0)
-    if np.isfinite(mean).any():
-        found = _noise(mean, rows_mean, float(rounding))
-    else:  # each pixel lacks a band
-        each = [_noise(*one, float(rounding)) for one in zip(samples, rows, strict=True)]
-        found = float(np.hypot.reduce(each)) / len(pixels)
-    return Sky(levels, found, missing)
+    rounding = float(np.spacing(np.abs(levels).max())) if pixels.dtype.kind == "f" else 0.0
+    if np.isfinite(samples.mean(0)).any():
+        return Sky(levels, _noise(samples, rows, rounding), missing)
+    each = [_noise(samples[i : i + 1], rows[i : i + 1], rounding) for i in range(len(pixels))]
+    return Sky(levels, float(np.hypot.reduce(each)) / len(pixels), missing)  # each pixel lacks a band
 
 
 def _step(plane: np.ndarray) -> int:
@@ -83,10 +80,9 @@ def _step(plane: np.ndarray) -> int:
 
 
 def _sampled(
-    pixels: np.ndarray, missing: tuple[np.ndarray | None, ...], scales: Sequence[float], steps: tuple[int, int]
+    pixels: np.ndarray, missing: tuple[np.ndarray | None, ...], scales: Sequence[float], part: tuple[slice, slice]
 ) -> np.ndarray:
-    """Every so many rows and columns of the scaled planes, in float32 or float64, NaN where data are missing."""
-    part = np.s_[:: steps[0], :: steps[1]]
+    """Some rows and columns of the scaled planes, in float32 or float64, NaN where data are missing."""
     kind = np.result_type(pixels.dtype, np.float32)
     samples = pixels[(slice(None), *part)].astype(kind)
     for plane, mask, scale in zip(samples, missing, scales, strict=True):
@@ -96,26 +92,30 @@ def _sampled(
     return samples
 
 
-def _noise(mean: np.ndarray, rows: np.ndarray, rounding: float) -> float:
-    """Noise of an image of which `mean` are samples [...] and `rows` [r, W] whole rows; 0 if it has none.
+def _noise(samples: np.ndarray, rows: np.ndarray, rounding: float) -> float:
+    """Noise of the mean of planes, of which are given samples [n, ...] and whole rows [n, r, W]; 0 if it has none.
 
     It is the clipped spread of the samples, unless smooth structure makes that: then the pixels a few apart differ less
     than the spread says. Their second differences (DER_SNR: Stoehr et al. 2008, ASPC 394, 505; here 4 pixels
     apart, where the noise of resampled images with a FWHM of 3 pixels is nearly independent) bound the noise.
 
-    There is no noise at all where neighbours differ by what floating point rounds off, or where the image is smooth:
+    There is no noise at all where neighbours differ by what is rounded off, or where the image is smooth:
     fourth differences grow 16-fold from 1 to 2 pixels in any smooth image, 1-fold in white noise, 6-fold in noise of
     FWHM 3. Noise of a FWHM of 6 pixels and more is as smooth, but has a symmetric distribution, and pixels 4 apart
     differ by more than a quarter of the spread.
     """
     from astropy.stats import sigma_clipped_stats
 
+    planes, mean, rows = len(samples), samples.mean(0), rows.mean(0)
     mean = mean[np.isfinite(mean)]
     if not mean.size:
         return 0.0
     _, middle, spread = (float(x) for x in sigma_clipped_stats(mean, maxiters=5, stdfunc="mad_std"))
     if not (spread > 0 and np.isfinite(spread)):
         return 0.0
+    step = planes * _gap(np.unique(mean))
+    if spread < 2 * step:
+        return spread  # too few steps to tell noise from structure
     sky = np.where(np.abs(rows - middle) <= 3 * spread, rows - middle, np.nan)
     fine, coarse = (_roughness(sky, (1, -4, 6, -4, 1), lag) for lag in (1, 2))
     apart = _roughness(sky, (-1, 2, -1), 4)
@@ -124,7 +124,7 @@ def _noise(mean: np.ndarray, rows: np.ndarray, rounding: float) -> float:
     low, half, high = np.percentile(sky[np.isfinite(sky)], (16, 50, 84))
     skewness = (high + low - 2 * half) / (high - low or 1)
     structure = float(np.clip(max(10 * skewness - 1, 3.5 - 10 * apart / spread), 0, 1))  # 0 is sky alone
-    if fine <= max(2 * rounding, 0.6 * _gap(np.unique(mean))) or (coarse > 12 * fine and structure > 0.5):
+    if fine <= 2 * rounding or (structure > 0.5 and (coarse > 12 * fine or fine <= 0.6 * step / planes**0.5)):
         return 0.0
     return spread - structure * max(0.0, spread - 1.25 * apart)
 
@@ -172,7 +172,7 @@ def _stands_for_nothing(plane: np.ndarray, value: float, samples: np.ndarray) ->
     middle, spread = np.median(rest), mad_std(rest)
     lowest, highest = rest.min(), rest.max()
     cut_off = (value < lowest <= value + spread) or (value > highest >= value - spread)
-    ordered = np.sort(plane[:: max(1, len(plane) // 64)], axis=1)  # rows: compression has its own steps in each
+    ordered = np.sort(plane[:: max(1, len(plane) // 64), :4096], axis=1)  # rows: compression has its own steps in each
     others = ordered[:, 1:] != value
     repeated = (ordered[:, 1:] == ordered[:, :-1])[others].sum() / max(1, others.sum())
     codes = not cut_off and repeated < 0.3  # else a pixel may well have this value by chance
@@ -182,6 +182,9 @@ def _stands_for_nothing(plane: np.ndarray, value: float, samples: np.ndarray) ->
     near = _run(np.pad(square, 2), 5, np.logical_or) & ~square & np.isfinite(plane)
     if near.any() and same[near].mean() > 0.7:  # round the squares it is as common: chance makes them
         return None
+    equal, outside = plane[:, 1:] == plane[:, :-1], ~square[:, 1:]
+    if equal[outside].sum() > 0.4 * outside.sum():
+        return None  # the sky is as smooth elsewhere: it has been a JPEG
     edge = plane[near & ~same]
     if edge.size:
         border = np.median(edge)

@@ -91,7 +91,7 @@ def see_through(share: float) -> bytes:
 
 def dark_left() -> bytes:
     pixels = colours() + np.random.default_rng(7).integers(0, 12, (SIDE, SIDE, 3), np.uint8)
-    pixels[LEFT] = 0
+    pixels[X < -50] = 0
     return encode(pixels, "JPEG")
 
 

@@ -52,7 +52,7 @@ PNG                     |  21.6 0 |  21.6 0
 opaque PNG              |  21.6 0 |  21.6 0
 transparent PNG         |   0.0 0 |   0.0 2 every pixel has the same value
 PNG, left transparent   |  20.0 0 |  20.0 1 8.3 % of pixels transparent
-JPEG, left black        |  25.0 0 |  25.0 0
+JPEG, left black        |  20.7 0 |  20.7 1 25 % of pixels in areas of one value
 smooth JPEG             |  21.7 0 |  21.7 0
 60 px PNG               |  60.3 0 |  60.3 1 small: 29 pixels across, enlarged to 68
 one-band PNG            |  22.1 0 |  22.1 1 one band, shown grey
@@ -193,6 +193,12 @@ def test_values_that_light_repeats_are_not_missing(pixels):
     assert measure(pixels[None], [1.0]).missing == (None,)
 
 
+@pytest.mark.parametrize("quality", [75, 90])
+def test_a_sky_that_was_a_jpeg_is_not_missing(quality):
+    pixels = np.asarray(Image.open(io.BytesIO(files.encode(files.colours(), "JPEG", quality=quality))))
+    assert measure(np.moveaxis(pixels, -1, 0), [1.0, 1.0, 1.0]).missing == (None, None, None)
+
+
 @pytest.mark.parametrize("level", [-1, 1, 0.25])
 def test_compressed_steps_are_not_missing(level):
     unit = fits.CompImageHDU(galaxy(), quantize_level=abs(level), quantize_method=-1 if level > 0 else 1)
@@ -306,6 +312,13 @@ def test_three_extensions_or_files_make_one_colour_picture(tmp_path):
         assert read_cutout(source, size=68, **how)[1:] == (BAD, reason)
     empty = as_fits(named(0 * blue, "G"), named(green, "R"), named(red, "I"))
     assert read_cutout(empty, size=68, extensions=("I", "R", "G"))[1:] == (NOTED, "extension G has no data")
+
+
+def test_no_pixel_with_all_bands():
+    third = np.stack([files.X < -62, abs(files.X) <= 62, files.X > 62])
+    image, flag, reason = read_cutout(as_fits(np.where(third, np.nan, bands()).astype(np.float32)), **options(""))
+    assert (flag, reason) == (NOTED, "33 % of pixels missing")
+    assert 10 < image.mean() < 20
 
 
 def test_planes_that_were_asked_for_need_no_remark():
