@@ -6,7 +6,6 @@ is bounded by `MAX_BYTES` and `MAX_PIXELS` whatever a header claims.
 
 import gzip
 import io
-import math
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from gz_jax.data import look
 from gz_jax.errors import UserError
 
 GOOD, NOTED, BAD = 0, 1, 2  # usable; usable with a remark (pixels missing, padded); not usable
@@ -71,21 +71,23 @@ def read_cutout(
     stretch: Stretch = Stretch(),  # noqa: B008 (immutable)
     extension: int | str | None = None,
     planes: tuple[int, int, int] = (0, 1, 2),
+    turned: bool = False,
 ) -> tuple[np.ndarray, int, str]:
-    """The central square of an image, downsized.
+    """The central square of an image, downsized as for training (`look.see`).
 
     Args:
       source: the file's bytes or its path. 16-bit greys are divided by 257; transparency goes over black; an
         orientation tag is ignored (as in training); FITS rows run upwards, as viewers show them.
-      size: pixels across the result, made as for training (`augment.warp`): where the ratio is whole by means of
-        boxes (204 to 68: 3 x 3), else by means of bilinear samples.
+      size: pixels across the result.
       crop: pixels across the central square; None takes `FIELD` of the shorter side, which is 204 of
         Kaggle's 424. Where the square is larger than the image it is padded with black, so that the scale stays.
       stretch: of FITS data. extension: FITS extension by number or name; None takes the first with an image.
       planes: of a FITS cube, shown as red, green and blue (bands stored as g, r, i: (2, 1, 0)).
+      turned: the result and the same turned by 45 degrees, with the sky that lies in its corners.
 
     Returns:
-      (uint8 [size, size, 3], GOOD, NOTED or BAD, the reason or ''); BAD images are black.
+      (uint8 [size, size, 3], or [2, size, size, 3] if `turned`; GOOD, NOTED or BAD; the reason or ''). BAD images are
+      black.
     """
     try:
         data = _bytes(source)
@@ -93,52 +95,28 @@ def read_cutout(
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_BYTES + 1)
             _require(len(data) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB unzipped")
         if data.startswith(b"SIMPLE"):
-            image, side, note = _fits(data, crop, stretch, extension, planes)
+            image, side, note = _fits(data, crop, size, stretch, extension, planes, turned)
         else:
             image, note = _picture(data), ""
             side = _side(crop, *image.size)
-        left, top = ((length - side) // 2 for length in image.size)
-        if min(left, top) < 0:
+        if min(image.size) < side:
             note = "; ".join(filter(None, [note, f"padded: {image.width} x {image.height} pixels, crop {side}"]))
-        image = _rgb(image.crop((left, top, left + side, top + side)))
-        return _resize(image, size), NOTED if note else GOOD, note
+        x, y = (look.window(length, side, size, turned) for length in image.size)
+        pixels = np.asarray(_rgb(image.crop((x.start, y.start, x.stop, y.stop))))
+        return look.cutouts(pixels, side, size, turned), NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
-        return np.zeros((size, size, 3), np.uint8), BAD, _reason(error)
+        return black(size, turned), BAD, _reason(error)
+
+
+def black(size: int, turned: bool = False) -> np.ndarray:
+    """What `read_cutout` makes of an image that cannot be used."""
+    return np.zeros((2, size, size, 3) if turned else (size, size, 3), np.uint8)
 
 
 def _side(crop: float | None, width: int, height: int) -> int:
     side = max(1, round(FIELD * min(width, height) if crop is None else crop))
     _require(side * side <= MAX_PIXELS, f"crop of {side} pixels is too large")
     return side
-
-
-def _resize(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] of a square image."""
-    side = image.width
-    if side % size == 0:
-        return _boxes(np.asarray(image), side // size)
-    if side > 8 * size:  # where every way is one, this takes the least memory
-        return np.asarray(image.resize((size, size), Image.Resampling.BOX))
-    shown = _along(np.asarray(image, np.float32), size)
-    return np.rint(_along(shown.swapaxes(0, 1), size).swapaxes(0, 1)).astype(np.uint8)
-
-
-def _along(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The first axis of float32 [side, W, 3] brought to `size`, by means of the bilinear samples of `augment.warp`."""
-    side, samples = len(pixels), max(1, math.ceil(len(pixels) / size))
-    at = np.clip((np.arange(size * samples) + 0.5) * side / (size * samples) - 0.5, 0, side - 1)
-    low = np.minimum(at.astype(int), max(side - 2, 0))
-    part = (at - low).astype(np.float32)[:, None, None]
-    fine = pixels[low] * (1 - part) + pixels[np.minimum(low + 1, side - 1)] * part
-    return fine.reshape(size, samples, *pixels.shape[1:]).mean(1)
-
-
-def _boxes(pixels: np.ndarray, k: int) -> np.ndarray:
-    """Means of k x k boxes of uint8 [H, W, 3], rounded once (Pillow's `resize` rounds twice, `reduce` down)."""
-    kind = np.uint16 if k <= 16 else np.uint32  # 256 x 255 fit in 16 bits
-    rows = sum((pixels[i::k] for i in range(1, k)), pixels[::k].astype(kind))
-    total = sum((rows[:, i::k] for i in range(1, k)), rows[:, ::k] + kind(k * k // 2))
-    return (total // kind(k * k)).astype(np.uint8)
 
 
 def _require(condition: bool, reason: str) -> None:
@@ -203,11 +181,13 @@ class _Blocks(io.BytesIO):
 def _fits(
     data: bytes,
     crop: float | None,
+    size: int,
     stretch: Stretch,
     extension: int | str | None,
     planes: tuple[int, int, int],
+    turned: bool,
 ) -> tuple[Image.Image, int, str]:
-    """The central square of a FITS image or cube, stretched; its side; a remark about missing pixels."""
+    """What is seen of a FITS image or cube, stretched; the square's side; a remark about its missing pixels."""
     from astropy.io import fits  # here, for those who never meet FITS: importing it takes a third of a second
 
     with _WARNINGS, warnings.catch_warnings():
@@ -220,13 +200,14 @@ def _fits(
             pixels = pixels[list(planes)] * np.array(stretch.scales, np.float32)[:, None, None]
     height, width = pixels.shape[1:]
     side = _side(crop, width, height)
-    rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in (height, width))
+    rows, columns = (look.window(n, side, size, turned) for n in (height, width))
     step = max(1, int(np.sqrt(width * height / 250_000)))  # a quarter million pixels tell the sky well enough
     with np.errstate(over="ignore", invalid="ignore"):
         centre = pixels[:, rows, columns].astype(np.float32)
         samples = pixels[:, ::step, ::step].astype(np.float32)
-        shown = _lupton(centre, samples, stretch) if np.isfinite(centre).any() else None
-    missing = ~np.isfinite(centre)
+        square = (slice(None), *(look.central(n, side) for n in centre.shape[1:]))
+        missing = ~np.isfinite(centre[square])
+        shown = None if missing.all() else _lupton(centre, samples, stretch, square)
     _require(shown is not None, "no valid pixel in the central square")
     note = f"{100 * missing.mean():.2g} % of pixels missing" if missing.any() else ""
     return Image.fromarray(shown), side, note
@@ -250,7 +231,7 @@ def _pixels(units, length: int, extension: int | str | None) -> np.ndarray:
     return np.asarray(unit.data).reshape(-1, *shape[-2:])
 
 
-def _lupton(pixels: np.ndarray, samples: np.ndarray, stretch: Stretch) -> np.ndarray:
+def _lupton(pixels: np.ndarray, samples: np.ndarray, stretch: Stretch, square: tuple[slice, ...]) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3] from float32 [1 or 3, H, W]; see `Stretch`. Missing pixels become sky.
 
     Sky and noise are the clipped median of each plane, and the clipped spread of the planes' mean, over
@@ -264,8 +245,8 @@ def _lupton(pixels: np.ndarray, samples: np.ndarray, stretch: Stretch) -> np.nda
     mean = samples.mean(0)
     mean = mean[np.isfinite(mean)]
     noise = sigma_clipped_stats(mean, maxiters=5, stdfunc="mad_std")[2] if mean.size else 0
-    if not noise > 0:  # an image without noise: white at its brightest pixel instead
-        noise = above.mean(0).max() * stretch.q / stretch.softening / np.sinh(stretch.q)
+    if not noise > 0:  # an image without noise: white at the brightest pixel of its square instead
+        noise = above[square].mean(0).max() * stretch.q / stretch.softening / np.sinh(stretch.q)
     _require(noise > 0, "every pixel has the same value")
     intensity = np.maximum(above.mean(0) / noise, 1e-6)
     gain = np.arcsinh(stretch.q * intensity / stretch.softening) / stretch.q / intensity

@@ -166,6 +166,7 @@ def read_batches(
     batch_size: int,
     *,
     size: int,
+    turned: bool = False,
     start: int = 0,
     stop: int | None = None,
     workers: int | None = None,
@@ -174,11 +175,12 @@ def read_batches(
     """Cutouts of rows start..stop-1, decoded in threads, in order; the last batch may be smaller.
 
     Args:
-      workers: threads; None takes one per processor.
+      size, turned: see `images.read_cutout`; workers: threads; None takes one per processor.
       how: further arguments of `images.read_cutout`.
 
     Yields:
-      {'index': int64 [B], 'image': uint8 [B, size, size, 3], 'flag': uint8 [B], 'reason': object [B]}, reasons as str.
+      {'index': int64 [B], 'image': uint8 [B, size, size, 3] or [B, 2, size, size, 3], 'flag': uint8 [B],
+      'reason': object [B]}, reasons as str.
     """
     workers = workers or os.cpu_count() or 4
 
@@ -186,8 +188,8 @@ def read_batches(
         try:
             source = catalogue.read(index)
         except Exception as error:
-            return np.zeros((size, size, 3), np.uint8), images.BAD, f"cannot be read: {error}"[:200]
-        return images.read_cutout(source, size=size, **how)
+            return images.black(size, turned), images.BAD, f"cannot be read: {error}"[:200]
+        return images.read_cutout(source, size=size, turned=turned, **how)
 
     rows = iter(range(start, len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))))
     pending: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
