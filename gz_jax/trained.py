@@ -71,20 +71,24 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     at, tree, info = found
     parts = run.parts(config)
     mesh = state.make_mesh(jax.local_devices())
-    whole, split = state.replicated(mesh), state.by_galaxy(mesh)
+    whole = state.replicated(mesh)
     one = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
-    jitted = jax.jit(one, in_shardings=(whole, whole, split), out_shardings=split)
-    params, batch_stats = (jax.device_put(tree[name], whole) for name in ("params", "batch_stats"))
+
+    def of_views(tree: Any, shown: jax.Array) -> jax.Array:
+        each = functools.partial(one, tree["params"], tree["batch_stats"])
+        return jax.lax.map(each, shown) if views > 1 else each(shown[0])[None]
+
+    tree = jax.device_put(tree, whole)
+    by_galaxy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    jitted = jax.jit(of_views, in_shardings=(whole, by_galaxy), out_shardings=by_galaxy)
 
     def predict(images: np.ndarray) -> np.ndarray:
         if images.ndim != (5 if views == 16 else 4):
             raise ValueError(f"images {list(images.shape)} are not what {views} views are predicted from")
-        shown = np.moveaxis(images, 1, 0) if views == 16 else [images]
+        shown = np.moveaxis(images, 1, 0) if views == 16 else images[None]
         if views > 1:
-            shown = [view for image in shown for view in look.symmetries(image)]
-        # Not a loop inside the jitted function: there XLA's convolutions on CPU crawl.
-        found = [jitted(params, batch_stats, np.ascontiguousarray(view)) for view in shown]
-        return np.stack([np.asarray(one) for one in found])
+            shown = np.stack([view for image in shown for view in look.symmetries(image)])
+        return np.asarray(jitted(tree, shown))
 
     return Trained(
         predict=predict,

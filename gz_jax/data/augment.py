@@ -61,8 +61,7 @@ def view(size: int, crop: int, image_size: int, augmentation: Augmentation | Non
     """The `View` whose cutout is just large enough for what `augmentation` may ask for, at most the whole image."""
     augmentation = augmentation or Augmentation()
     side = (crop + 2 * augmentation.shift) * augmentation.zoom * (math.sqrt(2) if augmentation.rotate else 1)
-    # Neighbours of the outermost pixels are read unless every sample lies within them.
-    cutout = min(image_size, math.ceil(side) + (0 if augmentation.is_identity and size <= crop else 2))
+    cutout = min(image_size, look.reach(crop, size) if augmentation.is_identity else math.ceil(side) + 2)
     # The parity of the image's side keeps the centre where it is, to the half pixel.
     return View(size, crop, cutout + (image_size - cutout) % 2, augmentation.zoom)
 
