@@ -48,7 +48,7 @@ REAL = {  # from, to; the ends of `INSIDE` are left out
     "plateau.min_rate": (0, 1e38),
     "data.validation_fraction": (0, 1),
     "data.merger_fraction": (0, 1),
-    "augment.zoom": (1, 100),
+    "augment.zoom": (1, 4),  # memory for the warp grows with its square
     "augment.shift": (0, 7_000),
     "model.momentum": (0, 1),
     "model.dropout": (0, 1),

@@ -102,7 +102,7 @@ def predict_catalogue(
         manifest = predict_manifest.claim(output, manifest, rows)
     starts = range(process_index * shard_size, total, process_count * shard_size)
     spans = [(start, min(start + shard_size, total)) for start in starts]
-    how |= {"size": networks[0].view.size}
+    how |= {"size": networks[0].view.size, "turned": any(t.turned for t in networks)}
     shards = {span: predict_tables.shard(output, span[0] // shard_size) for span in spans}
     todo = [span for span in spans if not _is_done(shards[span], catalogue, span, rows.part(*span), workers, how)]
     if progress and spans and not todo:
@@ -176,7 +176,8 @@ def predict_arrays(
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
     network, _ = ensemble(networks, batch_size)
     spans = [(0, len(catalogue.ids))]
-    how |= {"size": networks[0].view.size, "crop": _crop(networks, crop), "workers": workers}
+    how |= {"size": networks[0].view.size, "turned": any(t.turned for t in networks)}
+    how |= {"crop": _crop(networks, crop), "workers": workers}
     batches = _ahead(_batches(catalogue, spans, batch_size, **how))
     parts = [_predict_batch(network, batch) for batch in batches]
     if not parts:
@@ -197,8 +198,8 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
     """The networks as one, compiled for batches of up to `batch_size` images; and how many views each has.
 
     Returns:
-      A function of uint8 [b, S, S, 3] to float32 [b, 37] x 3: the mean of the networks, its conditional fractions,
-      and the spread over networks and views (or None).
+      A function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] where a network is `turned`, to float32 [b, 37] x 3: the mean
+      of the networks, its conditional fractions, and the spread over networks and views (or None).
 
     Raises:
       UserError: the networks see different parts of an image, or in different sizes, or two are the same.
@@ -211,14 +212,14 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
     if len(set(shown.values())) != 1:
         texts = (f"{path}: {crop} of {side} px as {size} px" for path, (size, crop, side) in shown.items())
         raise UserError(f"one pass needs networks that look at the same part of an image: {'; '.join(texts) or 'none'}")
-    devices, size = jax.local_device_count(), networks[0].view.size
-    padded = np.zeros((-(-batch_size // devices) * devices, size, size, 3), np.uint8)
+    devices = jax.local_device_count()
+    rows = -(-batch_size // devices) * devices
     views = [t.views for t in networks]
 
     def together(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         n = len(pictures)
-        full = np.concatenate([pictures, padded[n:]])
-        each = [t.predict(full) for t in networks]
+        full = np.concatenate([pictures, np.zeros((rows - n, *pictures.shape[1:]), np.uint8)])
+        each = [t.predict(full[:, 0] if full.ndim == 5 and not t.turned else full) for t in networks]
         mean = np.mean([one.mean(0) for one in each], 0)
         spread = np.concatenate(each).std(0, ddof=1)[:n] if sum(views) > 1 else None
         return mean[:n], np.array(_conditional(mean))[:n], spread

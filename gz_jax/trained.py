@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gz_jax import run
-from gz_jax.data import augment
+from gz_jax.data import augment, look
 from gz_jax.data.augment import View
 from gz_jax.errors import UserError
 from gz_jax.training import checkpoint, state, step
@@ -34,8 +34,8 @@ class Trained(NamedTuple):
     """A network at its best epoch.
 
     Attributes:
-      predict: uint8 [b, S, S, 3] -> float32 [views, b, 37], one for each test-time view; b is any multiple
-        of the number of devices, and each new b compiles once.
+      predict: uint8 [b, S, S, 3], or [b, 2, S, S, 3] if `turned`, -> float32 [views, b, 37], one for each test-time
+        view, the image as it is first; b is any multiple of the number of devices, and each new b compiles once.
       config: what it was trained with; view: the part of an image that it sees (S is `view.size`);
         views: how many test-time views it is averaged over.
       workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
@@ -54,6 +54,11 @@ class Trained(NamedTuple):
     data: str
 
     @property
+    def turned(self) -> bool:
+        """Whether `predict` takes each image twice: as it is, and turned by 45 degrees (see `look.cutouts`)."""
+        return self.views == 16
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Identifier of the network and its test-time views, stored in tables (see `predict_tables.same_networks`)."""
         epoch = self.info.get("epoch")
@@ -70,11 +75,14 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     """The best epoch of a workdir.
 
     Args:
-      views: 1, 8 or 16 test-time views (see `augment.test_time_views`), all predicted from the same cutout.
+      views: 1, the image as it is; 8, the symmetries of the square; 16, these of the image and of the image turned by
+        45 degrees, which is cut from the larger picture.
 
     Raises:
-      UserError: it is no workdir, or has no checkpoint yet, or none that can be read.
+      UserError: another number of views; it is no workdir, or has no checkpoint yet, or none that can be read.
     """
+    if views not in (1, 8, 16):
+        raise UserError(f"test-time views must be 1, 8 or 16, not {views}")
     workdir = pathlib.Path(os.path.expanduser(workdir))
     config = run.read_config(workdir)
     directory = workdir / "checkpoints" / "best"
@@ -89,34 +97,29 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     weights = checkpoint.digest(tree, {name: flat[name] for name in COMPUTES})[:16]
     parts = run.parts(config)
     mesh = state.make_mesh(jax.local_devices())
-    whole, split = state.replicated(mesh), state.by_galaxy(mesh)
-    affines = augment.test_time_views(views)
-    side = config.data.size
+    whole = state.replicated(mesh)
+    one = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
 
-    def predict(tree: Any, images: jax.Array) -> jax.Array:
-        one = functools.partial(
-            step.predict_step,
-            tree["params"],
-            tree["batch_stats"],
-            apply=parts.module.apply,
-            activation=config.model.activation,
-        )
-        if views == 1:
-            return one(images)[None]
-        square = View(side, side, side)  # the cutout is at the network's size already: turned as it is
-
-        def turned(affine: jax.Array) -> jax.Array:
-            return one(augment.warp(images, jax.numpy.broadcast_to(affine, (len(images), 2, 3)), square))
-
-        return jax.lax.map(turned, affines)
+    def of_views(tree: Any, shown: jax.Array) -> jax.Array:
+        each = functools.partial(one, tree["params"], tree["batch_stats"])
+        return jax.lax.map(each, shown) if views > 1 else each(shown[0])[None]
 
     tree = jax.device_put(tree, whole)
-    out = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
-    jitted = jax.jit(predict, in_shardings=(whole, split), out_shardings=out)
+    by_galaxy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
+    jitted = jax.jit(of_views, in_shardings=(whole, by_galaxy), out_shardings=by_galaxy)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        if images.ndim != (5 if views == 16 else 4):
+            raise ValueError(f"images {list(images.shape)} are not what {views} views are predicted from")
+        shown = np.moveaxis(images, 1, 0) if views == 16 else images[None]
+        if views > 1:
+            shown = np.stack([view for image in shown for view in look.symmetries(image)])
+        return np.asarray(jitted(tree, shown))
+
     return Trained(
-        predict=lambda images: np.asarray(jitted(tree, images)),
+        predict=predict,
         config=config,
-        view=augment.unaugmented(parts.view, config.data.image_size),
+        view=augment.unaugmented(parts.view),
         views=views,
         workdir=workdir,
         step=at,

@@ -24,6 +24,7 @@ from pyarrow import csv, parquet
 
 from configs import demo
 from gz_jax import labels, predict_tables, run, trained
+from gz_jax.data import look
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import Catalogue
 from gz_jax.errors import UserError
@@ -299,18 +300,22 @@ def test_networks_are_averaged_and_their_spread_told(catalogue, predicted, workd
     assert not [name for name in second.column_names if name.startswith("spread_")]
 
 
-def test_views_are_averaged_and_their_spread_told(workdirs):
+@pytest.mark.parametrize("views", [8, 16])
+def test_views_are_averaged_and_their_spread_told(workdirs, views):
     images = np.stack([np.asarray(picture(i)) for i in range(3)])
     ids, single = predict_arrays(images, workdirs[0])
-    _, many = predict_arrays(images, workdirs[0], views=8)
+    _, many = predict_arrays(images, workdirs[0], views=views)
     assert single.spread is None
     assert (many.spread.max(1) > 1e-4).all()
-    cutouts = [read_cutout(encode(Image.fromarray(x), "PNG"), size=SIZE)[0] for x in images]
-    each = trained.load(workdirs[0], views=8).predict(np.stack([*cutouts, cutouts[0]]))[:, :3]
+    cutouts = [read_cutout(encode(Image.fromarray(x), "PNG"), size=SIZE, turned=True)[0] for x in images]
+    shown = [view for x in zip(*cutouts, strict=True) for view in look.symmetries(np.stack([*x, x[0]]))][:views]
+    each = np.concatenate([trained.load(workdirs[0]).predict(view)[:, :3] for view in shown])
     np.testing.assert_allclose(many.fractions, each.mean(0), atol=1e-6)
     np.testing.assert_allclose(many.spread, each.std(0, ddof=1), atol=1e-6)
     np.testing.assert_allclose(single.fractions, each[0], atol=1e-5)  # the first view is the image as it is
     assert ids.tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="must be 1, 8 or 16, not 4"):
+        predict_arrays(images, workdirs[0], views=4)
 
 
 def test_a_frame_from_arrays_is_that_from_files(workdirs, tmp_path):

@@ -5,6 +5,7 @@ streaming and the device-resident pipelines see the same galaxies at the same an
 started again sees what it would have seen. The warp exists twice, in TensorFlow and in JAX, with the same maths:
 each output pixel is the mean of `supersample` x `supersample` bilinear samples of the source, so rotation comes
 before downsizing (paper section 4.2) and there is no aliasing. At angle 0, 204 -> 68 px is the exact 3 x 3 box mean.
+Without augmentation images are seen as by `look.see`.
 
 Coordinates: x to the right, y down, in source pixels from the image's centre. An affine map [2, 3] takes a point of
 the output (in source-pixel units) to the point of the source that is seen there.
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gz_jax.data import look
 from gz_jax.data.split import splitmix64
 
 
@@ -41,25 +43,32 @@ class View(NamedTuple):
     """Which part of an image the network sees: the central `crop` source pixels, brought to `size` pixels.
 
     `cutout` is the side, in source pixels, of what is decoded and kept (at least `crop`, so that rotated corners show
-    real sky).
+    real sky). `zoom`: galaxies may be drawn smaller by up to this factor, and are sampled finely enough for that.
     """
 
     size: int
     crop: int
     cutout: int
+    zoom: float = 1.0
 
     @property
     def supersample(self) -> int:
-        return max(1, math.ceil(self.crop / self.size - 1e-9))
+        """Samples of an output pixel along each axis."""
+        return look.samples(self.crop * self.zoom, self.size)
 
 
 def view(size: int, crop: int, image_size: int, augmentation: Augmentation | None = None) -> View:
     """The `View` whose cutout is just large enough for what `augmentation` may ask for, at most the whole image."""
     augmentation = augmentation or Augmentation()
     side = (crop + 2 * augmentation.shift) * augmentation.zoom * (math.sqrt(2) if augmentation.rotate else 1)
+    cutout = min(image_size, look.reach(crop, size) if augmentation.is_identity else math.ceil(side) + 2)
     # The parity of the image's side keeps the centre where it is, to the half pixel.
-    cutout = min(image_size, math.ceil(side) + (0 if augmentation.is_identity else 2))
-    return View(size, crop, cutout + (image_size - cutout) % 2)
+    return View(size, crop, cutout + (image_size - cutout) % 2, augmentation.zoom)
+
+
+def unaugmented(training: View) -> View:
+    """The `view` without augmentation of the images that are trained on through `training`."""
+    return view(training.size, training.crop, training.cutout)
 
 
 def uniforms(seed: int, epoch: int, galaxy_ids: np.ndarray, count: int) -> np.ndarray:
@@ -99,73 +108,50 @@ def draw(augmentation: Augmentation, seed: int, epoch: int, galaxy_ids: np.ndarr
     )
 
 
-def test_time_views(count: int) -> np.ndarray:
-    """The `count` fixed views over which predictions are averaged: float32 [count, 2, 3].
-
-    1 is the image as it is, 8 the symmetries of the square, 16 the same at 0 and 45 degrees.
-
-    Raises:
-      ValueError: a count other than 1, 8 or 16.
-    """
-    if count not in (1, 8, 16):
-        raise ValueError(f"test-time views must be 1, 8 or 16, not {count}")
-    turns = max(1, count // 2)
-    angles = np.arange(turns) * 2 * np.pi / turns
-    mirrors = (False, True) if count > 1 else (False,)
-    return np.concatenate([affine(angles, mirror=np.full(turns, mirror)) for mirror in mirrors])
-
-
-def unaugmented(view: View, image_size: int) -> View:
-    """The same central square with no margin around it, as evaluation sees it."""
-    return view._replace(cutout=view.crop + (image_size - view.crop) % 2)
-
-
-def box_mean(images: Any, view: View) -> np.ndarray | None:
-    """The warp by the identity where crop / size is a whole number: uint8 [n, H, H, 3] -> uint8 [n, size, size, 3].
-
-    Equal to `warp` bit for bit and many times faster; None where the ratio is not whole or the centre lies between
-    pixels.
-    """
-    step, rest = divmod(view.crop, view.size)
-    margin, odd = divmod(images.shape[1] - view.crop, 2)
-    if rest or odd:
-        return None
-    square = images[:, margin : margin + view.crop, margin : margin + view.crop]
-    shape = (len(images), view.size, step, view.size, step, 3)
-    total = square.reshape(shape).astype(np.uint32).sum((2, 4))
-    return np.rint(total.astype(np.float32) / np.float32(step * step)).astype(np.uint8)
-
-
 def warp_tensorflow(image: Any, affine: Any, view: View) -> Any:
     """The warp of one image in a tf.data graph: uint8 [H, H, 3], float32 [2, 3] -> uint8 [size, size, 3].
 
-    An `affine` of None is the identity, which takes the short way of `box_mean` where there is one.
+    An `affine` of None gives `look.see`, to the bit; the image's shape must then be known.
     """
     from gz_jax.data.tensorflow_cpu import import_tensorflow
 
     tf = import_tensorflow()
+    if affine is None:
+        return _see_tensorflow(tf, image, view)
     s, fine = view.supersample, view.size * view.supersample
     image = tf.cast(image, tf.float32)
-    if affine is None and fine == view.crop and (view.cutout - view.crop) % 2 == 0:
-        margin = (tf.shape(image)[0] - view.crop) // 2
-        warped = tf.image.crop_to_bounding_box(image, margin, margin, fine, fine)
-    else:
-        linear = (tf.eye(2) if affine is None else affine[:, :2]) * (view.crop / fine)
-        offset = tf.zeros(2) if affine is None else affine[:, 2]
-        offset += (tf.cast(tf.shape(image)[0], tf.float32) - 1) / 2 - (fine - 1) / 2 * tf.reduce_sum(linear, -1)
-        # x' = t0 x + t1 y + t2, y' = t3 x + t4 y + t5
-        transform = tf.concat([linear[0], offset[:1], linear[1], offset[1:], tf.zeros(2)], 0)
-        warped = tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[None],
-            transforms=transform[None],
-            output_shape=[fine, fine],
-            fill_value=0.0,
-            interpolation="BILINEAR",
-            fill_mode="NEAREST",
-        )[0]
+    linear = affine[:, :2] * (view.crop / fine)
+    centre = (tf.cast(tf.shape(image)[0], tf.float32) - 1) / 2
+    offset = affine[:, 2] + (centre - (fine - 1) / 2 * tf.reduce_sum(linear, -1))
+    # x' = t0 x + t1 y + t2, y' = t3 x + t4 y + t5
+    transform = tf.concat([linear[0], offset[:1], linear[1], offset[1:], tf.zeros(2)], 0)
+    warped = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=transform[None],
+        output_shape=[fine, fine],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )[0]
     if s > 1:
         warped = tf.reduce_mean(tf.reshape(warped, [view.size, s, view.size, s, 3]), [1, 3])
     return tf.cast(tf.round(tf.ensure_shape(warped, [view.size, view.size, 3])), tf.uint8)
+
+
+def _see_tensorflow(tf: Any, image: Any, view: View) -> Any:
+    """`look.see` of an image of at least crop x crop pixels."""
+    size, sides = view.size, image.shape[:2]
+    if view.crop % size == 0 and all((side - view.crop) % 2 == 0 for side in sides):
+        rows, columns = (look.central(side, view.crop) for side in sides)
+        boxes = tf.reshape(tf.cast(image[rows, columns], tf.float32), [size, view.crop // size] * 2 + [3])
+        mean = tf.cast(tf.reduce_sum(boxes, [1, 3]), tf.float64) / (view.crop // size) ** 2
+    else:
+        mean = tf.cast(image, tf.float64)
+        for axis, equation in enumerate(("jk,jkxc->jxc", "jk,xjkc->xjc")):
+            start, weight = look.weights(sides[axis], view.crop, size)
+            index = start[:, None] + np.arange(weight.shape[1])
+            mean = tf.einsum(equation, tf.constant(weight), tf.gather(mean, index, axis=axis))
+    return tf.cast(tf.round(mean), tf.uint8)
 
 
 def warp(images: jax.Array, affines: jax.Array, view: View) -> jax.Array:
@@ -180,7 +166,8 @@ def warp(images: jax.Array, affines: jax.Array, view: View) -> jax.Array:
         + linear[:, :, 1, None, None] * grid[None, None, :, None]
         + offset[:, :, None, None]
     )
-    xy = jnp.clip(xy, 0, source - 1)
+    # Pixel and fraction must come from one rounding of the coordinates: XLA would compute them anew for each.
+    xy = jax.lax.optimization_barrier(jnp.clip(xy, 0, source - 1))
     low = jnp.minimum(jnp.floor(xy), source - 2)
     part = xy - low
     low = low.astype(jnp.int32)

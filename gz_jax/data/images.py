@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gz_jax.data import fits, pictures
+from gz_jax.data import fits, look, pictures
 from gz_jax.data.fits import MAX_PIXELS, UnusableError
 from gz_jax.data.fits import require as _require
 from gz_jax.data.sky import measure
@@ -54,26 +54,28 @@ def read_cutout(
     planes: tuple[int, int, int] | None = None,
     sky: float | Sequence[float] | None = None,
     noise: float | Sequence[float] | None = None,
+    turned: bool = False,
 ) -> tuple[np.ndarray, int, str]:
-    """The central square of an image, downsized.
+    """The central square of an image, downsized as for training (`look.see`).
 
     Args:
       source: the file's bytes or its path, or three of them as red, green and blue: FITS images of one plane, or
         grey pictures, of one size. FITS may be inside gzip or bzip2. 16-bit greys are divided by 257; transparency
         goes over black; an orientation tag is ignored (as in training), except that Pillow applies a TIFF's; FITS
         rows run upwards, as viewers show them.
-      size: pixels across the result, made as for training (`augment.warp`): where the ratio is whole by means of
-        boxes (204 to 68: 3 x 3), else by means of bilinear samples.
+      size: pixels across the result.
       crop: pixels across the central square; None takes `FIELD` of the shorter side, which is 204 of
         Kaggle's 424. Where the square is larger than the image it is padded with black, so that the scale stays.
       stretch: of FITS data. extension, extensions, planes: which of a FITS file, see `fits.read_planes` (bands stored
         as g, r, i: planes=(2, 1, 0)).
       sky, noise: of FITS data, in the file's unit before `Stretch.scales`; one number for every plane, or three. None
         measures them in the whole image, which must show enough sky (`sky.measure`).
+      turned: the result and the same turned by 45 degrees, with the sky that lies in its corners.
 
     Returns:
-      (uint8 [size, size, 3], GOOD, NOTED or BAD, the reason or ''); BAD images are black. NOTED are images with
-      missing or transparent pixels, padding, one band, no noise, more planes than shown, or too few pixels.
+      (uint8 [size, size, 3], or [2, size, size, 3] if `turned`; GOOD, NOTED or BAD; the reason or ''). BAD images are
+      black. NOTED are images with missing or transparent pixels, padding, one band, no noise, more planes than shown,
+      or too few pixels.
 
     Raises:
       UserError: `sky` or `noise` that no image can have.
@@ -84,18 +86,27 @@ def read_cutout(
         clear = None
         if is_fits:
             found = _planes(data, extension, extensions, planes)
-            image, side, note = _fits(found, crop, stretch, levels, noises)
+            image, side, note = _fits(found, crop, size, stretch, levels, noises, turned)
         else:
             image, clear, note = pictures.read_pictures(data)
             side = _side(crop, *image.size)
-        note = fits.joined(note, _remarks(image, clear, side, size, is_fits))
-        left, top = ((length - side) // 2 for length in image.size)
-        if min(left, top) < 0:
-            note = fits.joined(note, f"padded: {image.width} x {image.height} pixels, crop {side}")
-        image = pictures.rgb(image.crop((left, top, left + side, top + side)))
-        return _resize(image, size), NOTED if note else GOOD, note
+        x, y = (look.window(length, side, size, turned) for length in image.size)
+        pixels = np.asarray(pictures.rgb(image.crop((x.start, y.start, x.stop, y.stop))))
+        square = tuple(look.central(length, side) for length in pixels.shape[:2])
+        note = fits.joined(
+            note,
+            _remarks(pixels[square], None if clear is None else clear[y, x][square], is_fits),
+            f"small: {side} pixels across, enlarged to {size}" if 2 * side < size else "",
+            f"padded: {image.width} x {image.height} pixels, crop {side}" if min(image.size) < side else "",
+        )
+        return look.cutouts(pixels, side, size, turned), NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
-        return np.zeros((size, size, 3), np.uint8), BAD, _reason(error)
+        return black(size, turned), BAD, _reason(error)
+
+
+def black(size: int, turned: bool = False) -> np.ndarray:
+    """What `read_cutout` makes of an image that cannot be used."""
+    return np.zeros((2, size, size, 3) if turned else (size, size, 3), np.uint8)
 
 
 def check_level(name: str, value: float | Sequence[float] | None) -> tuple[float, ...] | None:
@@ -117,35 +128,6 @@ def _side(crop: float | None, width: int, height: int) -> int:
     side = max(1, round(FIELD * min(width, height) if crop is None else crop))
     _require(side * side <= MAX_PIXELS, f"crop of {side} pixels is too large")
     return side
-
-
-def _resize(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 [size, size, 3] of a square image."""
-    side = image.width
-    if side % size == 0:
-        return _boxes(np.asarray(image), side // size)
-    if side > 8 * size:  # where every way is one, this takes the least memory
-        return np.asarray(image.resize((size, size), Image.Resampling.BOX))
-    shown = _along(np.asarray(image, np.float32), size)
-    return np.rint(_along(shown.swapaxes(0, 1), size).swapaxes(0, 1)).astype(np.uint8)
-
-
-def _along(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The first axis of float32 [side, W, 3] brought to `size`, by means of the bilinear samples of `augment.warp`."""
-    side, samples = len(pixels), max(1, math.ceil(len(pixels) / size))
-    at = np.clip((np.arange(size * samples) + 0.5) * side / (size * samples) - 0.5, 0, side - 1)
-    low = np.minimum(at.astype(int), max(side - 2, 0))
-    part = (at - low).astype(np.float32)[:, None, None]
-    fine = pixels[low] * (1 - part) + pixels[np.minimum(low + 1, side - 1)] * part
-    return fine.reshape(size, samples, *pixels.shape[1:]).mean(1)
-
-
-def _boxes(pixels: np.ndarray, k: int) -> np.ndarray:
-    """Means of k x k boxes of uint8 [H, W, 3], rounded once (Pillow's `resize` rounds twice, `reduce` down)."""
-    kind = np.uint16 if k <= 16 else np.uint32  # 256 x 255 fit in 16 bits
-    rows = sum((pixels[i::k] for i in range(1, k)), pixels[::k].astype(kind))
-    total = sum((rows[:, i::k] for i in range(1, k)), rows[:, ::k] + kind(k * k // 2))
-    return (total // kind(k * k)).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:
@@ -192,14 +174,12 @@ def _unzipped(data: bytes) -> bytes:
     return data
 
 
-def _remarks(image: Image.Image, clear: np.ndarray | None, side: int, size: int, is_fits: bool) -> str:
-    """On the square of `side` pixels in the middle of the image, or as much of it as there is.
+def _remarks(square: np.ndarray, clear: np.ndarray | None, is_fits: bool) -> str:
+    """On what is seen, uint8 [H, W, 3], and on its transparent pixels, bool [H, W].
 
     Raises:
       UnusableError: it is empty.
     """
-    left, top = (max(0, (n - side) // 2) for n in image.size)
-    square = np.asarray(image.crop((left, top, min(left + side, image.width), min(top + side, image.height))))
     for part in (square[::8, ::8], square):
         low, high = part.min((0, 1)), part.max((0, 1))
         if (high.astype(int) - low).max() > 2:
@@ -208,12 +188,10 @@ def _remarks(image: Image.Image, clear: np.ndarray | None, side: int, size: int,
         _require(bool((low != high).any()), "every pixel has the same value")
         _require(False, "every pixel has nearly the same value")
     notes = ["one band, shown grey"] if pictures.is_grey(square) else []
-    if clear is not None and (part := clear[top : top + side, left : left + side]).any():
-        notes.append(f"{fits.percent(part.mean())} of pixels transparent")
+    if clear is not None and clear.any():
+        notes.append(f"{fits.percent(clear.mean())} of pixels transparent")
     elif not is_fits and (share := pictures.blank(square)) >= 0.05:
         notes.append(f"{fits.percent(share)} of pixels in areas of one value")
-    if 2 * side < size:
-        notes.append(f"small: {side} pixels across, enlarged to {size}")
     return fits.joined(*notes)
 
 
@@ -234,16 +212,18 @@ def _planes(
 def _fits(
     planes: fits.Planes,
     crop: float | None,
+    size: int,
     stretch: Stretch,
     levels: tuple[float, ...] | None,
     noises: tuple[float, ...] | None,
+    turned: bool,
 ) -> tuple[Image.Image, int, str]:
-    """The central square of FITS planes, stretched; its side; remarks."""
+    """What is seen of FITS planes, stretched; the side of the central square; remarks on that square."""
     pixels, count = planes.pixels[:, ::-1], len(planes.pixels)
     scales = stretch.scales if count > 1 else (1.0,)
     height, width = pixels.shape[1:]
     side = _side(crop, width, height)
-    rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in (height, width))
+    rows, columns = (look.window(n, side, size, turned) for n in (height, width))
     for name, given in (("sky", levels), ("noise", noises)):
         _require(
             given is None or len(given) in (1, count), f"{name} of {len(given or ())} planes for an image of {count}"
@@ -255,12 +235,14 @@ def _fits(
         gone = ~np.isfinite(centre)
         for plane, mask in zip(gone, measured.missing, strict=True):
             plane |= False if mask is None else mask[rows, columns]
-        _require(np.isfinite(centre).any(), "no valid pixel in the central square")
-        _require(not gone.all(), "every pixel has the same value")
+        square = (slice(None), *(look.central(n, side) for n in centre.shape[1:]))
+        _require(np.isfinite(centre[square]).any(), "no valid pixel in the central square")
+        _require(not gone[square].all(), "every pixel has the same value")
         centre *= np.array(scales, centre.dtype)[:, None, None]
         centre -= measured.level[:, None, None]
         centre[gone] = 0
-        shown, note = lupton(centre, measured.noise, stretch, measured=noises is None)
+        shown, note = lupton(centre, measured.noise, stretch, square, measured=noises is None)
+    gone = gone[square]
     empty = gone.all((1, 2))
     lost = [f"{name} has no data" for name, none in zip(planes.names, empty, strict=True) if none]
     part = gone[~empty].mean()

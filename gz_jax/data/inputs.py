@@ -261,14 +261,16 @@ def digest(columns: Iterable[pa.Array]) -> str:
     return found.hexdigest()[:16]
 
 
-def read_row(catalogue: Catalogue, index: int, *, size: int, **how: Any) -> tuple[np.ndarray, int, str]:
+def read_row(
+    catalogue: Catalogue, index: int, *, size: int, turned: bool = False, **how: Any
+) -> tuple[np.ndarray, int, str]:
     """`images.read_cutout` of one row, with a flag and a reason where the catalogue itself cannot give the file."""
     try:
         source = catalogue.read(index)
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
-        return np.zeros((size, size, 3), np.uint8), images.BAD, reason[:200]
-    return images.read_cutout(source, size=size, **how)
+        return images.black(size, turned), images.BAD, reason[:200]
+    return images.read_cutout(source, size=size, turned=turned, **how)
 
 
 def read_batches(
@@ -276,6 +278,7 @@ def read_batches(
     batch_size: int,
     *,
     size: int,
+    turned: bool = False,
     start: int = 0,
     stop: int | None = None,
     workers: int | None = None,
@@ -284,15 +287,16 @@ def read_batches(
     """Cutouts of rows start..stop-1, decoded in threads, in order; the last batch may be smaller.
 
     Args:
-      workers: threads; None takes one per processor.
+      size, turned: see `images.read_cutout`; workers: threads; None takes one per processor.
       how: further arguments of `images.read_cutout`.
 
     Yields:
-      {'index': int64 [B], 'image': uint8 [B, size, size, 3], 'flag': uint8 [B], 'reason': object [B]}, reasons as str.
+      {'index': int64 [B], 'image': uint8 [B, size, size, 3] or [B, 2, size, size, 3], 'flag': uint8 [B],
+      'reason': object [B]}, reasons as str.
     """
     workers = workers or os.cpu_count() or 4
 
-    one = functools.partial(read_row, catalogue, size=size, **how)
+    one = functools.partial(read_row, catalogue, size=size, turned=turned, **how)
     rows = iter(range(start, len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))))
     pending: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gz_jax import files, lock
-from gz_jax.data import augment
+from gz_jax.data import look
 from gz_jax.data.augment import View
 from gz_jax.data.split import Records, Split
 from gz_jax.errors import UserError
@@ -45,35 +45,37 @@ class Packed(NamedTuple):
 
 def cut_out(jpeg: bytes, cutout: int) -> np.ndarray:
     """The central `cutout` pixels of a JPEG, or all of a smaller one: uint8 [cutout, cutout, 3]."""
-    image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    image = _pixels(jpeg)
     top, left = (max(0, (side - cutout) // 2) for side in image.shape[:2])
     return image[top : top + cutout, left : left + cutout]
 
 
-def decoded(split: Split, view: View, *, final: bool, workers: int | None = None) -> Split:
+def _pixels(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def decoded(split: Split, view: View, *, final: bool, turned: bool = False, workers: int | None = None) -> Split:
     """The split with images as uint8 [n, side, side, 3], decoded by `workers` threads as they are read.
 
     Args:
-      final: the network's input (warped by the identity); else the `view.cutout` pixels of the source.
+      final: the network's input (`look.see`); else the `view.cutout` pixels of the source.
+      turned: with `final`, the input and the same turned by 45 degrees, uint8 [n, 2, side, side, 3]. Images that are
+        arrays already are at the network's size: they are turned as they are, and their rims repeated.
       workers: by default one for each core.
     """
-    if not is_encoded(split):
+    encoded = is_encoded(split)
+    if not encoded and not turned:
         return split
     pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1)
-    shrink = jax.jit(augment.warp, static_argnums=2)
 
-    def small(jpeg: bytes) -> np.ndarray:
-        image = cut_out(jpeg, view.cutout)
-        mean = augment.box_mean(image[None], view) if final else None
-        return image if mean is None else mean[0]
+    def small(image: Any) -> np.ndarray:
+        if not encoded:
+            return look.cutouts(image, view.size, view.size, turned)
+        return look.cutouts(_pixels(image), view.crop, view.size, turned) if final else cut_out(image, view.cutout)
 
     def read(index: np.ndarray) -> Records:
         records = split.read(index)
-        images = np.stack(list(pool.map(small, records["image"])))
-        if final and images.shape[1] != view.size:
-            identity = np.broadcast_to(augment.affine(), (len(images), 2, 3))
-            images = np.asarray(shrink(images, identity, view))
-        return {**records, "image": images}
+        return {**records, "image": np.stack(list(pool.map(small, records["image"])))}
 
     return Split(split.size, read)
 

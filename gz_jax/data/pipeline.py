@@ -16,6 +16,7 @@ from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.split import Split
 from gz_jax.errors import UserError
 
+MARGIN = 16  # pixels: colours are interpolated from neighbours (8 suffice for JPEG's usual subsamplings)
 Batch = dict[str, np.ndarray]
 Maps = Callable[[np.ndarray], np.ndarray]  # galaxy_id [n] -> affine maps [n, 2, 3]
 
@@ -76,19 +77,16 @@ def eval_batches(
     view: View,
     *,
     batch_size: int,
-    affine: np.ndarray | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """This process's rows of batches that hold every galaxy once, in order; the last is padded and masked.
 
-    Args:
-      affine: float32 [2, 3], one fixed view for all (see `augment.test_time_views`).
+    Images are those of `look.see`, bit for bit, whether they are decoded here or were before (`packed.decoded`).
     """
     rows = local_rows(batch_size, process_index, process_count)
     indices, mask = eval_indices(split.size, batch_size)
-    maps = None if affine is None else lambda ids: np.broadcast_to(affine, (len(ids), 2, 3))
-    yield from _batches(split, view, indices[:, rows], mask[:, rows], maps)
+    yield from _batches(split, view, indices[:, rows], mask[:, rows], None)
 
 
 def _batches(split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None) -> Iterator[Batch]:
@@ -96,16 +94,22 @@ def _batches(split: Split, view: View, indices: np.ndarray, mask: np.ndarray, ma
     first = split.read(indices[0, :1])["image"] if len(indices) else None
     if first is None:
         return
-    if maps is None and first.dtype != object and first.shape[1] == view.size:
+    if maps is None and first.dtype != object and first.shape[-2] == view.size:
         for index, keep in zip(indices, mask, strict=True):  # nothing left to do to the images
             yield {**split.read(index), "mask": keep}
     else:
-        yield from _stream(split, view, indices, mask, maps, encoded=first.dtype == object)
+        yield from _stream(split, view, indices, mask, maps, None if first.dtype == object else first.shape[1:])
 
 
 def _stream(
-    split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None, encoded: bool
+    split: Split,
+    view: View,
+    indices: np.ndarray,
+    mask: np.ndarray,
+    maps: Maps | None,
+    shape: tuple[int, ...] | None,
 ) -> Iterator[Batch]:
+    """As `_batches`, by tf.data; `shape` is that of each image, None of JPEG files."""
     from gz_jax.data.tensorflow_cpu import import_tensorflow
 
     tf = import_tensorflow()
@@ -122,14 +126,14 @@ def _stream(
         return records["image"], records["vote_fractions"], records["galaxy_id"], affines.astype(np.float32)
 
     def read(index: Any, mask: Any) -> dict[str, Any]:
-        types = [tf.string if encoded else tf.uint8, tf.float32, tf.int64, tf.float32]
-        shapes = [[batch] if encoded else [batch, None, None, 3], [batch, 37], [batch], [batch, 2, 3]]
+        types = [tf.uint8 if shape else tf.string, tf.float32, tf.int64, tf.float32]
+        shapes = [[batch, *(shape or ())], [batch, 37], [batch], [batch, 2, 3]]
         arrays = tf.numpy_function(fetch, [index], types)
-        arrays = [tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True)]
+        arrays = [tf.ensure_shape(array, known) for array, known in zip(arrays, shapes, strict=True)]
         return dict(zip(("image", "vote_fractions", "galaxy_id", "affine"), arrays, strict=True), mask=mask)
 
     def see(record: dict[str, Any]) -> dict[str, Any]:
-        image = _decode(tf, record["image"], view.cutout) if encoded else record["image"]
+        image = record["image"] if shape else _decode(tf, record["image"], view.cutout)
         image = augment.warp_tensorflow(image, None if maps is None else record["affine"], view)
         return {**{name: record[name] for name in ("vote_fractions", "galaxy_id", "mask")}, "image": image}
 
@@ -145,9 +149,11 @@ def _stream(
 
 
 def _decode(tf: Any, jpeg: Any, cutout: int) -> Any:
-    """The central `cutout` pixels of a JPEG, decoded without the rest."""
-    shape = tf.image.extract_jpeg_shape(jpeg)
-    top, left = (shape[0] - cutout) // 2, (shape[1] - cutout) // 2
-    return tf.image.decode_and_crop_jpeg(
-        jpeg, tf.stack([top, left, cutout, cutout]), channels=3, dct_method="INTEGER_ACCURATE"
+    """The central `cutout` pixels of a JPEG, decoded without the rest: equal to those of the whole, bit for bit."""
+    shape = tf.image.extract_jpeg_shape(jpeg)[:2]
+    start = (shape - cutout) // 2
+    low, high = tf.maximum(start - MARGIN, 0), tf.minimum(start + cutout + MARGIN, shape)
+    image = tf.image.decode_and_crop_jpeg(
+        jpeg, tf.concat([low, high - low], 0), channels=3, dct_method="INTEGER_ACCURATE"
     )
+    return tf.slice(image, tf.concat([start - low, [0]], 0), [cutout, cutout, 3])

@@ -24,17 +24,20 @@ class Stretch(NamedTuple):
     scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def lupton(above: np.ndarray, noise: float, stretch: Stretch, *, measured: bool = True) -> tuple[np.ndarray, str]:
+def lupton(
+    above: np.ndarray, noise: float, stretch: Stretch, square: tuple[slice, ...] = (), *, measured: bool = True
+) -> tuple[np.ndarray, str]:
     """uint8 [H, W] or [H, W, 3] of float [1 or 3, H, W] above the sky, and a remark; see `Stretch`.
 
     Args:
       above: in the unit of `noise`, that of the planes' mean, which is 0 where none is known: then the brightest
-        pixel is white. It also is where a `measured` noise would make more than half of the pixels white.
+        pixel of `square` (three slices; by default the whole) is white. It also is where a `measured` noise would make
+        more than half of the pixels white.
 
     Raises:
       UnusableError: no pixel is above the sky.
     """
-    mean, note = above.mean(0), ""
+    mean, note = above[square].mean(0), ""
     white = stretch.softening * np.sinh(stretch.q) / stretch.q
     bright = float((mean > white * noise).mean()) if noise > 0 else 1.0
     if bright > 0.5 and measured:

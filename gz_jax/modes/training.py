@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from gz_jax import distributed, interrupts, lock, memory, run, trained
-from gz_jax.data import galaxy_zoo, kaggle_check, packed, pipeline
+from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.augment import View
 from gz_jax.data.split import Dataset
 from gz_jax.models import imagenet
@@ -86,10 +86,11 @@ def feed(config: ConfigDict, dataset: Dataset, parts: run.Parts, mesh: Mesh) -> 
             ), resident.compile_steps(*(resident.put(p, mesh) for p in packs), view, *how)
         train, validation = (p.split() for p in packs)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    plain = augment.unaugmented(view)
     batches = functools.partial(pipeline.train_batches, train, view, parts.augmentation, **options, **share)
     return data(
         train=lambda epoch, first: ((1, batch) for batch in batches(epoch=epoch, first_step=first)),
-        validation=lambda: pipeline.eval_batches(validation, view, batch_size=config.batch_size, **share),
+        validation=lambda: pipeline.eval_batches(validation, plain, batch_size=config.batch_size, **share),
     ), dispatch.compile_steps(*how)
 
 

@@ -94,10 +94,9 @@ def test_evaluation_without_a_view_is_the_box_mean_of_the_centre(split):
     view = augment.view(SIZE, CROP, SIDE)
     (first, *_) = pipeline.eval_batches(split, view, batch_size=8)
     cut = np.stack([packed.cut_out(data, CROP) for data in split.read(np.arange(8))["image"]])
-    difference = np.abs(first["image"].astype(int) - augment.box_mean(cut, view))
-    assert difference[:, 1:-1, 1:-1].max() <= 1  # decoders differ by chroma interpolation at the crop's rim
-    turned = next(iter(pipeline.eval_batches(split, view, batch_size=8, affine=augment.affine(np.pi / 2))))
-    np.testing.assert_array_equal(turned["image"], np.rot90(first["image"], axes=(1, 2)))
+    step = CROP // SIZE
+    mean = cut.reshape(8, SIZE, step, SIZE, step, 3).astype(float).mean((2, 4))
+    np.testing.assert_array_equal(first["image"], np.rint(mean))
 
 
 @pytest.mark.parametrize("to_file", [False, True])
@@ -112,9 +111,7 @@ def test_cached_cutouts_give_the_same_batches(split, augmentation, to_file, tmp_
     for a, b in zip(epoch(split, augmentation), epoch(cached, augmentation), strict=True):
         np.testing.assert_array_equal(a["galaxy_id"], b["galaxy_id"])
         np.testing.assert_array_equal(a["vote_fractions"], b["vote_fractions"])
-        difference = np.abs(a["image"].astype(int) - b["image"])
-        assert np.median(difference) == 0
-        assert difference[:, 2:-2, 2:-2].max() <= 2
+        np.testing.assert_array_equal(a["image"], b["image"])
     if to_file:
         files = sorted(p.name for p in path.parent.iterdir())
         assert files == [".lock", "train.labels.npz", "train.npy"]
