@@ -57,9 +57,9 @@ def config_of(pipeline: str, store: pathlib.Path, *, size=SIZE, zoom=1.3):
     return config
 
 
-def network(config, predict, views=1):
+def network(config, predict, views=1, weights="a"):
     view = augment.unaugmented(run.parts(config).view)
-    return Trained(predict, config, view, views, pathlib.Path("net"), 0, {"val_loss": 0.1})
+    return Trained(predict, config, view, views, pathlib.Path("net"), 0, {"val_loss": 0.1}, weights, "none")
 
 
 @pytest.mark.parametrize("size", [SIZE, 40], ids=["boxes", "samples"])
@@ -133,7 +133,7 @@ def test_sixteen_views_of_evaluation_show_the_sky_beyond_the_square(pipeline, tm
 def test_sixteen_views_of_prediction_show_the_sky_beyond_the_square(kind, tmp_path, monkeypatch):
     config, shown, plain = config_of("memory", tmp_path), [], []
     many = network(config, recorder(shown), 16)
-    networks = [many, network(config, recorder(plain))] if kind == "ensemble" else [many]
+    networks = [many, network(config, recorder(plain), weights="b")] if kind == "ensemble" else [many]
     paths = [tmp_path / "ramp.png", tmp_path / "none.png"]
     Image.fromarray(ramp()).save(paths[0])
     if kind == "arrays":

@@ -232,7 +232,9 @@ def test_given_sky_and_noise_show_a_tight_cutout_as_the_wide_one():
         expected = read_cutout(as_fits(wide), **how)[0].astype(int)
         image, flag, _ = read_cutout(as_fits(tight.copy()), **how, **given)
         assert flag == GOOD
-        assert np.abs(image - expected).max() <= 1
+        difference = np.abs(image - expected)  # brightness differs by 1 at most, a rounded mean of four by 2
+        assert difference.max() <= 2
+        assert (difference > 1).mean() < 0.001
         assert read_cutout(as_fits(tight.copy()), **how)[0].mean() < 0.9 * expected.mean()
     one, flag, _ = read_cutout(as_fits(tight[1].copy()), size=50, crop=100, sky=sky[1], noise=sigma[1])
     assert np.abs(one - read_cutout(as_fits(wide[1]), size=50, crop=100)[0].astype(int)).max() <= 1
