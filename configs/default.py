@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     config.augment = ConfigDict()  # of the training galaxies; all off in the paper's first two models
     config.augment.rotate = False  # any angle, before downsizing (paper section 4.2)
     config.augment.flip = False
-    config.augment.zoom = 1.0  # log-uniform in 1/zoom..zoom
+    config.augment.zoom = 1.0  # log-uniform in 1/zoom..zoom, at most 4
     config.augment.shift = 0.0  # up to so many pixels of the image (of the cutout, where galaxies are synthetic)
 
     config.model = ConfigDict()
