@@ -6,6 +6,7 @@ save or stop, and to leave with one clear line when one of them dies.
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import subprocess
@@ -25,6 +26,17 @@ MEETING_SECONDS = 300  # to wait for all processes at the start
 HEARTBEAT_SECONDS = 60  # a process that was not heard of for so long is dead, and the others end
 VOTE_SECONDS = 1.0  # about how often the processes ask one another
 EXIT_LOST = 69  # EX_UNAVAILABLE: another process has gone
+
+# What XLA says when another process has gone: its status code first, then one of these. Gloo's are of XLA's
+# backends/cpu/collectives ("[enforce fail" is this process's own fault), NCCL's the texts that ncclGetErrorString has
+# for ncclRemoteError and ncclSystemError, and the last two of the service through which the processes meet.
+_STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
+_LOST = re.compile(
+    r"\bGloo [\w -]+ (failed|timed out): (?!\[enforce fail)"
+    r"|\bNCCL operation .* failed: (remote process exited or there was a network error|unhandled system error)"
+    r"|\[type\.googleapis\.com/tensorflow\.CoordinationServiceError="
+    r"|/xla\.coordination\.CoordinationService/"
+)
 
 
 def arguments(method: str, coordinator: str | None, num_processes: int | None, process_id: int | None) -> dict | None:
@@ -125,9 +137,9 @@ def _leave(error: BaseException) -> None:
         text, code = f"error: {where}{error}", 2
     elif isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
-    elif re.search("gloo|nccl|coordination|socket|connection", str(error), re.IGNORECASE):
-        os.write(2, last_words.FATAL + b"\n")  # JAX may be about to say the same
-        code = EXIT_LOST
+    elif lost_another(error):
+        seen = f"{type(error).__name__}: {_first_line(error)}"
+        text, code = f"error: {last_words.LOST} ({where}{seen})", EXIT_LOST
     else:
         text = "".join(traceback.format_exception(error)).rstrip()
     if text:
@@ -136,8 +148,20 @@ def _leave(error: BaseException) -> None:
     os._exit(code)
 
 
+def lost_another(error: BaseException) -> bool:
+    """Whether JAX raised this because another process has gone, and not because of what this one did.
+
+    JAX raises JaxRuntimeError, but a plain ValueError where a result is made a NumPy array (0.10 to 0.12), each with
+    XLA's status code in front.
+    """
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+    return of_jax and bool(_STATUS.match(str(error)) and _LOST.search(str(error)))
+
+
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of its text; what XLA repeats in it once for each step under way stands there once."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return ": ".join(part for part, _ in itertools.groupby(line.split(": ")))[:500]
 
 
 @functools.cache

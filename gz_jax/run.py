@@ -1,5 +1,6 @@
 """A config and a workdir, resolved into the plain things that training and prediction take."""
 
+import contextlib
 import functools
 import json
 import os
@@ -19,6 +20,7 @@ from gz_jax.data.split import Dataset
 from gz_jax.errors import UserError
 from gz_jax.files import write_json
 from gz_jax.models import imagenet
+from gz_jax.training import checkpoint
 
 # Fields that may change between the first start of a run and a later one.
 FREE = (
@@ -56,8 +58,11 @@ OF_RESNET50 = {
 _LONGEST = 1 << 20  # characters of a config.json; ours have 2,000
 
 
-def check(config: ConfigDict, device_count: int) -> None:
+def check(config: ConfigDict, device_count: int, workdir: str | os.PathLike[str] | None = None) -> None:
     """Refuse what cannot work, before anything is read or written.
+
+    Args:
+      workdir: of the run that is to be trained, if any; what it was trained with decides which advice is of use.
 
     Raises:
       UserError: names the field, its value and what it may be.
@@ -81,11 +86,26 @@ def check(config: ConfigDict, device_count: int) -> None:
             "--config.loss=multinomial needs outputs that obey the tree: --config.model.activation=softmax or divisive."
         )
     if config.batch_size % device_count:
-        below = config.batch_size // device_count * device_count
-        nearest = " or ".join(str(n) for n in (below, below + device_count) if n)
-        raise UserError(
-            f"--config.batch_size={config.batch_size} does not divide over {device_count} devices: use {nearest}."
-        )
+        text = f"--config.batch_size={config.batch_size} does not divide over {device_count} devices"
+        raise UserError(f"{text}: {_batch_advice(config.batch_size, device_count, workdir)}")
+
+
+def _batch_advice(batch_size: int, device_count: int, workdir: str | os.PathLike[str] | None) -> str:
+    """What to do where a batch does not divide over the devices: a run in the workdir keeps its batch size."""
+    old = None
+    if workdir is not None and is_claimed(pathlib.Path(workdir)):
+        with contextlib.suppress(OSError, ValueError):
+            old = _saved(pathlib.Path(workdir, "config.json"))["config"].get("batch_size")
+    if not isinstance(old, int) or old < 1:
+        below = batch_size // device_count * device_count
+        return f"use {' or '.join(str(n) for n in (below, below + device_count) if n)}."
+    if old % device_count == 0:
+        return f"the run in {workdir} has --config.batch_size={old}; continue it with that, or use another --workdir."
+    numbers = [str(n) for n in range(1, device_count) if old % n == 0]
+    return (
+        f"the run in {workdir} has --config.batch_size={old} and keeps it. Continue it on a number of devices that "
+        f"divides {old} ({', '.join(numbers)}), or use another --workdir."
+    )
 
 
 def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -166,7 +186,7 @@ def load_weights(config: ConfigDict) -> imagenet.Weights | None:
 def open_workdir(
     workdir: str | os.PathLike[str], config: ConfigDict, fingerprint: str, weights: imagenet.Weights | None
 ) -> pathlib.Path:
-    """Make the workdir, or see that it belongs to the same run.
+    """Make the workdir, or see that it belongs to the same run. Before its first checkpoint any run may take it over.
 
     Raises:
       UserError: it cannot be written, or it holds a run whose config differs in a field that matters.
@@ -180,14 +200,17 @@ def open_workdir(
     try:
         path.mkdir(parents=True, exist_ok=True)
         saved = path / "config.json"
-        if not saved.exists():
-            if jax.process_index():  # process 0 has been here
-                raise UserError(f"workdir {path} must lie on a file system that all processes share.")
-            write_json(saved, record)
-            return path
-        old = _saved(saved)
-        old["config"] = _completed(old["config"])
-        if not jax.process_index():  # who alone writes
+        if not saved.exists() and jax.process_index():  # process 0 has been here
+            raise UserError(f"workdir {path} must lie on a file system that all processes share.")
+        old = _saved(saved) if saved.exists() else None
+        if old is not None:
+            old["config"] = _completed(old["config"])
+        if not jax.process_index():  # only process 0 writes
+            if old is None or not is_claimed(path):
+                write_json(saved, record)
+                for name in ("log.csv", "skipped.csv") if old not in (None, record) else ():
+                    (path / name).unlink(missing_ok=True)  # of the run before, which had no checkpoint yet
+                return path
             with open(path / ".writable", "w"):
                 pass
             (path / ".writable").unlink()
@@ -206,6 +229,11 @@ def open_workdir(
             "Use another --workdir, or the first run's settings to continue it."
         )
     return path
+
+
+def is_claimed(workdir: pathlib.Path) -> bool:
+    """Whether a workdir holds what a run has trained: a checkpoint, or a finished run's metrics."""
+    return checkpoint.newest(workdir) is not None or (workdir / "metrics.json").exists()
 
 
 def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:

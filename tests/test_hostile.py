@@ -458,6 +458,7 @@ def test_a_config_json_of_another_kind(kind, tmp_path):
     with pytest.raises(UserError, match=r"config\.json") as refused:
         run.read_config(tmp_path)
     assert len(str(refused.value)) < 10_000
+    (tmp_path / "checkpoints" / "latest" / "1").mkdir(parents=True)  # else any run may take the workdir over
     with pytest.raises(UserError):
         run.open_workdir(tmp_path, default.get_config(), "x", None)
 

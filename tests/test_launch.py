@@ -4,15 +4,18 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import default
-from gz_jax import predict_tables, run, trained
+from gz_jax import memory, modes, predict_tables, run, trained
 from gz_jax.data import galaxy_zoo, kaggle, synthetic
 from gz_jax.errors import UserError
 from gz_jax.models import imagenet
@@ -165,6 +168,109 @@ def test_another_config_in_the_same_workdir_is_refused(whole):
     workdir, _ = whole
     message = refusal(launch(*SMALL, f"--workdir={workdir}", "--config.learning_rate=0.5"))
     assert "learning_rate was 0.001 and is now 0.5" in message
+
+
+def claimed(path, batch_size, step="latest/7"):
+    """A workdir with a config, and a checkpoint's folder if `step` names one."""
+    config = default.get_config()
+    config.batch_size = batch_size
+    run.open_workdir(path, config, "data", None)
+    if step:
+        (path / "checkpoints" / step).mkdir(parents=True)
+    return config
+
+
+@pytest.mark.parametrize("step", ["", "latest/8.orbax-checkpoint-tmp-0"])
+def test_before_its_first_checkpoint_a_workdir_is_anyones(tmp_path, step):
+    config = claimed(tmp_path, 64, step)
+    for left in ("log.csv", "skipped.csv"):
+        (tmp_path / left).write_text("of the first run")
+    (tmp_path / "notes.txt").write_text("mine")
+    config.batch_size = 32
+    assert run.open_workdir(tmp_path, config, "other data", None) == tmp_path
+    assert run.read_config(tmp_path).batch_size == 32
+    assert json.loads((tmp_path / "config.json").read_text())["data_fingerprint"] == "other data"
+    assert {path.name for path in tmp_path.iterdir()} - {"checkpoints"} == {"config.json", "notes.txt"}
+
+
+@pytest.mark.parametrize("step", ["latest/7", "best/7"])
+def test_with_a_checkpoint_another_config_or_other_data_are_refused(tmp_path, step):
+    config = claimed(tmp_path, 64, step)
+    with pytest.raises(UserError, match="the data had fingerprint data and now other data"):
+        run.open_workdir(tmp_path, config, "other data", None)
+    config.batch_size = 32
+    with pytest.raises(UserError, match="batch_size was 64 and is now 32"):
+        run.open_workdir(tmp_path, config, "data", None)
+    assert run.read_config(tmp_path).batch_size == 64
+
+
+def test_a_finished_runs_metrics_claim_its_workdir_too(tmp_path):
+    config = claimed(tmp_path, 64, "")
+    (tmp_path / "metrics.json").write_text("{}")
+    config.batch_size = 32
+    with pytest.raises(UserError, match="batch_size was 64 and is now 32"):
+        run.open_workdir(tmp_path, config, "data", None)
+
+
+def test_a_batch_too_large_for_the_memory_is_one_line_and_claims_nothing(tmp_path):
+    flags = (*SMALL, f"--workdir={tmp_path}/run", "--config.batch_size=100000000")
+    message = refusal(launch(*flags))
+    assert "not enough memory (Unable to allocate" in message
+    assert "Choose a smaller batch: --config.batch_size=100000000 is too large here." in message
+    assert "not enough memory" in refusal(launch("--mode=benchmark", *flags, "--repeats=1"))
+    config = run.read_config(tmp_path / "run")
+    config.batch_size = 32
+    run.open_workdir(tmp_path / "run", config, "data", None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps", "advice"),
+    [
+        ("train", ("latest/7",), "keeps its batch size, 64. Continue it on more devices"),
+        ("train", (), "--config.batch_size=64 is too large here"),
+        ("benchmark", (), "--config.batch_size=64 is too large here"),
+        ("evaluate", (), "evaluated 64 at a time"),
+        ("predict", (), "Stop other programs that use this memory"),
+    ],
+)
+def test_what_jax_cannot_allocate_is_one_line(tmp_path, monkeypatch, mode, steps, advice):
+    """The device's own error, whatever the mode was doing; NumPy gives it as a ValueError."""
+    config = claimed(tmp_path, 64, *steps or ("",))
+    flags = types.SimpleNamespace(distributed="off", coordinator=None, num_processes=None, process_id=None)
+    for fail in (lambda *_: jnp.zeros(2**50).block_until_ready(), lambda *_: "x" * (sys.maxsize // 2)):
+        monkeypatch.setattr(modes, "_run", fail)
+        with pytest.raises(UserError, match=re.escape(advice)) as error:
+            modes.run(mode, config, str(tmp_path), [], flags)
+        assert "\n" not in str(error.value)
+
+
+def test_other_errors_keep_their_traceback():
+    for error in (ValueError("no memory of it"), RuntimeError("RESOURCE_EXHAUSTED: not JAX's"), OSError("memory")):
+        assert memory.exhausted(error) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "devices", "advice"),
+    [
+        (
+            100,
+            8,
+            "keeps it. Continue it on a number of devices that divides 100 (1, 2, 4, 5), or use another --workdir.",
+        ),
+        (96, 8, "has --config.batch_size=96; continue it with that, or use another --workdir."),
+    ],
+)
+def test_the_advice_on_a_batch_that_does_not_divide_fits_a_run_that_goes_on(tmp_path, old, devices, advice):
+    config = claimed(tmp_path, old)
+    config.batch_size = 100
+    with pytest.raises(UserError, match=re.escape(advice)):
+        run.check(config, devices, tmp_path)
+    for other in (None, tmp_path / "new"):
+        with pytest.raises(UserError, match="over 8 devices: use 96 or 104"):
+            run.check(config, devices, other)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="use 96 or 104"):
+        run.check(config, devices, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 
+import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -144,7 +145,8 @@ def test_a_run_stopped_killed_and_continued_by_other_numbers_of_processes(alone,
         three.all[0].kill()  # the one that writes, and that the others talk to
         assert not {0, 75} & set(three.wait(PATIENCE))
         for error in three.err[1:]:
-            assert error == f"error: {last_words.LOST}\n"
+            assert error.startswith(f"error: {last_words.LOST}")
+            assert error.count("\n") == 1
     launch(1, *flags)
     assert_same_log(tmp_path / "run", alone)
 
@@ -268,3 +270,164 @@ def test_what_is_shown_of_native_stderr(written, shown):
     command = [sys.executable, "-S", last_words.__file__]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     assert subprocess.run(command, input=written, stdout=subprocess.PIPE, env=environment).stdout.decode() == shown
+
+
+GLOO = (
+    "Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:19842"
+)
+SYSTEM = "unhandled system error (run with NCCL_DEBUG=INFO for details). Last NCCL warning 'Accept failed'."
+JaxRuntimeError = jax.errors.JaxRuntimeError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        JaxRuntimeError(f"UNKNOWN: {GLOO}"),
+        ValueError(f"UNKNOWN: {GLOO}"),  # of np.asarray
+        JaxRuntimeError("INTERNAL: Buffer Definition Event: " + "Error dispatching computation: " * 99 + GLOO),
+        JaxRuntimeError(
+            "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out with key: "
+            "cpu:gloo/0,2048/1 and duration: 30s [type.googleapis.com/tensorflow.CoordinationServiceError='']"
+        ),
+        JaxRuntimeError(
+            "INTERNAL: external/xla/xla/service/gpu/nccl_utils.cc:216: NCCL operation async_err failed: "
+            "remote process exited or there was a network error"
+        ),
+        JaxRuntimeError(
+            "INTERNAL: Failed to execute XLA Runtime executable: run time error: custom call 'xla.gpu.all_reduce' "
+            f"failed: NCCL operation ncclCommInitRank(&comm, nranks, id, rank) failed: {SYSTEM}"
+        ),
+    ],
+)
+def test_that_another_process_has_gone_is_known_by_what_jax_says(error):
+    assert distributed.lost_another(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("cannot read interconnections.csv"),
+        ValueError("cannot read interconnections.csv"),
+        RuntimeError("gloo, nccl, coordination, socket, connection"),
+        RuntimeError(f"UNKNOWN: {GLOO}"),
+        KeyError("connection"),
+        ConnectionRefusedError(111, "Connection refused", "/gvfs/nccl/socket.jpg"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        UserError("--input=gloo.zip: no socket connection"),
+        ValueError("INTERNAL: no connection to /data/Gloo"),
+        JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 48914573312 bytes for connection."),
+        JaxRuntimeError("INTERNAL: NCCL operation ncclAllReduce(a, b) failed: unhandled cuda error"),
+        JaxRuntimeError("UNKNOWN: Gloo AllGather failed: [enforce fail at allgather.cc:20] sizes differ"),
+        JaxRuntimeError("INVALID_ARGUMENT: Executable expected parameter 0 of the connection"),
+    ],
+)
+def test_an_error_of_its_own_is_not_another_processes(error):
+    assert not distributed.lost_another(error)
+
+
+def test_of_what_jax_repeats_one_line_is_shown():
+    error = JaxRuntimeError("INTERNAL: " + "Error dispatching computation: " * 99 + f"UNKNOWN: {GLOO}\nsecond line")
+    assert distributed._first_line(error) == f"INTERNAL: Error dispatching computation: UNKNOWN: {GLOO}"
+
+
+MEETING = """
+import os, signal, sys
+os.environ["JAX_PLATFORMS"] = "cpu"
+import jax, jax.numpy as jnp
+from gz_jax import distributed
+from gz_jax.errors import UserError
+distributed.HEARTBEAT_SECONDS = 10
+port, count, me, what = sys.argv[1:]
+with distributed.session(distributed.arguments("off", f"localhost:{port}", int(count), int(me))):
+    exec(what)
+"""
+
+
+@contextlib.contextmanager
+def meeting(*what):
+    """A process for each piece of code, which run in one session."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": CACHE.name}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", MEETING, str(port), str(len(what))]
+    started = [subprocess.Popen([*command, str(i), code], env=environment, **pipes) for i, code in enumerate(what)]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "first", "last"),
+    [
+        ("raise ValueError('cannot read interconnections.csv')", 1, "Traceback", "ValueError: cannot read inter"),
+        ("raise OSError('NCCL coordination')", 1, "Traceback", "OSError: NCCL coordination"),
+        ("raise ConnectionRefusedError(111, 'Connection refused')", 1, "Traceback", "ConnectionRefusedError: [Errno"),
+        ("jnp.zeros(2**50).block_until_ready()", 1, "Traceback", "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED"),
+        ("raise UserError('no such socket')", 2, "error: process 0: no such", "error: process 0: no such"),
+    ],
+)
+def test_a_process_of_several_says_what_it_died_of_itself(code, status, first, last):
+    with meeting(code) as (one,):
+        _, error = one.communicate(timeout=PATIENCE)
+    assert one.returncode == status
+    assert "another process" not in error
+    lines = [line for line in error.splitlines() if not line.startswith("-----") and "JAX_TRACEBACK" not in line]
+    assert lines[0].startswith(first)
+    assert lines[-1].startswith(last)
+
+
+KILLED = "; os.kill(os.getpid(), signal.SIGKILL)"
+STEPS = """
+mesh = jax.sharding.Mesh(jax.devices(), ("all",))
+spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all"))
+g = jax.jit(lambda x: x.sum() + x, out_shardings=spec)
+x = jax.make_array_from_process_local_data(spec, __import__("numpy").ones((1, 9), "float32"))
+print("stepping", flush=True)
+while True:
+    x = g(x)
+    x.block_until_ready()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+@pytest.mark.parametrize(
+    ("survivor", "seen"),
+    [
+        ("distributed.gather(1)", "ValueError: UNKNOWN: Gloo AllGather failed"),
+        ("[distributed.gather(1) for _ in iter(int, 1)]", "Gloo AllGather failed"),
+        (STEPS, "Gloo all-reduce failed"),
+        ("import time; time.sleep(600)", ""),
+        ("pass", ""),  # waits in the shutdown
+    ],
+    ids=["a collective", "many", "a step", "no JAX at all", "shutdown"],
+)
+def test_a_killed_peer_is_told_from_an_own_fault_in_every_phase(survivor, seen, victim):
+    code = [survivor, survivor]
+    code[victim] = "print('met', flush=True)" + KILLED
+    if survivor == STEPS:
+        code[victim] = "import threading; threading.Timer(3, os.kill, (os.getpid(), signal.SIGKILL)).start()" + STEPS
+    with meeting(*code) as processes:
+        _, error = processes[1 - victim].communicate(timeout=PATIENCE)
+        assert processes[1 - victim].returncode not in (0, 1, 2)
+    assert error.count(f"error: {last_words.LOST}") == 1
+    assert "Traceback" not in error
+    assert seen in error or victim == 0  # JAX ends it itself when the first has gone, and may be faster
+
+
+@pytest.mark.slow
+def test_two_processes_that_diverge_say_so_in_a_line_each(tmp_path):
+    with started(2, *SMALL, f"--workdir={tmp_path}/run", "--config.learning_rate=1e30") as two:
+        assert 0 not in two.wait(PATIENCE)
+    for i, error in enumerate(two.err):
+        own = f"error: process {i}: the update is not finite at step 0 (epoch 1, batch 1). There is no checkpoint yet."
+        lines = [line for line in error.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        assert lines[0].startswith((own, f"error: {last_words.LOST}"))
+    assert any("not finite at step 0" in error for error in two.err)

@@ -1,5 +1,6 @@
 """What `launch.py --mode=...` does. I/O happens here: configs and workdirs in, files and words out."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,35 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
             raise UserError(
                 f"{error}. What was written before is whole; the same command goes on from there."
             ) from error
+        except (MemoryError, RuntimeError, ValueError) as error:
+            found = memory.exhausted(error)
+            if found is None:
+                raise
+            raise UserError(f"not enough memory ({found}). {_less_memory(mode, config, workdir)}") from error
+
+
+def _less_memory(mode: str, config: ConfigDict | None, workdir: str | None) -> str:
+    """What to do where a mode ran out of memory."""
+    import jax
+
+    from gz_jax import run
+
+    advice = "Stop other programs that use this memory, or use a machine with more."
+    if mode == "train" and run.is_claimed(pathlib.Path(workdir)):
+        advice = (
+            f"The run in {workdir} keeps its batch size, {config.batch_size}. Continue it on more devices or where "
+            "there is more memory, or start another with a smaller --config.batch_size in a new --workdir."
+        )
+    elif mode in ("train", "benchmark"):
+        advice = f"Choose a smaller batch: --config.batch_size={config.batch_size} is too large here."
+    elif mode == "evaluate":
+        batch_size = run.read_config(workdir).batch_size
+        advice = f"Galaxies are evaluated {batch_size} at a time, as they were trained. {advice}"
+    if config is not None and config.data.pipeline == "device":
+        advice += " With --config.data.pipeline=stream the galaxies are not kept in the device's memory."
+    if jax.default_backend() == "gpu":
+        advice += " XLA_CLIENT_MEM_FRACTION=0.95 lets JAX use more of the GPU's memory than its usual 0.75."
+    return advice
 
 
 def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:

@@ -74,6 +74,8 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
 
 def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], repeats: int) -> dict[str, Any]:
     parts, missing = run.parts(config), []
+    # One batch: where it can never fit, that is said before its files are made.
+    np.empty((config.batch_size, config.data.size, config.data.size, 3), np.float32)
     batches = 4 if jax.default_backend() == "cpu" else 64  # of an epoch, here
     (scratch / "images").mkdir()
     split = galaxies(config, batches * config.batch_size, scratch / "images")

@@ -111,7 +111,7 @@ def pack(config: ConfigDict, dataset: Dataset, parts: run.Parts) -> list[packed.
 
 def train(config: ConfigDict, workdir: str) -> int:
     """`--mode=train`: returns the exit status."""
-    run.check(config, jax.device_count())
+    run.check(config, jax.device_count(), workdir)
     alone = lock.held(pathlib.Path(workdir, ".lock"), f"workdir {workdir}")
     with alone if jax.process_index() == 0 else contextlib.nullcontext():
         return _train(config, workdir)

@@ -107,6 +107,23 @@ def save(manager: ocp.CheckpointManager, step: int, tree: PyTree, info: dict[str
         )
 
 
+def discard(manager: ocp.CheckpointManager, step: int | None) -> None:
+    """Wait until all is on disk, and delete checkpoint `step` if there is one. Raises UserError: see `save`."""
+    with _writing(manager.directory):
+        manager.wait_until_finished()
+        if step in manager.all_steps():
+            manager.delete(step)
+
+
+def newest(workdir: pathlib.Path) -> pathlib.Path | None:
+    """A workdir's newest whole checkpoint, of `latest` if there is one there, else of `best`; None: there is none."""
+    for which in ("latest", "best"):
+        found = [path for path in (workdir / "checkpoints" / which).glob("*") if path.name.isdecimal()]
+        if found:
+            return max(found, key=lambda path: int(path.name))
+    return None
+
+
 def close(manager: ocp.CheckpointManager) -> None:
     """Wait until all is on disk. Raises UserError: see `save`."""
     with _writing(manager.directory):

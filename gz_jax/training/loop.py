@@ -7,12 +7,13 @@ of the workdir put over everything, with its place in the epoch. What follows is
 import collections
 import contextlib
 import dataclasses
+import math
 import pathlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -75,12 +76,13 @@ class Run:
             )
         if found is None:
             progress = Progress(0, 0, start_plateau(self.settings.learning_rate), EarlyStop())
-            return self.set_rates(fresh, progress), progress
-        _, tree, info = found
-        progress = Progress.from_json(info)
+            tree = self.set_rates(fresh, progress)
+        else:
+            _, tree, info = found
+            progress = Progress.from_json(info)
         for manager in (self.latest, self.best) if self.lead else ():
-            for later in [s for s in manager.all_steps() if s > int(tree.step)]:
-                manager.delete(later)  # damaged, or of a life that is lived again from here
+            for later in [s for s in manager.all_steps() if found is None or s > int(tree.step)]:
+                manager.delete(later)  # later than the restored step: damaged, or about to be written again
         return tree, progress
 
     def set_rates(self, train_state: TrainState, progress: Progress) -> TrainState:
@@ -95,21 +97,43 @@ class Run:
         return progress.plateau.rate * (1 if factor is None else float(factor(last)))
 
     def save(self, train_state: TrainState, progress: Progress) -> None:
-        self.check_finite(train_state, progress)
+        self.check_finite(train_state)
         if self.lead:
             checkpoint.save(self.latest, int(train_state.step), train_state, progress.to_json())
         self.saved_at = time.monotonic()
 
-    def check_finite(self, train_state: TrainState, progress: Progress) -> None:
+    def check_finite(self, train_state: TrainState) -> None:
         bad = int(train_state.bad_step)
         if bad < 0:
             return
         epoch, at = divmod(bad, self.data.steps_per_epoch)
+        finite = math.isfinite(train_state.bad_loss)
         ids = ", ".join(map(str, self.data.galaxy_ids(epoch, at)))
-        raise UserError(
-            f"the loss is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1}). The last good checkpoint is "
-            f"kept in {self.workdir}. A lower --config.learning_rate may help. GalaxyIDs of the batch: {ids}"
+        self.give_up(
+            f"the {'update' if finite else 'loss'} is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1})",
+            None if finite else bad,
+            f" GalaxyIDs of the batch: {ids}",
         )
+
+    def give_up(self, what: str, spoilt: int | None, more: str = "") -> NoReturn:
+        """End a run whose numbers are not finite. Raises UserError: says `what`, and which checkpoint is kept.
+
+        Args:
+          spoilt: step whose parameters gave a loss that is not finite: no checkpoint of that step is left in `latest`.
+        """
+        with distributed.lead_first():
+            if self.lead:
+                checkpoint.discard(self.latest, spoilt)
+        kept = checkpoint.newest(self.workdir)
+        distributed.gather(0)  # no process leaves before all have looked
+        if kept is None:
+            advice = "There is no checkpoint yet. A lower --config.learning_rate may help, in the same --workdir."
+        else:
+            advice = (
+                f"The last good checkpoint, of step {kept.name}, is kept: {kept}. A lower --config.learning_rate may "
+                "help: try it in a new --workdir, since this one continues with its own learning rate."
+            )
+        raise UserError(f"{what}. {advice}{more}")
 
     def stop_or_save(self, train_state: TrainState, before: int, after: int, *, now: bool = False) -> tuple[bool, bool]:
         """Whether a signal came, and whether a checkpoint fell due among the steps after `before` up to `after`.
@@ -152,7 +176,7 @@ class Run:
 
     def finish_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
         """Validate, log, apply the callbacks' rules, keep the best."""
-        self.check_finite(train_state, progress)
+        self.check_finite(train_state)
         training = step.metrics(train_state.sums)
         train_seconds = progress.seconds
         start = time.monotonic()
@@ -166,6 +190,9 @@ class Run:
                 yield batch
 
         validation = dispatch.evaluate(self.steps, use["params"], use["batch_stats"], batches())
+        if not math.isfinite(validation["loss"]):
+            at = int(train_state.step)
+            self.give_up(f"the validation loss is not finite after epoch {progress.epoch + 1} (step {at})", at)
         seconds = train_seconds + time.monotonic() - start
         row = {
             "epoch": progress.epoch,
@@ -209,7 +236,7 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
 
     Raises:
       InterruptedRunError: a signal came; the state is saved.
-      UserError: the loss is not finite, or no checkpoint can be read.
+      UserError: a loss or an update is not finite, or no checkpoint can be read.
     """
     run = Run(workdir, settings, data, steps)
     train_state, progress = run.restore(fresh)

@@ -31,7 +31,8 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     average: PyTree  # moving average of {'params', 'batch_stats'}, or None
     sums: Sums  # of this epoch's training batches so far
-    bad_step: jax.Array  # int32 scalar, the first step whose loss was not finite, else -1
+    bad_step: jax.Array  # int32 scalar, the first step whose loss or update was not finite, else -1
+    bad_loss: jax.Array  # float32 scalar, the loss of that step: finite where the update was not
 
 
 def zero_sums() -> Sums:
@@ -152,6 +153,7 @@ def start(
             opt_state=optimizer.init(variables["params"]),
             sums=zero_sums(),
             bad_step=jnp.full((), -1, jnp.int32),
+            bad_loss=jnp.zeros((), jnp.float32),
         )
 
     return jax.jit(make, out_shardings=replicated(mesh))(variables)

@@ -63,8 +63,8 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
       key: the run's dropout key; folded with the step, so that no random state is kept.
 
     Returns:
-      The next state and the batch's loss, float32 scalar. A loss that is not finite leaves the parameters as they were
-      and is remembered in `bad_step`.
+      The next state and the batch's loss, float32 scalar. Where the loss, or what the update would leave in the state,
+      is not finite (see `is_finite`), the state stays as it was, and `bad_step` and `bad_loss` remember the step.
     """
 
     def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Sums]]:
@@ -85,24 +85,41 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     if recipe.rate is not None:
         updates = optax.tree.scale(recipe.rate(state.step), updates)
-    good = jnp.isfinite(loss) & (state.bad_step < 0)
-    old = (state.params, state.batch_stats, state.opt_state, state.sums)
+    old = (state.params, state.batch_stats, state.opt_state, state.average, state.sums)
+    params = optax.apply_updates(state.params, updates)
     new = (
-        optax.apply_updates(state.params, updates),
+        params,
         batch_stats,
         opt_state,
+        averaged(state.average, {"params": params, "batch_stats": batch_stats}, state.step, recipe.average),
         jax.tree.map(jnp.add, state.sums, sums),
     )
-    params, batch_stats, opt_state, sums = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    fine = state.bad_step < 0
+    good = fine & jnp.isfinite(loss)
+    # A barrier: fused with the check, XLA would round the update differently.
+    new = jax.lax.optimization_barrier(jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old))
+    good &= is_finite(new[:3])
+    params, batch_stats, opt_state, average, sums = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
     return TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
-        average=averaged(state.average, {"params": params, "batch_stats": batch_stats}, state.step, recipe.average),
+        average=average,
         sums=sums,
-        bad_step=jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step),
+        bad_step=jnp.where(fine & ~good, state.step, state.bad_step),
+        bad_loss=jnp.where(fine & ~good, loss, state.bad_loss),
     ), loss
+
+
+def is_finite(tree: PyTree) -> jax.Array:
+    """Whether the sum of squares of all floating-point values is finite in float32: bool scalar.
+
+    It overflows for a single value above 1.8e19, and for a million values above 1.8e16: such parameters are as useless
+    as infinite ones, and reach infinity within the next step.
+    """
+    values = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.isfinite(optax.tree.norm(values, squared=True))
 
 
 def averaged(average: PyTree, new: PyTree, at: jax.Array, decay: float) -> PyTree:

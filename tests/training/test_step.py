@@ -108,8 +108,33 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_remembered():
     for batch in (bad, later):
         train_state, _ = steps.train(train_state, steps.put(batch))
     assert int(train_state.bad_step) == 1
+    assert np.isnan(float(train_state.bad_loss))
     now = (train_state.params, train_state.opt_state, train_state.sums)
     jax.tree.map(np.testing.assert_array_equal, kept, jax.tree.map(np.array, now))
+
+
+def test_an_update_that_is_not_finite_changes_nothing_and_is_remembered():
+    """The loss of 1e30 is not tested before the next step, which a checkpoint may come before."""
+    module, batch = Tiny(), next(batches(1))
+    mesh, optimizer = state.make_mesh(jax.devices()[:1]), state.adam()
+    variables = state.initial_variables(module, 6, jax.random.key(0))
+    recipe = step.Recipe(module.apply, optimizer, "divisive", average=0.9)
+    for rate in (1e30, np.nan):
+        before = state.with_rate(state.start(variables, optimizer, mesh, average=True), rate)
+        after, loss = step.train_step(before, batch, jax.random.key(5), recipe=recipe)
+        assert np.isfinite(float(loss))
+        assert (int(after.bad_step), float(after.bad_loss), int(after.step)) == (0, float(loss), 1)
+        same = after.replace(step=before.step, bad_step=before.bad_step, bad_loss=before.bad_loss)
+        jax.tree.map(np.testing.assert_array_equal, same, before)
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [([1.0], True), ([1e15] * 9, True), ([1e30], False), ([np.inf], False), ([np.nan], False)],
+)
+def test_what_counts_as_finite(values, finite):
+    tree = {"good": np.ones(3, np.float32), "counts": np.full(3, 2**30), "these": np.array(values, np.float32)}
+    assert bool(step.is_finite(tree)) is finite
 
 
 def test_rate_zero_keeps_the_parameters():
