@@ -330,12 +330,11 @@ def test_no_csv_of_ours_holds_a_formula(tmp_path):
     some = np.full((n, 37), 0.5, np.float32)
     predicted = predict_tables.Predicted(some, some, None, np.zeros(n, np.uint8), np.array(FORMULAS, object))
     manifest = {"catalogue": {"shards": 1}, "models": {}, "settings": {}, "versions": {}}
-    predict_tables.claim(tmp_path, manifest)
-    predict_tables.write_shard(
-        predict_tables.shard(tmp_path, 0), predict_tables.to_table(np.array(FORMULAS), predicted)
-    )
+    files.write_json(tmp_path / predict_tables.MANIFEST, manifest)
+    table = predict_tables.to_table(np.array(FORMULAS), predicted, files=pa.array(FORMULAS))
+    predict_tables.write_shard(predict_tables.shard(tmp_path, 0), table)
     predict_tables.export(tmp_path, ["csv"])
-    for name, columns in {"skipped": (0, 1, 2), "table": (0,), "predictions": (0, -1)}.items():
+    for name, columns in {"skipped": (0, 1, 2), "table": (0,), "predictions": (0, 1, -1)}.items():
         with (tmp_path / f"{name}.csv").open(newline="") as file:
             _, *found = csv.reader(file)
         for column in columns:
