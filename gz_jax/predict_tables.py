@@ -191,44 +191,62 @@ def remove_exports(output: pathlib.Path) -> None:
         (output / f"predictions.{kind}").unlink(missing_ok=True)
 
 
+class Kind(NamedTuple):
+    """Images with one kind of reason: how many, and the first of them with its own reason."""
+
+    count: int
+    example: str
+
+
 class Tally(NamedTuple):
-    """How a finished table came out: images in all, with a remark, not usable; (reason, count, example) of the last."""
+    """How a finished table came out: images in all; those not usable, and remarks on usable ones, by kind of reason."""
 
     images: int
-    noted: int
     unusable: int
-    reasons: list[tuple[str, int, str]]
+    bad: dict[str, Kind]
+    noted: dict[str, Kind]
 
     def text(self) -> str:
-        lines = [f"{self.images - self.unusable:,} of {self.images:,} images predicted, {self.noted:,} with a remark"]
+        lines = [f"{self.images - self.unusable:,} of {self.images:,} images predicted"]
         if self.unusable:
-            lines.append(f"{self.unusable:,} could not be used (flag 2; the column 'reason' says why):")
-            lines += [f"  {count:,} x {reason}, the first: {example}" for reason, count, example in self.reasons]
+            lines.append(f"not used (flag 2, reasons in the table): {self.unusable:,}")
+        lines += [f"  {kind.count:,} x {name}; the first: {kind.example}" for name, kind in _most(self.bad)]
         if self.unusable > MANY * self.images:
             lines.append(
-                "more than a tenth could not be used: correct the catalogue or the files, and the same command tries "
-                "these again"
+                "  That is more than a tenth. Correct the catalogue or the files: the same command tries these again."
             )
+        if self.noted:
+            lines.append("used with a remark (flag 1):")
+        lines += [f"  {kind.count:,} x {name}; the first: {kind.example}" for name, kind in _most(self.noted)]
         return "\n".join(lines)
 
 
 MANY = 0.1  # of the images not usable: something is wrong with the catalogue rather than with single files
+SHOWN = 10  # kinds of reasons
+
+
+def _most(kinds: dict[str, Kind]) -> list[tuple[str, Kind]]:
+    return sorted(kinds.items(), key=lambda pair: -pair[1].count)[:SHOWN]
 
 
 def tally(output: pathlib.Path) -> Tally:
-    """Count a finished table's flags and reasons (up to the first colon). Raises UserError: see `read`."""
-    columns = ["id", *(["file"] if "file" in names(output) else []), "flag", "reason"]
-    count, noted, kinds = 0, 0, {}
+    """Count a finished table's flags and reasons. Raises UserError: see `read`."""
+    name = "file" if "file" in names(output) else "id"
+    count, unusable, kinds = 0, 0, ({}, {})
     for part in shards(output):
-        table = parquet.read_table(part, columns=columns)
+        table = parquet.read_table(part, columns=[name, "flag", "reason"])
         flag = table["flag"].to_numpy()
-        count, noted = count + len(flag), noted + int(((flag != BAD) & (flag != 0)).sum())
-        for row in table.filter(pc.equal(table["flag"], BAD)).to_pylist():
-            reason = row["reason"].partition(":")[0]
-            _, before, example = kinds.get(reason, (reason, 0, f"{row.get('file') or row['id']} ({row['reason']})"))
-            kinds[reason] = (reason, before + 1, example)
-    reasons = sorted(kinds.values(), key=lambda kind: -kind[1])
-    return Tally(count, noted, sum(kind[1] for kind in reasons), reasons)
+        count, unusable = count + len(flag), unusable + int((flag == BAD).sum())
+        for found, mask in zip(kinds, (flag == BAD, (flag != BAD) & (flag != 0)), strict=True):
+            rows = table.filter(pa.array(mask))
+            for value in pc.value_counts(rows["reason"]).to_pylist():
+                row = pc.index(rows["reason"], value["values"]).as_py()
+                for reason in value["values"].split("; "):
+                    kind = re.sub(r"^[\d.e+-]+ % of ", "", reason).partition(":")[0]
+                    example = f"{rows[name][row].as_py()}" + (f" ({reason})" if reason != kind else "")
+                    before = found.get(kind, Kind(0, example))
+                    found[kind] = before._replace(count=before.count + value["counts"])
+    return Tally(count, unusable, *kinds)
 
 
 def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:

@@ -479,14 +479,16 @@ def test_the_end_of_a_run_says_how_many_images_could_be_read(workdirs, tmp_path,
     csv.write_csv(pa.table({"id": range(5), "file": names}), table)
     assert run_mode(workdirs[0], table, tmp_path / "out") == 0
     said = capsys.readouterr().out
-    assert "2 of 5 images predicted, 0 with a remark" in said
-    assert "3 could not be used" in said
-    assert "2 x damaged or unreadable, the first: cut.jpg (damaged or unreadable: " in said
-    assert "1 x no such file, the first: gone.jpg (no such file" in said
-    assert "more than a tenth could not be used" in said
+    assert "2 of 5 images predicted\nnot used (flag 2, reasons in the table): 3\n" in said
+    assert "  2 x damaged or unreadable; the first: cut.jpg (damaged or unreadable: " in said
+    assert f"  1 x no such file; the first: gone.jpg (no such file: {tmp_path}/gone.jpg)" in said
+    assert "more than a tenth" in said
     csv.write_csv(pa.table({"id": range(5), "file": ["gone.jpg"] * 5}), table)
     assert run_mode(workdirs[0], table, tmp_path / "none") == 1
     assert "0 of 5 images predicted" in capsys.readouterr().out
     csv.write_csv(pa.table({"id": range(5), "file": ["0.jpg"] * 5}), table)
     assert run_mode(workdirs[0], table, tmp_path / "none") == 0
-    assert "5 of 5 images predicted" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("5 of 5 images predicted\n/")
+    assert run_mode(workdirs[0], table, tmp_path / "padded", crop=70) == 0
+    remark = "used with a remark (flag 1):\n  5 x padded; the first: 0.jpg (padded: 60 x 60 pixels, crop 70)"
+    assert remark in capsys.readouterr().out
