@@ -87,9 +87,11 @@ def read_cutout(
         if is_fits:
             found = _planes(data, extension, extensions, planes)
             image, side, note = _fits(found, crop, size, stretch, levels, noises, turned)
+            height, width = found.pixels.shape[1:]
         else:
             image, clear, note = pictures.read_pictures(data)
-            side = _side(crop, *image.size)
+            width, height = image.size
+            side = _side(crop, width, height)
         x, y = (look.window(length, side, size, turned) for length in image.size)
         pixels = np.asarray(pictures.rgb(image.crop((x.start, y.start, x.stop, y.stop))))
         square = tuple(look.central(length, side) for length in pixels.shape[:2])
@@ -97,7 +99,7 @@ def read_cutout(
             note,
             _remarks(pixels[square], None if clear is None else clear[y, x][square], is_fits),
             f"small: {side} pixels across, enlarged to {size}" if 2 * side < size else "",
-            f"padded: {image.width} x {image.height} pixels, crop {side}" if min(image.size) < side else "",
+            f"padded: {width} x {height} pixels, crop {side}" if min(width, height) < side else "",
         )
         return look.cutouts(pixels, side, size, turned), NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
