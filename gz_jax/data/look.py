@@ -110,9 +110,14 @@ def _padded(pixels: np.ndarray, crop: int) -> np.ndarray:
 
 def _boxes(square: np.ndarray, k: int) -> np.ndarray:
     """Means of k x k boxes of uint8 [size k, size k, 3]: equal to `augment.warp` by the identity."""
-    rows = sum((square[i::k] for i in range(1, k)), square[::k].astype(np.uint32))
-    total = sum((rows[:, i::k] for i in range(1, k)), rows[:, ::k].astype(np.uint64))
-    return np.rint(total / (k * k)).astype(np.uint8)
+    kind, real = (np.uint16, np.float32) if k <= 16 else (np.uint64, np.float64)  # 256 x 255 fit in 16 bits
+    rows = square[::k].astype(kind)
+    for i in range(1, k):
+        rows += square[i::k]
+    total = rows[:, ::k].copy()
+    for i in range(1, k):
+        total += rows[:, i::k]
+    return np.rint(total / real(k * k)).astype(np.uint8)
 
 
 def _along(pixels: np.ndarray, start: np.ndarray, weight: np.ndarray) -> np.ndarray:
