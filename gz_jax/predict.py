@@ -305,9 +305,11 @@ def _is_done(
     whole = predict_tables.is_whole(path, len(rows.ids))
     if not whole or predict_tables.metadata(path).get("rows") != rows.digest:
         return False
-    unread = [span[0] + row for row in predict_tables.unread(path)]
+    unread = predict_tables.unread(path)
+    if unread is None:
+        return False
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        again = pool.map(lambda row: inputs.read_row(catalogue, row, **how)[1], unread)
+        again = pool.map(lambda row: inputs.read_row(catalogue, span[0] + row, **how)[1], unread)
         return all(flag == images.BAD for flag in again)
 
 

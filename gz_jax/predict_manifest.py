@@ -82,7 +82,10 @@ def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str
         now = rows.part(start, start + shard_size)
         if not len(now.ids) or not is_whole(path, len(now.ids)) or metadata(path).get("rows") == now.digest:
             continue
-        part = parquet.read_table(path)
+        try:
+            part = parquet.read_table(path)
+        except (OSError, pa.ArrowException):  # damaged: it will be predicted again
+            continue
         before, used = part["id"].to_pylist(), part["flag"].to_numpy() != BAD
         if before != now.ids.tolist():
             return ["the catalogue has other ids now, or the same in another order"]

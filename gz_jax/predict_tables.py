@@ -87,9 +87,12 @@ def is_whole(path: pathlib.Path, rows: int) -> bool:
 NO_PREDICTION = "no finite prediction"  # the reason of an image that was read, and for which the network gave NaN
 
 
-def unread(path: pathlib.Path) -> list[int]:
-    """Rows of a shard whose image could not be read."""
-    table = parquet.read_table(path, columns=["flag", "reason"])
+def unread(path: pathlib.Path) -> list[int] | None:
+    """Rows of a shard whose image could not be read; None where the shard itself cannot be."""
+    try:
+        table = parquet.read_table(path, columns=["flag", "reason"])
+    except (OSError, pa.ArrowException):
+        return None
     reasons = table["reason"].to_pylist()
     return [i for i in np.flatnonzero(table["flag"].to_numpy() == BAD).tolist() if reasons[i] != NO_PREDICTION]
 

@@ -242,3 +242,15 @@ def test_evaluate_on_other_galaxies_leaves_the_runs_own_report_alone(tmp_path):
     shutil.rmtree(tmp_path / "store")  # prepared anew, the data are the same
     assert reports.evaluate_mode(str(workdir)) == 0
     assert parquet.read_table(workdir / "report" / "validation.parquet").num_rows > 0
+
+
+def test_a_part_that_is_damaged_within_is_predicted_again(folder, network):
+    path, table, _ = folder
+    predict_catalogue(table, path / "out", [network], **HOW)
+    whole = contents(path / "out")
+    part = path / "out" / "part-00000.parquet"
+    data = bytearray(part.read_bytes())
+    data[4 : len(data) // 2] = b"\0" * (len(data) // 2 - 4)  # the footer, with its numbers of rows, is as it was
+    part.write_bytes(data)
+    predict_catalogue(table, path / "out", [network], **HOW)
+    assert contents(path / "out") == whole
