@@ -155,22 +155,26 @@ def _see_tensorflow(tf: Any, image: Any, view: View) -> Any:
 
 
 def warp(images: jax.Array, affines: jax.Array, view: View) -> jax.Array:
-    """The same warp in JAX, inside a jitted step: uint8 [n, H, H, 3], float32 [n, 2, 3] -> uint8 [n, size, size, 3]."""
+    """The same warp in JAX, inside a jitted step: uint8 [n, H, H, 3], float32 [n, 2, 3] -> uint8 [n, size, size, 3].
+
+    Coordinates are whole numbers of 2**-(bits + 1) pixels, where a cutout of 424 pixels leaves 20 binary digits. XLA
+    computes them anew for a sample's pixel and for its weight. Floating-point numbers could be rounded differently the
+    second time, and the weight would belong to the neighbouring pixel.
+    """
     source, s, fine = images.shape[1], view.supersample, view.size * view.supersample
-    linear = affines[..., :2] * (view.crop / fine)
-    offset = affines[..., 2] + (source - 1) / 2 - (fine - 1) / 2 * linear.sum(-1)
-    grid = jnp.arange(fine, dtype=jnp.float32)
-    # [n, fine (y), fine (x)] for each of the source's x and y.
+    bits = 30 - math.ceil(math.log2(2 * source + 2 * view.crop * view.zoom))
+    linear = jnp.round(affines[..., :2] * (view.crop / fine * 2**bits)).astype(jnp.int32)
+    offset = jnp.round(affines[..., 2] * 2 ** (bits + 1)).astype(jnp.int32) + (source - 1) * 2**bits
+    grid = 2 * jnp.arange(fine, dtype=jnp.int32) - (fine - 1)  # from the centre, in half samples
+    # [n, 2, fine (y), fine (x)]: the source's x and y.
     xy = (
         linear[:, :, 0, None, None] * grid[None, None, None, :]
         + linear[:, :, 1, None, None] * grid[None, None, :, None]
         + offset[:, :, None, None]
     )
-    # Pixel and fraction must come from one rounding of the coordinates: XLA would compute them anew for each.
-    xy = jax.lax.optimization_barrier(jnp.clip(xy, 0, source - 1))
-    low = jnp.minimum(jnp.floor(xy), source - 2)
-    part = xy - low
-    low = low.astype(jnp.int32)
+    xy = jnp.clip(xy, 0, (source - 1) << (bits + 1))
+    low = jnp.minimum(xy >> (bits + 1), source - 2)
+    part = (xy - (low << (bits + 1))).astype(jnp.float32) / 2 ** (bits + 1)
     flat = images.reshape(images.shape[0], source * source, 3)
     corner = low[:, 1] * source + low[:, 0]
 
