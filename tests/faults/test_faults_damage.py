@@ -13,6 +13,7 @@ from runs import assert_same, finish, newest, refusal, saved, watch
 
 from gz_jax import predict_tables
 from gz_jax.data import synthetic
+from gz_jax.data.images import BAD
 from gz_jax.training import checkpoint
 
 DAMAGES = ("truncated", "missing", "flipped")
@@ -128,7 +129,7 @@ def test_an_image_that_vanishes_is_flagged(place, whole, predicted, tmp_path, fa
     finish(process)
     table = predict_tables.read(output)
     flags = table["flag"].to_pylist()
-    assert flags == [0] * (len(names) - 1) + [2]
+    assert [flag == BAD for flag in flags] == [False] * (len(names) - 1) + [True]
     assert "no such file" in table["reason"].to_pylist()[-1]
     fault("data file vanishes")
 
