@@ -228,6 +228,8 @@ def open_workdir(
             f"workdir {path} holds a run with another config: {'; '.join(differences)}. "
             "Use another --workdir, or the first run's settings to continue it."
         )
+    if not jax.process_index() and old != record:  # more epochs, say, or data that have moved
+        write_json(saved, record)
     return path
 
 

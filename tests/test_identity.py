@@ -254,3 +254,21 @@ def test_a_part_that_is_damaged_within_is_predicted_again(folder, network):
     part.write_bytes(data)
     predict_catalogue(table, path / "out", [network], **HOW)
     assert contents(path / "out") == whole
+
+
+def test_a_run_that_was_trained_on_says_so_and_is_no_seed_of_a_shorter_one(tmp_path, capsys):
+    a, b = (with_table(make_workdir(tmp_path / name, seed, source="synthetic")) for seed, name in enumerate("ab"))
+    config = run.read_config(a)
+    for workdir, epochs in ((a, 40), (b, 2)):
+        config = run.read_config(workdir)
+        config.num_epochs = epochs
+        run.open_workdir(workdir, config, "none", None)
+        assert run.read_config(workdir).num_epochs == epochs
+    reports.compare_mode([str(a), str(b)], str(tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert "a does not count for the spread across seeds: its training is not finished" in said
+    assert not (tmp_path / "out" / "seeds.csv").exists()
+    (a / "log.csv").write_text("epoch,loss,val_loss\n" + "".join(f"{i},0.1,{1 - i / 50}\n" for i in range(40)))
+    reports.compare_mode([str(a), str(b)], str(tmp_path / "out"))
+    assert "seed" not in capsys.readouterr().out
+    assert not (tmp_path / "out" / "seeds.csv").exists()

@@ -143,8 +143,9 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
             )
         free = set(run.FREE) - {"num_epochs"}
         flat = {field: value for field, value in run.flatten(config).items() if field not in free}
-        flat |= {"data": made.get("data"), "pretrained weights": run.fingerprints(path)[1]}
         history = read_log(path)
+        flat |= {"data": made.get("data"), "pretrained weights": run.fingerprints(path)[1]}
+        flat["num_epochs"] = max(config.num_epochs, len(history))  # what was asked for last may have been fewer
         known = (flat, made.get("data"), model.weights, finished(config, history))
         runs.append(compare.Run(name, config.seed, history, *read_validation(table), *known))
     result = report.compare_report(runs, outdir, versions())
