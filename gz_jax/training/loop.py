@@ -60,6 +60,7 @@ class Run:
         with distributed.lead_first():
             self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", 2, read_only=not self.lead)
             self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", 2, read_only=not self.lead)
+        self.is_finite = jax.jit(step.is_finite)
         self.saved_at = time.monotonic()
         self.signal: int | None = None
         self.votes = distributed.Votes()
@@ -103,11 +104,12 @@ class Run:
         self.saved_at = time.monotonic()
 
     def check_finite(self, train_state: TrainState) -> None:
-        bad = int(train_state.bad_step)
+        bad, finite = int(train_state.bad_step), math.isfinite(train_state.bad_loss)
         if bad < 0:
-            return
+            if self.is_finite(step.carried(train_state)):
+                return
+            bad, finite = max(int(train_state.step) - 1, 0), True  # the next step would have found it
         epoch, at = divmod(bad, self.data.steps_per_epoch)
-        finite = math.isfinite(train_state.bad_loss)
         ids = ", ".join(map(str, self.data.galaxy_ids(epoch, at)))
         self.give_up(
             f"the {'update' if finite else 'loss'} is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1})",

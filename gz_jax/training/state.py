@@ -32,7 +32,7 @@ class TrainState(struct.PyTreeNode):
     average: PyTree  # moving average of {'params', 'batch_stats'}, or None
     sums: Sums  # of this epoch's training batches so far
     bad_step: jax.Array  # int32 scalar, the first step whose loss or update was not finite, else -1
-    bad_loss: jax.Array  # float32 scalar, the loss of that step: finite where the update was not
+    bad_loss: jax.Array  # float32 scalar, the loss of that step; 0 where it was the update that was not finite
 
 
 def zero_sums() -> Sums:

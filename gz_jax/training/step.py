@@ -63,8 +63,9 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
       key: the run's dropout key; folded with the step, so that no random state is kept.
 
     Returns:
-      The next state and the batch's loss, float32 scalar. Where the loss, or what the update would leave in the state,
-      is not finite (see `is_finite`), the state stays as it was, and `bad_step` and `bad_loss` remember the step.
+      The next state and the batch's loss, float32 scalar. Where the loss, or the state itself, is not finite (see
+      `is_finite`), the parameters stay as they were. `bad_step` and `bad_loss` then remember this step, or for a state
+      the step before, whose update made it.
     """
 
     def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Sums]]:
@@ -85,31 +86,33 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     if recipe.rate is not None:
         updates = optax.tree.scale(recipe.rate(state.step), updates)
-    old = (state.params, state.batch_stats, state.opt_state, state.average, state.sums)
-    params = optax.apply_updates(state.params, updates)
+    # What the step starts from is tested, not what it leaves: a test of its own results would have to hold both states.
+    sound = is_finite(carried(state))
+    fine = state.bad_step < 0
+    good = fine & sound & jnp.isfinite(loss)
+    old = (state.params, state.batch_stats, state.opt_state, state.sums)
     new = (
-        params,
+        optax.apply_updates(state.params, updates),
         batch_stats,
         opt_state,
-        averaged(state.average, {"params": params, "batch_stats": batch_stats}, state.step, recipe.average),
         jax.tree.map(jnp.add, state.sums, sums),
     )
-    fine = state.bad_step < 0
-    good = fine & jnp.isfinite(loss)
-    # A barrier: fused with the check, XLA would round the update differently.
-    new = jax.lax.optimization_barrier(jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old))
-    good &= is_finite(new[:3])
-    params, batch_stats, opt_state, average, sums = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    params, batch_stats, opt_state, sums = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
     return TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
-        average=average,
+        average=averaged(state.average, {"params": params, "batch_stats": batch_stats}, state.step, recipe.average),
         sums=sums,
-        bad_step=jnp.where(fine & ~good, state.step, state.bad_step),
-        bad_loss=jnp.where(fine & ~good, loss, state.bad_loss),
+        bad_step=jnp.where(fine & ~good, jnp.where(sound, state.step, jnp.maximum(state.step - 1, 0)), state.bad_step),
+        bad_loss=jnp.where(fine & ~good, jnp.where(sound, loss, 0), state.bad_loss),
     ), loss
+
+
+def carried(state: TrainState) -> PyTree:
+    """What the steps change: parameters, batch statistics and the optimiser's moments, without the learning rates."""
+    return state.params, state.batch_stats, state.opt_state.inner_state
 
 
 def is_finite(tree: PyTree) -> jax.Array:
