@@ -139,6 +139,7 @@ def test_kaggles_files_are_explored_and_trained_on(tmp_path):
     assert len(log_rows(tmp_path / "run")) == 1
 
 
+@pytest.mark.slow
 def test_without_tensorflow_galaxies_on_the_device_train_as_streamed_ones(tmp_path):
     synthetic.write_kaggle_files(tmp_path / "kaggle", 160, seed=2, num_test=4)
     flags = ["--config=configs/cnn.py", f"--config.data.dir={tmp_path / 'kaggle'}", "--config.num_epochs=2"]
@@ -212,6 +213,7 @@ def test_a_finished_runs_metrics_claim_its_workdir_too(tmp_path):
         run.open_workdir(tmp_path, config, "data", None)
 
 
+@pytest.mark.slow
 def test_a_batch_too_large_for_the_memory_is_one_line_and_claims_nothing(tmp_path):
     flags = (*SMALL, f"--workdir={tmp_path}/run", "--config.batch_size=100000000")
     message = refusal(launch(*flags))
