@@ -106,7 +106,7 @@ class Run:
     def check_finite(self, train_state: TrainState) -> None:
         bad, finite = int(train_state.bad_step), math.isfinite(train_state.bad_loss)
         if bad < 0:
-            if self.is_finite(step.carried(train_state)):
+            if self.is_finite(train_state.params):
                 return
             bad, finite = max(int(train_state.step) - 1, 0), True  # the next step would have found it
         epoch, at = divmod(bad, self.data.steps_per_epoch)

@@ -63,9 +63,9 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
       key: the run's dropout key; folded with the step, so that no random state is kept.
 
     Returns:
-      The next state and the batch's loss, float32 scalar. Where the loss, or the state itself, is not finite (see
-      `is_finite`), the parameters stay as they were. `bad_step` and `bad_loss` then remember this step, or for a state
-      the step before, whose update made it.
+      The next state and the batch's loss, float32 scalar. Where the loss, or the parameters that the step starts from,
+      are not finite (see `is_finite`), the parameters stay as they were. `bad_step` and `bad_loss` then remember this
+      step, or in the case of the parameters the step before, whose update made them.
     """
 
     def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Sums]]:
@@ -87,7 +87,7 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
     if recipe.rate is not None:
         updates = optax.tree.scale(recipe.rate(state.step), updates)
     # What the step starts from is tested, not what it leaves: a test of its own results would have to hold both states.
-    sound = is_finite(carried(state))
+    sound = is_finite(state.params)  # of bad moments or statistics the next parameters or the validation loss tell
     fine = state.bad_step < 0
     good = fine & sound & jnp.isfinite(loss)
     old = (state.params, state.batch_stats, state.opt_state, state.sums)
@@ -108,11 +108,6 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
         bad_step=jnp.where(fine & ~good, jnp.where(sound, state.step, jnp.maximum(state.step - 1, 0)), state.bad_step),
         bad_loss=jnp.where(fine & ~good, jnp.where(sound, loss, 0), state.bad_loss),
     ), loss
-
-
-def carried(state: TrainState) -> PyTree:
-    """What the steps change: parameters, batch statistics and the optimiser's moments, without the learning rates."""
-    return state.params, state.batch_stats, state.opt_state.inner_state
 
 
 def is_finite(tree: PyTree) -> jax.Array:
