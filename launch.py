@@ -4,7 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
-from gz_jax import interrupts
+from gz_jax.runtime import interrupts
 
 if __name__ == "__main__":
     interrupts.install()  # before what takes seconds to load
@@ -13,9 +13,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from gz_jax import files
-from gz_jax.errors import UserError
 from gz_jax.modes import options  # noqa: F401  # defines the flags of single modes
+from gz_jax.runtime import files
+from gz_jax.runtime.errors import UserError
 
 MODES = ("train", "explore", "evaluate", "compare", "predict", "mergers", "benchmark")
 config_flag = config_flags.DEFINE_config_file("config", None, "A file of configs/, e.g. configs/resnet50.py.")

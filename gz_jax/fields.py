@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 ONE_OF = {
     "data.source": ("galaxy_zoo", "synthetic"),

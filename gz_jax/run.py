@@ -17,9 +17,9 @@ from gz_jax.data import augment
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.kaggle_split import compare_splits
 from gz_jax.data.split import Dataset
-from gz_jax.errors import UserError
-from gz_jax.files import write_json
 from gz_jax.models import imagenet
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import write_json
 from gz_jax.training import checkpoint
 
 # Fields that may change between the first start of a run and a later one.

@@ -33,8 +33,8 @@ import launch
 from configs import default
 from gz_jax import run
 from gz_jax.data import archive, images, inputs, kaggle, kaggle_check, synthetic
-from gz_jax.errors import UserError
 from gz_jax.models import imagenet_tables
+from gz_jax.runtime.errors import UserError
 from tests.peak import forget_peak, peak_memory
 
 MEMORY = 1 << 30  # bytes that a reader may add

@@ -24,12 +24,14 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from configs import default
-from gz_jax import files, labels, predict_tables, run
+from gz_jax import labels, run
 from gz_jax.analysis import page
 from gz_jax.data import archive, augment, images, inputs, kaggle, kaggle_check, packed
 from gz_jax.data.split import Split
-from gz_jax.errors import UserError
+from gz_jax.inference import tables
 from gz_jax.models import imagenet
+from gz_jax.runtime import files
+from gz_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FORMULAS = ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "'=1", "'", "plain", ""]
@@ -54,7 +56,7 @@ def growth(code: str, *arguments: os.PathLike) -> float:
 import resource, sys
 from pathlib import Path
 from gz_jax.data import archive, images, inputs, kaggle, kaggle_check
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 from tests.peak import peak_memory
 paths = [Path(p) for p in sys.argv[1:]]
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
@@ -328,12 +330,12 @@ def test_no_csv_of_ours_holds_a_formula(tmp_path):
     page.write_table(tmp_path / "table.csv", [{"id": text, "n": -1} for text in FORMULAS])
     n = len(FORMULAS)
     some = np.full((n, 37), 0.5, np.float32)
-    predicted = predict_tables.Predicted(some, some, None, np.zeros(n, np.uint8), np.array(FORMULAS, object))
+    predicted = tables.Predicted(some, some, None, np.zeros(n, np.uint8), np.array(FORMULAS, object))
     manifest = {"catalogue": {"shards": 1}, "models": {}, "settings": {}, "versions": {}}
-    files.write_json(tmp_path / predict_tables.MANIFEST, manifest)
-    table = predict_tables.to_table(np.array(FORMULAS), predicted, files=pa.array(FORMULAS))
-    predict_tables.write_shard(predict_tables.shard(tmp_path, 0), table)
-    predict_tables.export(tmp_path, ["csv"])
+    files.write_json(tmp_path / tables.MANIFEST, manifest)
+    table = tables.to_table(np.array(FORMULAS), predicted, files=pa.array(FORMULAS))
+    tables.write_shard(tables.shard(tmp_path, 0), table)
+    tables.export(tmp_path, ["csv"])
     for name, columns in {"skipped": (0, 1, 2), "table": (0,), "predictions": (0, 1, -1)}.items():
         with (tmp_path / f"{name}.csv").open(newline="") as file:
             _, *found = csv.reader(file)
@@ -466,10 +468,10 @@ def test_a_config_json_of_another_kind(kind, tmp_path):
 def test_a_manifest_of_another_kind(shards, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"catalogue": {"shards": shards}}))
     with pytest.raises(UserError):
-        predict_tables.read(tmp_path)
+        tables.read(tmp_path)
     (tmp_path / "manifest.json").write_text('{"catalogue": ' + "[" * 200_000)
     with pytest.raises(UserError):
-        predict_tables.read(tmp_path)
+        tables.read(tmp_path)
 
 
 def test_a_message_does_not_command_the_terminal():

@@ -11,12 +11,13 @@ import pytest
 from pyarrow import csv, parquet
 from test_predict import QUIET, contents, encode, make_workdir, picture
 
-from gz_jax import predict_tables, run, trained
+from gz_jax import run
 from gz_jax.data import galaxy_zoo, synthetic
 from gz_jax.data.images import BAD
-from gz_jax.errors import UserError
+from gz_jax.inference import tables, trained
+from gz_jax.inference.predict import predict_catalogue
 from gz_jax.modes import reports
-from gz_jax.predict import predict_catalogue
+from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint
 
 HOW = {"batch_size": 4, "shard_size": 4, **QUIET}
@@ -104,14 +105,14 @@ def test_what_could_not_be_read_is_tried_again_and_exports_follow(folder, networ
     write_table(table, broken)
     how = {**HOW, "formats": ("csv", "fits")}
     predict_catalogue(table, path / "out", [network], **how)
-    assert predict_tables.read(path / "out")["flag"].to_pylist() == [0, BAD, 0, BAD, BAD, 0]
+    assert tables.read(path / "out")["flag"].to_pylist() == [0, BAD, 0, BAD, BAD, 0]
     stale = [(path / "out" / f"predictions.{kind}").read_bytes() for kind in ("csv", "fits")]
     untouched = (path / "out" / "part-00001.parquet").stat().st_mtime_ns
     write_table(table, [broken[0], rows[1], *broken[2:]])
     shutil.copy(path / "3.jpg", path / "late.jpg")
     os.utime(path / "out" / "predictions.csv", ns=(2**62, 2**62))  # its time says that it is the newest
     predict_catalogue(table, path / "out", [network], **how)
-    found = predict_tables.read(path / "out")
+    found = tables.read(path / "out")
     assert found["flag"].to_pylist() == [0, 0, 0, 0, BAD, 0]
     assert found["file"].to_pylist() == ["0.jpg", "1.jpg", "2.jpg", "late.jpg", "never.jpg", "5.jpg"]
     assert (path / "out" / "part-00001.parquet").stat().st_mtime_ns == untouched
@@ -163,7 +164,7 @@ def with_table(workdir, ids=range(5), data="none"):
     (workdir / "report").mkdir()
     network = trained.load(workdir)
     path = workdir / "report" / "validation.parquet"
-    predict_tables.write_validation(path, np.array(ids), truth, guess, [network.identity], data)
+    tables.write_validation(path, np.array(ids), truth, guess, [network.identity], data)
     (workdir / "log.csv").write_text("epoch,loss,val_loss\n0,0.2,0.2\n1,0.1,0.1\n")
     return workdir
 
@@ -236,7 +237,7 @@ def test_evaluate_on_other_galaxies_leaves_the_runs_own_report_alone(tmp_path):
     assert "run on other galaxies than its own" in page
     assert "slightly too good" not in page
     assert "slightly too good" in before[workdir / "report" / "report.html"].decode()
-    data = {predict_tables.manifest(path / "validation.parquet")["data"] for path in (other, workdir / "report")}
+    data = {tables.manifest(path / "validation.parquet")["data"] for path in (other, workdir / "report")}
     assert len(data) == 2
     shutil.copytree(tmp_path / "store", tmp_path / "moved")
     shutil.rmtree(tmp_path / "store")  # prepared anew, the data are the same

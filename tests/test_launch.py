@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from configs import default
-from gz_jax import memory, modes, predict_tables, run, trained
+from gz_jax import modes, run
 from gz_jax.data import galaxy_zoo, kaggle, synthetic
-from gz_jax.errors import UserError
+from gz_jax.inference import tables, trained
 from gz_jax.models import imagenet
+from gz_jax.runtime import memory
+from gz_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ("--config=configs/demo.py", "--config.data.num_galaxies=400", "--config.num_epochs=2")
@@ -115,7 +117,7 @@ def test_a_finished_run_is_evaluated_compared_and_used(whole, tmp_path):
         "--mode=predict", f"--workdir={workdir}", f"--input={files}/images_test_rev1", f"--output={tmp_path}/out"
     )
     assert result.returncode == 0, result.stderr
-    assert predict_tables.read(tmp_path / "out").num_rows == 5
+    assert tables.read(tmp_path / "out").num_rows == 5
     assert "needs --input" in refusal(launch("--mode=mergers", f"--workdir={workdir}"))
     both = ("--mode=predict", f"--workdir={workdir}", f"--input={files}", f"--output={tmp_path}/out")
     assert "--planes=1,x: three numbers" in refusal(launch(*both, "--planes=1,x"))

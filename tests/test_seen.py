@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from configs import default
-from gz_jax import predict_tables, run
+from gz_jax import run
 from gz_jax.data import augment, look, packed
 from gz_jax.data.inputs import Catalogue
 from gz_jax.data.split import Dataset, Split
+from gz_jax.inference import tables
+from gz_jax.inference.predict import predict_arrays, predict_catalogue
+from gz_jax.inference.trained import Trained
 from gz_jax.modes import reports, training
-from gz_jax.predict import predict_arrays, predict_catalogue
-from gz_jax.trained import Trained
 from gz_jax.training import dispatch, resident, state, step
 
 SIZE, CROP, SIDE, COUNT = 34, 102, 160, 21
@@ -137,12 +138,12 @@ def test_sixteen_views_of_prediction_show_the_sky_beyond_the_square(kind, tmp_pa
     paths = [tmp_path / "ramp.png", tmp_path / "none.png"]
     Image.fromarray(ramp()).save(paths[0])
     if kind == "arrays":
-        monkeypatch.setattr("gz_jax.trained.load", lambda path, views: many)
+        monkeypatch.setattr("gz_jax.inference.trained.load", lambda path, views: many)
         fractions = predict_arrays(ramp()[None], "anywhere", views=16, crop=CROP)[1].fractions[0, :1]
     else:
         catalogue = Catalogue(np.arange(2), paths.__getitem__, "two paths")
         predict_catalogue(catalogue, tmp_path / "out", networks, batch_size=4, crop=CROP, progress=False)
-        fractions = predict_tables.read(tmp_path / "out")["Class1.1"].to_numpy()
+        fractions = tables.read(tmp_path / "out")["Class1.1"].to_numpy()
     (batch,) = shown
     assert len(batch) == 4
     np.testing.assert_array_equal(batch[0], look.cutouts(ramp(), CROP, SIZE, turned=True))

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, check
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 
 class Run(NamedTuple):

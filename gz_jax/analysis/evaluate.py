@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gz_jax.errors import UserError
 from gz_jax.labels import ANSWERS, COLUMNS, NUM_ANSWERS, QUESTION_OF, QUESTIONS, tree_violation
+from gz_jax.runtime.errors import UserError
 
 Sums = Mapping[str, np.ndarray]
 

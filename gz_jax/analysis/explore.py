@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gz_jax.errors import UserError
 from gz_jax.labels import ANSWERS, COLUMNS, NUM_ANSWERS, QUESTION_OF, QUESTIONS
+from gz_jax.runtime.errors import UserError
 
 STEPS = 10_000  # labels are counted to the nearest 1/STEPS, so 0 and 1, which are common, are exact
 Block = tuple[np.ndarray, np.ndarray]

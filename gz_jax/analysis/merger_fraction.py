@@ -20,7 +20,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import StratifiedKFold
 
 from gz_jax.analysis.evaluate import Estimate
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 UNKNOWN = Estimate(float("nan"), 0.0, 1.0)  # where the data cannot say
 

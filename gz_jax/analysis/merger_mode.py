@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from gz_jax import labels, predict_tables
+from gz_jax import labels
 from gz_jax.analysis import plots_mergers
 from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
 from gz_jax.analysis.plots_mergers import ESTIMATES
-from gz_jax.errors import UserError
-from gz_jax.predict_manifest import described, networks_of, same_networks
+from gz_jax.inference import tables as table_files
+from gz_jax.inference.manifest import described, networks_of, same_networks
+from gz_jax.runtime.errors import UserError
 
 Path = str | os.PathLike[str]
 
@@ -52,7 +53,7 @@ def merger_mode(
     Args:
       predictions: folders or files of `predict_catalogue`, one per network (or ensemble), of the same images.
       validation: as many tables of labelled galaxies outside training, by the same networks in the same order: from
-        `predict_tables.write_validation`, or predictions whose ids are GalaxyIDs of `labels_csv`. One table for each
+        `table_files.write_validation`, or predictions whose ids are GalaxyIDs of `labels_csv`. One table for each
         network of an ensemble that made the predictions will do too; they are averaged.
       labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
         the training labels' own fraction.
@@ -79,7 +80,7 @@ def merger_mode(
     ids, held_out, fewer_held_out = _aligned("validation tables", tables)
     votes, training = _votes(tables, ids), None
     if labels_csv is not None:
-        given = predict_tables.read_labels(labels_csv, [answer])
+        given = table_files.read_labels(labels_csv, [answer])
         voted = _Scores(os.fspath(labels_csv), _texts(given["GalaxyID"]), given[answer].to_numpy(), None)
         training = voted.predicted[~np.isin(voted.ids, ids)]
         training = training if len(training) else None
@@ -157,12 +158,12 @@ def _several(paths: Path | Sequence[Path]) -> Sequence[Path]:
 
 
 def _load(path: Path, answer: str) -> _Scores:
-    names = predict_tables.names(path)
+    names = table_files.names(path)
     key, voted = ("galaxy_id" if "galaxy_id" in names else "id"), f"true_{answer}"
-    table = predict_tables.read(path, [key, answer, *(name for name in (voted, "file") if name in names)])
+    table = table_files.read(path, [key, answer, *(name for name in (voted, "file") if name in names)])
     votes = table[voted].to_numpy() if voted in names else None
     files = _texts(table["file"]) if "file" in names else None
-    made = predict_tables.manifest(path)
+    made = table_files.manifest(path)
     return _Scores(os.fspath(path), _texts(table[key]), table[answer].to_numpy(), votes, files, made)
 
 

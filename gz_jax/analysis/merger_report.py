@@ -7,7 +7,7 @@ import numpy as np
 from gz_jax import labels
 from gz_jax.analysis import merger_fraction as mf
 from gz_jax.analysis.evaluate import Estimate
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 # Fractions published for the local Universe; NaN where only a range is given. Definitions differ (pairs or disturbed
 # shapes, major mergers, limits of mass): compare orders of magnitude.

@@ -24,7 +24,7 @@ from PIL import Image
 
 from gz_jax.analysis import plots
 from gz_jax.analysis.evaluate import Estimate
-from gz_jax.files import atomic, harmless
+from gz_jax.runtime.files import atomic, harmless
 
 
 class Picture(NamedTuple):

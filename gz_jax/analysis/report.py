@@ -14,9 +14,9 @@ import numpy as np
 from gz_jax.analysis import compare, evaluate, mergers, plots, plots_labels, plots_predictions
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
-from gz_jax.errors import UserError
-from gz_jax.files import atomic
 from gz_jax.labels import COLUMNS, MERGER, NUM_ANSWERS
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic
 
 Images = Callable[[np.ndarray], np.ndarray]  # int64 [n] rows -> uint8 [n, S, S, 3]
 GRID = 24  # galaxies in a picture of mergers or examples

@@ -1,6 +1,6 @@
 """Contenders timed in turns, each in a process of its own, as its users have it.
 
-Loaded into one process, PyTorch ran on memory kept by `gz_jax.memory`, and our steps slowed beside others' threads.
+Loaded into one process, PyTorch ran on memory kept by `gz_jax.runtime.memory`, and our steps slowed beside its threads.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from gz_jax import memory
 from gz_jax.benchmark.timing import Stage
+from gz_jax.runtime import memory
 
 Make = Callable[..., tuple[int, Stage, Stage]]
 
@@ -30,7 +30,7 @@ def contender(make: Make, *arguments: Any, our_memory: bool = False) -> Iterator
 
     Args:
       make, arguments: what pickle can send.
-      our_memory: whether the process takes memory as gz_jax does (see `gz_jax.memory`).
+      our_memory: whether the process takes memory as gz_jax does (see `gz_jax.runtime.memory`).
 
     Raises:
       RuntimeError: with the first line of what went wrong there.

@@ -122,8 +122,8 @@ def epoch_stage(name: str, data: dispatch.Data, steps: dispatch.Steps, current: 
 
 def predict_stage(workdir: pathlib.Path, images: pathlib.Path, crop: float) -> Stage:
     """`--mode=predict` of a folder of JPEGs, tables written (below `workdir`)."""
-    from gz_jax import trained
-    from gz_jax.predict import predict_catalogue
+    from gz_jax.inference import trained
+    from gz_jax.inference.predict import predict_catalogue
 
     network, number = trained.load(workdir), itertools.count()
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gz_jax.data import listing
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 _BLOCK = 4 << 20  # bytes between two kept states of a decompressor; each state takes some 50 kB
 _MAX_READ = 256 << 20  # bytes at once: of an entry, or of a zip's directory (3 million names)

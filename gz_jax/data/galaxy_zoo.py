@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gz_jax import labels, lock
+from gz_jax import labels
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import quiet
 from gz_jax.data.split import Dataset, Records, Split
-from gz_jax.errors import UserError
-from gz_jax.files import write_json
+from gz_jax.runtime import lock
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import write_json
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import tqdm
 
 from gz_jax import labels
 from gz_jax.data import kaggle, kaggle_check, kaggle_split, tensorflow_cpu
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 _PER_SHARD = 2048  # galaxies; TFDS holds one shard's records (30 MB) in memory while writing
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 LARGEST = 2**63 - 1
 MAX_LENGTH = 1_000  # characters; NumPy gives every id as much room as the longest

@@ -21,7 +21,7 @@ from gz_jax.data.fits import MAX_PIXELS, UnusableError
 from gz_jax.data.fits import require as _require
 from gz_jax.data.sky import measure
 from gz_jax.data.stretch import Stretch, lupton
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 Source = bytes | str | os.PathLike[str]
 

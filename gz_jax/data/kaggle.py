@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gz_jax.data import archive, identifiers
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 COMPETITION = "galaxy-zoo-the-galaxy-challenge"
 TRAIN, TEST, SOLUTIONS = "images_training_rev1", "images_test_rev1", "training_solutions_rev1"

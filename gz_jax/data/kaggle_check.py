@@ -16,8 +16,8 @@ from gz_jax import labels
 from gz_jax.data import archive, identifiers
 from gz_jax.data.kaggle import Images, csv_bytes
 from gz_jax.data.pictures import MAX_SCANS
-from gz_jax.errors import UserError
-from gz_jax.files import atomic, harmless
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic, harmless
 
 _MAX_IMAGE = 64 << 20  # bytes; Kaggle's largest has 27 kB
 _SHOWN = 10  # galaxies named per kind of problem

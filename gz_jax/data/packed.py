@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gz_jax import files, lock
 from gz_jax.data import look
 from gz_jax.data.augment import View
 from gz_jax.data.split import Records, Split
-from gz_jax.errors import UserError
+from gz_jax.runtime import files, lock
+from gz_jax.runtime.errors import UserError
 
 CHUNK = 1024
 

@@ -14,7 +14,7 @@ import numpy as np
 from gz_jax.data import augment
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.split import Split
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 MARGIN = 16  # pixels: colours are interpolated from neighbours (8 suffice for JPEG's usual subsamplings)
 Batch = dict[str, np.ndarray]

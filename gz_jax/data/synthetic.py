@@ -29,7 +29,7 @@ from gz_jax.data.synthetic_votes import (
     draw_votes,
     true_fractions,
 )
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 __all__ = [
     "KINDS", "RENDERER_VERSION", "GalaxyParameters", "draw_parameters", "draw_votes", "galaxy_ids", "main",

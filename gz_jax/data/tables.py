@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from gz_jax.data import fits_table, identifiers
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 MAX_ROWS = 100_000_000
 _SHOWN = 20  # columns of a table in a message

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gz_jax.errors import UserError
 from gz_jax.models.cnn import CNN
 from gz_jax.models.layers import Preprocess
 from gz_jax.models.resnet import Pooling, ResNet50Classifier, Variant
+from gz_jax.runtime.errors import UserError
 
 NAMES = ("cnn", "resnet50")
 

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gz_jax.errors import UserError
 from gz_jax.labels import NUM_ANSWERS
 from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
+from gz_jax.runtime.errors import UserError
 
 
 class CNN(nn.Module):

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gz_jax.errors import UserError
 from gz_jax.models.imagenet_tables import HEAD, NUM_CLASSES, TABLES, Entry, Tensor, check, entries, open_tensors, shapes
 from gz_jax.models.layers import Preprocess
 from gz_jax.models.resnet import PREPROCESS, ResNet50Classifier, Variant
+from gz_jax.runtime.errors import UserError
 
 FORMAT = "gz_jax resnet50"
 CLASS_INDEX = "imagenet_class_index.json"

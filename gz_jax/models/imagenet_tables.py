@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from gz_jax.errors import UserError
 from gz_jax.models.resnet import ResNet50Classifier, Variant
+from gz_jax.runtime.errors import UserError
 
 NUM_CLASSES = 1000
 HEAD = "params/head/"

@@ -6,8 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gz_jax import files, memory
-from gz_jax.errors import UserError
+from gz_jax.runtime import files, memory
+from gz_jax.runtime.errors import UserError
 
 
 def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
@@ -24,12 +24,12 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     memory.use_one_arena()  # before JAX is loaded, and its threads start
     if mode != "train":  # which prepares its data first
         memory.keep_freed_memory()
-    from gz_jax.modes import compilation_cache
+    from gz_jax.runtime import compilation_cache
 
     compilation_cache.enable()
     if arguments and mode != "compare":
         raise UserError(f"unknown argument {arguments[0]!r}: every flag begins with --; see --help.")
-    from gz_jax import distributed
+    from gz_jax.runtime import distributed
 
     asked = distributed.arguments(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
     if asked is not None and mode not in ("train", "predict"):

@@ -26,9 +26,9 @@ from gz_jax.data import augment, packed, synthetic, tensorflow_cpu
 from gz_jax.data.augment import View
 from gz_jax.data.split import Dataset, Split
 from gz_jax.data.synthetic_render import render
-from gz_jax.errors import UserError
-from gz_jax.files import atomic, write_json
 from gz_jax.modes import training
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic, write_json
 from gz_jax.training import checkpoint, dispatch, state, step
 
 DISTINCT = 64  # synthetic galaxies; the files repeat them

@@ -17,14 +17,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import predict_tables, run, trained
+from gz_jax import run
 from gz_jax.analysis import compare, explore, report, report_data
 from gz_jax.data import augment, look, packed, pipeline
 from gz_jax.data.augment import Augmentation
 from gz_jax.data.split import Dataset, Split
-from gz_jax.errors import UserError
-from gz_jax.predict_manifest import described, networks_of, same_networks
-from gz_jax.predict_tables import read_validation, write_validation
+from gz_jax.inference import tables, trained
+from gz_jax.inference.manifest import described, networks_of, same_networks
+from gz_jax.inference.tables import read_validation, write_validation
+from gz_jax.runtime.errors import UserError
 
 SHOWN = 240  # pixels of sky around a galaxy in the figures
 CHUNK = 1024
@@ -135,7 +136,7 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
         table = path / "report" / "validation.parquet"
         if not table.exists():
             raise UserError(f"{path} has no {table.name} yet: python launch.py --mode=evaluate --workdir={path}")
-        model, made = trained.load(path), predict_tables.manifest(table)
+        model, made = trained.load(path), tables.manifest(table)
         if not same_networks(networks_of(made), [model.identity]):
             raise UserError(
                 f"{table} is of another network than {path} has now: {described(networks_of(made))}, not "

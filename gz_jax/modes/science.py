@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 
-from gz_jax import labels, lock, predict_tables, trained
-from gz_jax import predict as prediction
+from gz_jax import labels
 from gz_jax.data import images
-from gz_jax.errors import UserError
+from gz_jax.inference import predict as prediction
+from gz_jax.inference import tables, trained
+from gz_jax.inference.manifest import networks_of
 from gz_jax.modes.reports import versions
-from gz_jax.predict_manifest import networks_of
+from gz_jax.runtime import lock
+from gz_jax.runtime.errors import UserError
 
 
 def predict(workdir: str, flags: Any) -> int:
@@ -40,8 +42,8 @@ def predict(workdir: str, flags: Any) -> int:
             process_count=jax.process_count(),
             **how,
         )
-        done = jax.process_index() == 0 and predict_tables.is_finished(output)
-        found = predict_tables.tally(output) if done else None
+        done = jax.process_index() == 0 and tables.is_finished(output)
+        found = tables.tally(output) if done else None
     if found is not None:
         print(found.text())
     print(output)
@@ -125,7 +127,7 @@ def _validation(run: pathlib.Path, predictions: list[str]) -> pathlib.Path:
     """A run's table of validation galaxies, over as many views as one of the predictions if there is one like that."""
 
     def views(path: str | pathlib.Path) -> set[Any]:
-        return {network.get("views") for network in networks_of(predict_tables.manifest(path))}
+        return {network.get("views") for network in networks_of(tables.manifest(path))}
 
     wanted = set().union(*map(views, predictions))
     same = [path for path in sorted((run / "report").glob("validation*.parquet")) if views(path) == wanted]

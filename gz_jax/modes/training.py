@@ -12,11 +12,13 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from gz_jax import distributed, interrupts, lock, memory, run, trained
+from gz_jax import run
 from gz_jax.data import augment, galaxy_zoo, kaggle_check, packed, pipeline
 from gz_jax.data.augment import View
 from gz_jax.data.split import Dataset
+from gz_jax.inference import trained
 from gz_jax.models import imagenet
+from gz_jax.runtime import distributed, interrupts, lock, memory
 from gz_jax.training import dispatch, loop, losses, resident, state, step
 from gz_jax.training.schedule import PlateauRule
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 from gz_jax.training.schedule import EarlyStop, Plateau
 from gz_jax.training.state import PyTree
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gz_jax.errors import UserError
-from gz_jax.files import atomic
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic
 
 # Keras' CSVLogger columns, in its order, then ours.
 COLUMNS = (

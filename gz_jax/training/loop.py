@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from gz_jax import distributed, interrupts
-from gz_jax.errors import UserError
-from gz_jax.files import write_json
+from gz_jax.runtime import distributed, interrupts
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import write_json
 from gz_jax.training import checkpoint, dispatch, log, state, step
 from gz_jax.training.checkpoint import Progress
 from gz_jax.training.dispatch import Data, Steps

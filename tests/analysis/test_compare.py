@@ -5,7 +5,7 @@ import pytest
 from galaxies import fractions, history
 
 from gz_jax.analysis import compare
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 TRUTH = fractions(600, seed=0)
 IDS = np.arange(600) * 7 + 100_000

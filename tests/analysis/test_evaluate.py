@@ -5,8 +5,8 @@ import pytest
 from galaxies import fractions, pair
 
 from gz_jax.analysis import evaluate, mergers
-from gz_jax.errors import UserError
 from gz_jax.labels import MERGER, QUESTIONS
+from gz_jax.runtime.errors import UserError
 
 
 def scored(truth, predicted, **kwargs):

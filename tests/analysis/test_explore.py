@@ -6,8 +6,8 @@ from galaxies import fractions
 from scipy import stats
 
 from gz_jax.analysis import explore
-from gz_jax.errors import UserError
 from gz_jax.labels import COLUMNS
+from gz_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from gz_jax.analysis import plots_mergers
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import plain
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 
 def zeros_and_ones(ones: float, n: int) -> np.ndarray:

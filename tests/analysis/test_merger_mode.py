@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from gz_jax import predict_tables
 from gz_jax.analysis.merger_mode import merger_mode
 from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import plain
-from gz_jax.errors import UserError
+from gz_jax.inference import tables as table_files
 from gz_jax.labels import COLUMNS, MERGER
+from gz_jax.runtime.errors import UserError
 
 N, M, TRAINING = 3000, 1500, 900
 
@@ -42,17 +42,17 @@ A, B, C, D = (
 
 def write_predictions(path, ids, fractions, networks=(A,), files=None, **settings):
     flag = np.where(np.isnan(fractions[:, 0]), 2, 0).astype(np.uint8)
-    table = predict_tables.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""))
+    table = table_files.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""))
     metadata = {"models": {"networks": list(networks)}, "settings": {"crop": None, **settings}}
     names = pa.array([f"{i}.jpg" for i in ids] if files is None else files)
-    predict_tables.write_shard(path, predict_tables.to_table(ids, table, metadata, names))
+    table_files.write_shard(path, table_files.to_table(ids, table, metadata, names))
     return path
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    predict_tables.write_validation(folder / "validation.parquet", IDS, TRUTH, GUESS, [B])
+    table_files.write_validation(folder / "validation.parquet", IDS, TRUTH, GUESS, [B])
     write_predictions(folder / "catalogue.parquet", np.arange(N), CATALOGUE)
     write_predictions(folder / "labelled.parquet", IDS[::-1], GUESS[::-1])
     with open(folder / "solutions.csv", "w", newline="") as file:
@@ -122,7 +122,7 @@ def test_seeds_are_aligned_and_their_spread_told(tables, tmp_path):
     write_predictions(tmp_path / "second.parquet", np.arange(N)[::-1], second[::-1], [C])
     guess = np.clip(GUESS + noise[:M], 0, 1)
     few = np.arange(M) < M - 100  # a hundred of the galaxies are in the first table alone
-    predict_tables.write_validation(tmp_path / "validation.parquet", IDS[few], TRUTH[few], guess[few], [C])
+    table_files.write_validation(tmp_path / "validation.parquet", IDS[few], TRUTH[few], guess[few], [C])
     results = merger_mode(
         [tables / "catalogue.parquet", tmp_path / "second.parquet"],
         [tables / "validation.parquet", tmp_path / "validation.parquet"],
@@ -184,7 +184,7 @@ def test_numbers_of_other_networks_crops_images_or_labels_are_refused(tables, tm
     files = [f"{i + 1}.jpg" for i in range(N)]
     shifted = write_predictions(tmp_path / "shifted.parquet", np.arange(N), CATALOGUE, [C], files)
     refused(r"are of other images: 0 is '0\.jpg' in one and '1\.jpg'", [catalogue, shifted], [validation] * 2)
-    predict_tables.write_validation(tmp_path / "votes.parquet", IDS, TRUTH[::-1], GUESS, [C])
+    table_files.write_validation(tmp_path / "votes.parquet", IDS, TRUTH[::-1], GUESS, [C])
     other = write_predictions(tmp_path / "other.parquet", np.arange(N), CATALOGUE, [C])
     refused("different votes for the same galaxies", [catalogue, other], [validation, tmp_path / "votes.parquet"])
     refused("different votes", catalogue, validation, labels_csv=write_labels(tmp_path / "few.csv", IDS[:3]))

@@ -10,8 +10,8 @@ from browser import browser
 from galaxies import history, images, pair
 
 from gz_jax.analysis import compare, evaluate, explore, page, report, report_data
-from gz_jax.errors import UserError
 from gz_jax.labels import COLUMNS
+from gz_jax.runtime.errors import UserError
 
 HOSTILE = '=HYPERLINK("http://example.org")<script>alert(1)</script>'
 N = 50

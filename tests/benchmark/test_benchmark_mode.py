@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from gz_jax.benchmark import contest
 from gz_jax.benchmark.timing import Stage
-from gz_jax.errors import UserError
 from gz_jax.modes.benchmark import benchmark
+from gz_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

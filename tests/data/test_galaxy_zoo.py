@@ -16,7 +16,7 @@ import pytest
 
 from gz_jax import labels
 from gz_jax.data import galaxy_zoo, galaxy_zoo_builder, kaggle, kaggle_split
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(galaxy_zoo.__file__).parents[2]
 FILES = kaggle_like.galaxies(train=24)

@@ -19,7 +19,7 @@ from pyarrow import csv, parquet
 from gz_jax.data import augment, images
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import list_inputs, read_batches
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 GREY = "one band, shown grey"
 

@@ -16,8 +16,8 @@ from test_images import as_fits, encode
 
 from gz_jax.data import archive, identifiers, inputs, listing
 from gz_jax.data.inputs import Catalogue, list_inputs, read_batches
-from gz_jax.errors import UserError
-from gz_jax.predict_manifest import Rows
+from gz_jax.inference.manifest import Rows
+from gz_jax.runtime.errors import UserError
 
 PICTURE = encode(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
 SDSS = [1237648720693755918, 1237648720693755919]  # 19 digits

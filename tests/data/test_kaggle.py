@@ -13,7 +13,7 @@ from PIL import Image
 
 from gz_jax import labels
 from gz_jax.data import archive, kaggle, kaggle_check, kaggle_split
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 FILES = kaggle_like.galaxies()
 IDS = [100_000 + 7 * i for i in range(12)]

@@ -83,7 +83,7 @@ from survey_files import FILES, as_fits, bands, disk, galaxy, named, noise, opti
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.sky import measure
 from gz_jax.data.stretch import Stretch
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 ROWS = [re.split(r" *\| *", line) for line in __doc__.splitlines() if line.count("|") == 2 and "`" not in line]
 

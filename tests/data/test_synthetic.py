@@ -11,7 +11,7 @@ from PIL import Image
 from gz_jax import labels
 from gz_jax.data import synthetic
 from gz_jax.data.synthetic_votes import DISK, ELLIPTICAL
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 
 IDS = np.arange(100_001, 100_025)
 

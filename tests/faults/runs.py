@@ -27,8 +27,9 @@ SMALL = (
 PREDICT = """
 import sys
 import launch
-from gz_jax import errors, interrupts, trained
-from gz_jax.predict import predict_catalogue
+from gz_jax.inference import trained
+from gz_jax.runtime import errors, interrupts
+from gz_jax.inference.predict import predict_catalogue
 
 interrupts.install()
 try:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from runs import assert_same, finish, newest, refusal, saved, watch
 
-from gz_jax import predict_tables
 from gz_jax.data import synthetic
 from gz_jax.data.images import BAD
+from gz_jax.inference import tables
 from gz_jax.training import checkpoint
 
 DAMAGES = ("truncated", "missing", "flipped")
@@ -127,7 +127,7 @@ def test_an_image_that_vanishes_is_flagged(place, whole, predicted, tmp_path, fa
     watch(process, lambda: any(output.glob("part-*")))
     names[-1].unlink()
     finish(process)
-    table = predict_tables.read(output)
+    table = tables.read(output)
     flags = table["flag"].to_pylist()
     assert [flag == BAD for flag in flags] == [False] * (len(names) - 1) + [True]
     assert "no such file" in table["reason"].to_pylist()[-1]

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gz_jax.errors import UserError
 from gz_jax.models import create
+from gz_jax.runtime.errors import UserError
 
 
 def _images(size=68, batch=2, seed=0):

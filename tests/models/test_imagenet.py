@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from references import named, random_weights, same, write_h5, write_old_h5, write_safetensors
 
-from gz_jax.errors import UserError
 from gz_jax.models import create, imagenet
 from gz_jax.models.imagenet_tables import TABLES, entries, shapes
+from gz_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

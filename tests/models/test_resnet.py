@@ -6,9 +6,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from references import random_weights
 
-from gz_jax.errors import UserError
 from gz_jax.models import create
 from gz_jax.models.layers import BatchNorm, Conv, max_pool, preprocess
+from gz_jax.runtime.errors import UserError
 
 
 def _count(tree):

@@ -9,10 +9,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 from references import named, random_weights, relative_error, relative_norm, same, write_safetensors
 
-from gz_jax.errors import UserError
 from gz_jax.models import imagenet
 from gz_jax.models.imagenet_tables import TABLES, entries
 from gz_jax.models.resnet import STAGES, ResNet50
+from gz_jax.runtime.errors import UserError
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

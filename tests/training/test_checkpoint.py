@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint
 from gz_jax.training.checkpoint import Progress
 from gz_jax.training.schedule import EarlyStop, Plateau

@@ -8,8 +8,8 @@ import pytest
 
 from configs import default
 from gz_jax import models, run
-from gz_jax.errors import UserError
 from gz_jax.modes import training
+from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, dispatch, step
 from gz_jax.training.state import TrainState
 

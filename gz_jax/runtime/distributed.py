@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gz_jax import last_words
-from gz_jax.errors import UserError
+from gz_jax.runtime import last_words
+from gz_jax.runtime.errors import UserError
 
 MEETING_SECONDS = 300  # to wait for all processes at the start
 HEARTBEAT_SECONDS = 60  # a process that was not heard of for so long is dead, and the others end

@@ -1,6 +1,6 @@
 """Vote fractions for any catalogue of images: Parquet shards on disk, or a DataFrame in a notebook.
 
-from gz_jax.predict import predict
+from gz_jax.inference.predict import predict
 table = predict(["galaxy1.jpg", "galaxy2.fits"], "runs/resnet50")  # or uint8 [N, H, W, 3]
 table[table["Class8.6"] > 0.3]
 """
@@ -19,15 +19,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gz_jax import distributed, labels, predict_manifest, predict_tables, run, trained
+from gz_jax import labels, run
 from gz_jax.data import images, inputs
 from gz_jax.data.inputs import Catalogue
-from gz_jax.errors import UserError
-from gz_jax.predict_manifest import Rows
-from gz_jax.predict_tables import Predicted
-from gz_jax.predict_tables import read_validation as read_validation
-from gz_jax.predict_tables import write_validation as write_validation
-from gz_jax.trained import Trained
+from gz_jax.inference import tables, trained
+from gz_jax.inference.manifest import Rows, claim
+from gz_jax.inference.tables import Predicted
+from gz_jax.inference.tables import read_validation as read_validation
+from gz_jax.inference.tables import write_validation as write_validation
+from gz_jax.inference.trained import Trained
+from gz_jax.runtime import distributed
+from gz_jax.runtime.errors import UserError
 
 Item = TypeVar("Item")
 _conditional = jax.jit(labels.conditional)
@@ -79,8 +81,8 @@ def predict_catalogue(
         networks, versions or settings, or cannot be written.
     """
     output = pathlib.Path(output).expanduser()
-    if unknown := set(formats) - set(predict_tables.FORMATS):
-        raise UserError(f"format {unknown.pop()!r} is not one of {', '.join(predict_tables.FORMATS)}")
+    if unknown := set(formats) - set(tables.FORMATS):
+        raise UserError(f"format {unknown.pop()!r} is not one of {', '.join(tables.FORMATS)}")
     batch_size = _batch_size() if batch_size is None else batch_size
     if min(batch_size, shard_size) < 1:
         raise UserError(f"batch size {batch_size} and shard size {shard_size} must be at least 1")
@@ -99,11 +101,11 @@ def predict_catalogue(
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
     rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps)
     with distributed.lead_first():
-        manifest = predict_manifest.claim(output, manifest, rows)
+        manifest = claim(output, manifest, rows)
     starts = range(process_index * shard_size, total, process_count * shard_size)
     spans = [(start, min(start + shard_size, total)) for start in starts]
     how |= {"size": networks[0].view.size, "turned": any(t.turned for t in networks)}
-    shards = {span: predict_tables.shard(output, span[0] // shard_size) for span in spans}
+    shards = {span: tables.shard(output, span[0] // shard_size) for span in spans}
     todo = [span for span in spans if not _is_done(shards[span], catalogue, span, rows.part(*span), workers, how)]
     if progress and spans and not todo:
         print(f"{output} is complete: nothing is predicted again. For other images choose another folder.")
@@ -118,7 +120,7 @@ def predict_catalogue(
     )
     try:
         if todo:
-            predict_tables.remove_exports(output)
+            tables.remove_exports(output)
         for start, stop in todo:
             parts = []
             while sum(len(part.flag) for part in parts) < stop - start:
@@ -126,12 +128,12 @@ def predict_catalogue(
                 bar.update(len(parts[-1].flag))
             part = rows.part(start, stop)
             about = manifest | {"rows": part.digest}
-            table = predict_tables.to_table(part.ids, _joined(parts), about, part.files)
-            predict_tables.write_shard(shards[start, stop], table)
+            table = tables.to_table(part.ids, _joined(parts), about, part.files)
+            tables.write_shard(shards[start, stop], table)
         distributed.gather(0)
         # Of processes that do not know of one another the last to finish finds every shard there.
-        if not jax.process_index() and predict_tables.is_finished(output):
-            predict_tables.export(output, formats)
+        if not jax.process_index() and tables.is_finished(output):
+            tables.export(output, formats)
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error}); the same command will go on from here.") from error
     finally:
@@ -186,12 +188,12 @@ def predict_arrays(
 
 
 def predict(images_or_paths: Any, workdirs: Any, **options: Any) -> Any:
-    """`predict_arrays` as a pandas DataFrame with a row per image, and the columns of `predict_tables.to_table`."""
+    """`predict_arrays` as a pandas DataFrame with a row per image, and the columns of `tables.to_table`."""
     try:
         import pandas  # noqa: F401
     except ImportError as error:
         raise UserError("predict() makes a pandas DataFrame: pip install pandas, or call predict_arrays()") from error
-    return predict_tables.to_table(*predict_arrays(images_or_paths, workdirs, **options)).to_pandas()
+    return tables.to_table(*predict_arrays(images_or_paths, workdirs, **options)).to_pandas()
 
 
 def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np.ndarray], Any], list[int]]:
@@ -232,7 +234,7 @@ def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.nda
     flag, reason = batch["flag"], batch["reason"]
     broken = (flag != images.BAD) & ~np.isfinite(fractions).all(1)
     flag = np.where(broken, images.BAD, flag).astype(np.uint8)
-    reason = np.where(broken, predict_tables.NO_PREDICTION, reason)
+    reason = np.where(broken, tables.NO_PREDICTION, reason)
     for values in (fractions, conditional, spread):
         if values is not None:
             values[flag == images.BAD] = np.nan
@@ -302,10 +304,10 @@ def _is_done(
     how: dict[str, Any],
 ) -> bool:
     """Whether a shard has these rows, and the images it could not read cannot be read now either."""
-    whole = predict_tables.is_whole(path, len(rows.ids))
-    if not whole or predict_tables.metadata(path).get("rows") != rows.digest:
+    whole = tables.is_whole(path, len(rows.ids))
+    if not whole or tables.metadata(path).get("rows") != rows.digest:
         return False
-    unread = predict_tables.unread(path)
+    unread = tables.unread(path)
     if unread is None:
         return False
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:

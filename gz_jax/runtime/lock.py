@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import IO, BinaryIO
 
-from gz_jax import files
-from gz_jax.errors import UserError
+from gz_jax.runtime import files
+from gz_jax.runtime.errors import UserError
 
 
 @contextlib.contextmanager

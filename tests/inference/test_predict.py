@@ -23,20 +23,21 @@ from PIL import Image
 from pyarrow import csv, parquet
 
 from configs import demo
-from gz_jax import labels, predict_tables, run, trained
+from gz_jax import labels, run
 from gz_jax.data import look
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import Catalogue
-from gz_jax.errors import UserError
+from gz_jax.inference import tables, trained
+from gz_jax.inference.manifest import networks_of
+from gz_jax.inference.predict import predict, predict_arrays, predict_catalogue, read_validation, write_validation
 from gz_jax.modes import (
     options,  # noqa: F401  # defines the flags
     science,
 )
-from gz_jax.predict import predict, predict_arrays, predict_catalogue, read_validation, write_validation
-from gz_jax.predict_manifest import networks_of
+from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = 34
 
 
@@ -157,7 +158,7 @@ def fractions(table: pa.Table, prefix: str = "") -> np.ndarray:
 
 
 def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
-    table = predict_tables.read(predicted)
+    table = tables.read(predicted)
     assert table["id"].to_pylist() == csv.read_csv(catalogue)["id"].to_pylist()
     assert [parquet.read_metadata(path).num_rows for path in sorted(predicted.glob("part-*"))] == [8, 8, 8, 8, 5]
     rows = {row["id"]: row for row in table.to_pylist()}
@@ -174,7 +175,7 @@ def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
 
 def test_fractions_are_the_networks_own_image_by_image(catalogue, predicted, network):
     """Also those of the last, padded batch."""
-    table = predict_tables.read(predicted)
+    table = tables.read(predicted)
     good = np.flatnonzero(table["flag"].to_numpy() != BAD)
     names = csv.read_csv(catalogue)["file"].to_pylist()
     cutouts = [read_cutout(catalogue.parent / names[i], size=SIZE)[0] for i in good]
@@ -187,7 +188,7 @@ def test_fractions_are_the_networks_own_image_by_image(catalogue, predicted, net
 
 
 def test_csv_and_fits_hold_the_same_table(predicted):
-    table = predict_tables.read(predicted)
+    table = tables.read(predicted)
     text = csv.read_csv(predicted / "predictions.csv")
     assert text.column_names == table.column_names
     assert text["id"].to_pylist() == ["'=3.jpg" if x == "=3.jpg" else x for x in table["id"].to_pylist()]
@@ -212,7 +213,7 @@ def test_metadata_names_the_network_and_its_config(predicted, network):
         assert len(manifest.pop("rows")) == 16
         assert manifest == json.loads((predicted / "manifest.json").read_text())
     assert manifest["models"] == {"networks": [network.identity]}
-    assert predict_tables.manifest(predicted)["models"] == manifest["models"]
+    assert tables.manifest(predicted)["models"] == manifest["models"]
     assert manifest["configs"][0]["data.size"] == SIZE
     assert manifest["versions"]["jax"] == jax.__version__
     assert manifest["catalogue"]["images"] == 37
@@ -230,7 +231,7 @@ def test_continued_and_shared_out_tables_are_the_same_bytes(catalogue, predicted
         if process == 1:
             assert set(contents(tmp_path)) == {"part-00001.parquet", "part-00003.parquet"}
             with pytest.raises(UserError, match="3 of 5 parts are missing"):
-                predict_tables.read(tmp_path)
+                tables.read(tmp_path)
     assert contents(tmp_path) == whole
     before = (tmp_path / "part-00000.parquet").stat().st_mtime_ns
     (tmp_path / "part-00001.parquet").unlink()
@@ -291,9 +292,9 @@ def test_other_images_and_networks_are_refused(catalogue, predicted, network, wo
 def test_networks_are_averaged_and_their_spread_told(catalogue, predicted, workdirs, tmp_path):
     how = {"batch_size": 4, "shard_size": 100, **QUIET}
     networks = [trained.load(workdir) for workdir in workdirs]
-    both = predict_tables.read(predict_catalogue(catalogue, tmp_path / "both", networks, **how))
-    second = predict_tables.read(predict_catalogue(catalogue, tmp_path / "second", networks[1:], **how))
-    each = np.stack([fractions(predict_tables.read(predicted)), fractions(second)])
+    both = tables.read(predict_catalogue(catalogue, tmp_path / "both", networks, **how))
+    second = tables.read(predict_catalogue(catalogue, tmp_path / "second", networks[1:], **how))
+    each = np.stack([fractions(tables.read(predicted)), fractions(second)])
     np.testing.assert_allclose(fractions(both), each.mean(0), atol=1e-6)
     # Of two numbers the standard deviation is their distance over the root of 2.
     np.testing.assert_allclose(fractions(both, "spread_"), np.abs(each[0] - each[1]) / np.sqrt(2), atol=1e-6)
@@ -341,7 +342,7 @@ def test_validation_table_comes_back(tmp_path):
     ids, truth, guess = np.arange(5) + 2**40, *rng.random((2, 5, 37)).astype(np.float32)
     about = [{"run": "cnn", "weights": "0123", "views": 1}]
     write_validation(tmp_path / "validation.parquet", ids, truth, guess, about, "galaxies")
-    made = predict_tables.manifest(tmp_path / "validation.parquet")
+    made = tables.manifest(tmp_path / "validation.parquet")
     assert (networks_of(made), made["data"]) == (about, "galaxies")
     for found, given in zip(read_validation(tmp_path / "validation.parquet"), (ids, truth, guess), strict=True):
         np.testing.assert_array_equal(found, given)
@@ -355,7 +356,7 @@ def test_validation_table_comes_back(tmp_path):
 
 SCRIPT = """
 import sys
-from gz_jax import predict, trained
+from gz_jax.inference import predict, trained
 from tests.peak import peak_memory
 table, output, workdir, batch_size, shard_size, index, count = sys.argv[1:]
 predict.predict_catalogue(
@@ -409,7 +410,7 @@ def test_killed_at_random_moments_and_continued_it_is_the_same_table(workdirs, t
     assert start(table, killed, workdirs[0], index=1, count=2).wait() == 0
     assert start(table, killed, workdirs[0], index=0, count=2).wait() == 0
     assert all_files(killed) == whole
-    flags = predict_tables.read(killed)["flag"].to_numpy()
+    flags = tables.read(killed)["flag"].to_numpy()
     assert len(flags) == 2001
     assert (flags == BAD).sum() == 11
 
@@ -433,7 +434,7 @@ def test_20000_images_of_which_every_hundredth_is_broken_in_one_of_ten_ways(work
         csv.write_csv(pa.table({"id": range(count), "file": files[:count]}), table)
         process = start(table, tmp_path / str(count), workdirs[0], batch_size=128, shard_size=1000)
         peak[count] = int(process.communicate()[0])
-    found = predict_tables.read(tmp_path / "20000")
+    found = tables.read(tmp_path / "20000")
     assert found["id"].to_pylist() == list(range(20_000))
     bad, flag = np.arange(20_000) % 100 == 37, found["flag"].to_numpy()
     np.testing.assert_array_equal(flag, np.where(bad, BAD, GOOD))
@@ -456,7 +457,7 @@ def test_network_without_finite_output_flags_its_images(network, tmp_path):
     data = [encode(picture(i), "JPEG") for i in range(4)]
     catalogue = Catalogue(np.arange(4), data.__getitem__, "memory")
     predict_catalogue(catalogue, tmp_path, [network._replace(predict=spoilt)], batch_size=4, **QUIET)
-    table = predict_tables.read(tmp_path)
+    table = tables.read(tmp_path)
     assert table["flag"].to_pylist() == [0, 2, 0, 0]
     assert table["reason"].to_pylist() == ["", "no finite prediction", "", ""]
     assert table["cond_Class1.1"].null_count == 1

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from gz_jax import files
 from gz_jax.data import inputs
-from gz_jax.errors import UserError
-from gz_jax.predict_tables import BAD, MANIFEST, is_whole, metadata, record
+from gz_jax.inference.tables import BAD, MANIFEST, is_whole, metadata, record
+from gz_jax.runtime import files
+from gz_jax.runtime.errors import UserError
 
 
 class Rows(NamedTuple):

@@ -5,7 +5,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, threading
-from gz_jax import memory
+from gz_jax.runtime import memory
 if sys.argv[1] == "keep":
     memory.use_one_arena()
     memory.keep_freed_memory()

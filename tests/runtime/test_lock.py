@@ -7,13 +7,13 @@ from unittest import mock
 
 import pytest
 
-from gz_jax import lock
-from gz_jax.errors import UserError
+from gz_jax.runtime import lock
+from gz_jax.runtime.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
-from gz_jax import lock
+from gz_jax.runtime import lock
 with lock.held(sys.argv[1], "workdir run"):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = """
 import gc, hashlib, sys
-from gz_jax import files, interrupts
+from gz_jax.runtime import files, interrupts
 interrupts.install()
 gc.callbacks.append(lambda *_: hashlib.pbkdf2_hmac("sha256", b"", b"", 1000))
 with files.atomic(sys.argv[2]) as file:

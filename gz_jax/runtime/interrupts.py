@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from gz_jax import files
+from gz_jax.runtime import files
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

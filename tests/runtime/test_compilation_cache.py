@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from gz_jax.modes import compilation_cache
+from gz_jax.runtime import compilation_cache
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = """
 import jax, jax.numpy as jnp
-from gz_jax.modes import compilation_cache
+from gz_jax.runtime import compilation_cache
 events = []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
 folder = compilation_cache.enable()

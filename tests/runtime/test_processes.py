@@ -16,11 +16,11 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from gz_jax import distributed, last_words
 from gz_jax.data import synthetic
-from gz_jax.errors import UserError
+from gz_jax.runtime import distributed, last_words
+from gz_jax.runtime.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMES = ("epoch_seconds", "images_per_second")
 # 201 training and 49 validation galaxies: both leave a last batch of 12 that is not full, of validation just one.
 SMALL = (
@@ -334,8 +334,8 @@ MEETING = """
 import os, signal, sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax, jax.numpy as jnp
-from gz_jax import distributed
-from gz_jax.errors import UserError
+from gz_jax.runtime import distributed
+from gz_jax.runtime.errors import UserError
 distributed.HEARTBEAT_SECONDS = 10
 port, count, me, what = sys.argv[1:]
 with distributed.session(distributed.arguments("off", f"localhost:{port}", int(count), int(me))):

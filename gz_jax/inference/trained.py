@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from gz_jax import run
 from gz_jax.data import augment, look
 from gz_jax.data.augment import View
-from gz_jax.errors import UserError
+from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, state, step
 
 # Fields of a config that decide, with the parameters, what a network computes from an image.
@@ -60,7 +60,7 @@ class Trained(NamedTuple):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Identifier of the network and its test-time views, stored in tables (see `predict_tables.same_networks`)."""
+        """Identifier of the network and its test-time views, stored in tables (see `tables.same_networks`)."""
         epoch = self.info.get("epoch")
         return {
             "run": self.workdir.name,

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
-from gz_jax import files
-from gz_jax.errors import UserError
 from gz_jax.labels import COLUMNS
+from gz_jax.runtime import files
+from gz_jax.runtime.errors import UserError
 
 FORMATS = ("parquet", "csv", "fits")
 MANIFEST = "manifest.json"
