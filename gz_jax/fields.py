@@ -1,94 +1,193 @@
-"""What each field of a config may be; `configs/default.py` says what they mean."""
+"""Every field of a config: its default, what it may be, and what it means. The files of `configs/` change some."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict, config_dict
 
 from gz_jax.runtime.errors import UserError
 
-ONE_OF = {
-    "data.source": ("galaxy_zoo", "synthetic"),
-    "data.on_bad": ("fail", "skip"),
-    "data.pipeline": ("stream", "memory", "device"),
-    "loss": ("mse", "binomial", "multinomial"),
-    "schedule": ("plateau", "cosine"),
-    "model.name": ("cnn", "resnet50"),
-    "model.activation": ("sigmoid", "divisive", "softmax"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.variant": ("keras", "torchvision"),
-    "model.pooling": ("flatten", "average"),
-    "augment.rotate": (False, True),
-    "augment.flip": (False, True),
-    "model.frozen_statistics": (False, True),
-    "tensorboard": (False, True),
-}
-_MANY = 10**9
-WHOLE = {  # from, to
-    "seed": (0, 2**32 - 1),
-    "data.seed": (0, 2**32 - 1),
-    "num_epochs": (1, _MANY),
-    "batch_size": (1, _MANY),
-    "plateau.patience": (1, _MANY),
-    "plateau.cooldown": (0, _MANY),
-    "early_stop_patience": (1, _MANY),
-    "data.image_size": (1, 7_000),  # 49 million pixels
-    "data.crop": (1, 7_000),
-    "data.size": (1, 7_000),
-    "data.num_galaxies": (1, _MANY),
-    "data.steps_per_dispatch": (0, _MANY),
-    "model.frozen_epochs": (0, _MANY),
-    "checkpoint.every_steps": (0, _MANY),
-}
-REAL = {  # from, to; the ends of `INSIDE` are left out
-    "learning_rate": (0, 1e38),
-    "weight_decay": (0, 1e38),
-    "average": (0, 0.999999),
-    "warmup_epochs": (0, 1e9),
-    "plateau.factor": (0, 1),
-    "plateau.min_delta": (0, 1e38),
-    "plateau.min_rate": (0, 1e38),
-    "data.validation_fraction": (0, 1),
-    "data.merger_fraction": (0, 1),
-    "augment.zoom": (1, 4),  # memory for the warp grows with its square
-    "augment.shift": (0, 7_000),
-    "model.momentum": (0, 1),
-    "model.dropout": (0, 1),
-    "model.body_rate": (0, 1e38),
-    "checkpoint.every_seconds": (0, float("inf")),
-}
-INSIDE = ("learning_rate", "plateau.factor", "data.validation_fraction")
-TEXT = ("data.dir", "data.store", "model.pretrained")
-OPTIONAL = (*TEXT, "model.momentum")
+
+class Field(NamedTuple):
+    """A field's default and, for None, its type; what it may be, in words and as a test.
+
+    free: whether it may change between the first start of a run and a later one.
+    """
+
+    default: Any
+    kind: type
+    wanted: str
+    fits: Callable[[Any], bool]
+    free: bool = False
 
 
-def check(flat: Mapping[str, Any]) -> None:
-    """Refuse a config whose fields, by dotted name, are not all there and each what it may be.
+def one_of(*values: Any, free: bool = False) -> Field:
+    """One of these, the first by default."""
+    wanted = f"one of {', '.join(map(repr, values))}"
+    return Field(values[0], type(values[0]), wanted, lambda x: any(type(x) is type(v) and x == v for v in values), free)
+
+
+def whole(default: int, low: int, high: int = 10**9, free: bool = False) -> Field:
+    """A whole number from low to high."""
+    wanted = f"a whole number from {low} to {high:g}"
+    return Field(default, int, wanted, lambda x: type(x) is int and low <= x <= high, free)
+
+
+def real(default: float | None, low: float, high: float, ends: bool = True, free: bool = False) -> Field:
+    """A number from low to high, or strictly between these where the `ends` are left out."""
+    wanted = f"a number {'from' if ends else 'between'} {low} {'to' if ends else 'and'} {high:g}"
+
+    def fits(x: Any) -> bool:
+        if x is None:
+            return default is None
+        return type(x) in (int, float) and low <= x <= high and (ends or x not in (low, high))
+
+    return Field(default, float, wanted, fits, free)
+
+
+def text(default: str | None = None, free: bool = False) -> Field:
+    """A text; None as well where that is the default."""
+    return Field(
+        default, str, "a text", lambda x: default is None if x is None else isinstance(x, str) and "\0" not in x, free
+    )
+
+
+def widths() -> Field:
+    """Widths of dense layers."""
+
+    def fits(x: Any) -> bool:
+        return isinstance(x, list | tuple) and len(x) <= 20 and all(type(n) is int and 1 <= n <= 100_000 for n in x)
+
+    return Field((), tuple, "a tuple of at most 20 whole numbers from 1 to 100000", fits)
+
+
+FIELDS: dict[str, Field] = {
+    "seed": whole(0, 0, 2**32 - 1),  # decides the initial weights, the order, the augmentation and the dropout
+    "tree": text("galaxy_zoo_2", free=True),  # decision tree: a name of gz_jax/trees/ or a TOML file (the tree counts)
+    "num_epochs": whole(100, 1, free=True),  # at most; early stopping usually ends sooner
+    "batch_size": whole(128, 1),  # over all devices together
+    "learning_rate": real(1e-3, 0, 1e38, ends=False),  # of Adam, at the start
+    "weight_decay": real(0.0, 0, 1e38),  # of kernels, times the rate (AdamW)
+    # 'mse', or the likelihood of the votes: 'binomial', 'multinomial' (of outputs that obey the tree)
+    "loss": one_of("mse", "binomial", "multinomial"),
+    # Weight of the old value in a moving average of the weights, which then predicts; 0: none
+    "average": real(0.0, 0, 0.999999),
+    "schedule": one_of("plateau", "cosine"),  # 'cosine': down to 0 over num_epochs, without plateaus and early stopping
+    "warmup_epochs": real(0.0, 0, 1e9),  # of 'cosine'
+    # Keras' ReduceLROnPlateau on the validation MSE
+    "plateau.patience": whole(6, 1),  # epochs without an improvement of min_delta, then ...
+    "plateau.factor": real(0.5, 0, 1, ends=False),  # ... the rate is multiplied by this
+    "plateau.cooldown": whole(0, 0),
+    "plateau.min_delta": real(1e-4, 0, 1e38),  # absolute, in MSE
+    "plateau.min_rate": real(0.0, 0, 1e38),
+    "early_stop_patience": whole(20, 1),  # epochs without a new best validation loss, then stop
+    #
+    "data.source": one_of("galaxy_zoo", "synthetic"),  # Kaggle's files, or galaxies drawn from known truth
+    "data.dir": text(free=True),  # where Kaggle's files are: one zip, its inner zips, or extracted
+    "data.store": text(free=True),  # where the prepared data set goes; None: TFDS' own folder
+    "data.seed": whole(0, 0, 2**32 - 1),  # decides the split, and which synthetic galaxies there are
+    "data.validation_fraction": real(0.2, 0, 1, ends=False),  # split by a hash of the GalaxyID and data.seed
+    "data.on_bad": one_of("fail", "skip"),  # 'skip': leave broken images and rows out, and list them in skipped.csv
+    "data.image_size": whole(424, 1, 7_000),  # side of the images in pixels
+    "data.crop": whole(204, 1, 7_000),  # side of the central square that is looked at, in pixels of the image ...
+    "data.size": whole(68, 1, 7_000),  # ... and what it is brought to for the network
+    # 'stream': tf.data decodes and augments as the steps go; 'memory': Pillow decodes once into a memory-mapped file
+    # (unaugmented 68 px cutouts of all of Kaggle's training galaxies: 0.9 GB); 'device': that file lies in the memory
+    # of the devices, which augment, and TensorFlow is not needed.
+    "data.pipeline": one_of("stream", "memory", "device", free=True),
+    # Steps of 'device' for one command of the host; 0: 1 on CPU, 32 elsewhere
+    "data.steps_per_dispatch": whole(0, 0, free=True),
+    "data.num_galaxies": whole(3_000, 1),  # how many synthetic galaxies
+    "data.merger_fraction": real(0.04, 0, 1),  # of the synthetic galaxies
+    # Augmentation of the training galaxies; all off in the paper's first two models
+    "augment.rotate": one_of(False, True),  # any angle, before downsizing (paper section 4.2)
+    "augment.flip": one_of(False, True),
+    "augment.zoom": real(1.0, 1, 4),  # log-uniform in 1/zoom..zoom; memory for the warp grows with its square
+    "augment.shift": real(0.0, 0, 7_000),  # up to so many pixels of the image (of the cutout: synthetic galaxies)
+    #
+    "model.name": one_of("cnn", "resnet50"),
+    "model.activation": one_of("sigmoid", "divisive", "softmax"),  # the last two are rescaled down the tree
+    "model.dtype": one_of("float32", "bfloat16"),  # what is computed in; parameters stay float32
+    "model.momentum": real(None, 0, 1),  # of batch normalisation; None: 0.99, v1.5 0.9
+    "model.variant": one_of("keras", "torchvision"),  # of ResNet50: v1 (the paper's) or v1.5
+    "model.hidden": widths(),  # of dense layers before the last one
+    "model.dropout": real(0.1, 0, 1),  # after each of them
+    "model.pooling": one_of("flatten", "average"),  # 'flatten' is the paper's
+    # None, a weights file, 'imagenet-keras' or 'imagenet-torchvision'; the weights decide the variant. Free because the
+    # weights' fingerprint is compared instead.
+    "model.pretrained": text(free=True),
+    "model.body_rate": real(1.0, 0, 1e38),  # learning rate of ResNet50's body, relative to that of its head
+    # Keep the body's weights as they are for so many epochs; its normalisation still follows the batches, and a step
+    # takes as long as any other (see frozen_statistics for the former).
+    "model.frozen_epochs": whole(0, 0),
+    "model.frozen_statistics": one_of(False, True),  # normalise by the body's running statistics in training too
+    # Checkpoints of the latest state; the best epoch is always kept
+    "checkpoint.every_seconds": real(60.0, 0, float("inf"), free=True),
+    "checkpoint.every_steps": whole(0, 0, free=True),  # 0: by time alone
+    "tensorboard": one_of(False, True, free=True),  # also write TensorBoard events
+}
+# Fields that the CNN has no use for: they must have their defaults.
+OF_RESNET50 = ("hidden", "dropout", "pooling", "variant", "body_rate", "frozen_epochs", "frozen_statistics")
+
+
+def default() -> ConfigDict:
+    """A config with every field at its default: the paper's common ground."""
+    empty = {name: config_dict.placeholder(f.kind) if f.default is None else f.default for name, f in FIELDS.items()}
+    return nested(empty)
+
+
+def nested(flat: Mapping[str, Any]) -> ConfigDict:
+    """A config from its fields by dotted name. Raises ValueError: a name is both a field and a group of fields."""
+    config: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, last = name.split(".")
+        node = config
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{group} is a field and a group of fields")
+        node[last] = value
+    return ConfigDict(config)
+
+
+def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by dotted name, JSON-ready."""
+    flat = {}
+    for name, value in sorted(config.items(), key=str):  # a name from the command line may be a number
+        if isinstance(value, ConfigDict | dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse a config whose fields are not all there, each what it may be, and such that they fit together.
 
     Raises:
       UserError: names the field, its value and what it may be.
     """
-    for field in (*ONE_OF, *WHOLE, *REAL, *TEXT, "model.hidden"):
-        if field not in flat:
-            raise UserError(f"the config has no field {field}; configs/default.py lists them all.")
-        if wanted := _wanted(field, flat[field]):
-            raise UserError(f"--config.{field}={flat[field]!r} must be {wanted}.")
-
-
-def _wanted(field: str, value: Any) -> str:
-    """What the field may be; '' where the value is that."""
-    if value is None and field in OPTIONAL:
-        return ""
-    if field in ONE_OF:
-        same = any(type(value) is type(allowed) and value == allowed for allowed in ONE_OF[field])
-        return "" if same else f"one of {', '.join(map(repr, ONE_OF[field]))}"
-    if field in TEXT:
-        return "" if isinstance(value, str) and "\0" not in value else "a text"
-    if field == "model.hidden":
-        widths = isinstance(value, list | tuple) and len(value) <= 20
-        widths = widths and all(type(width) is int and 1 <= width <= 100_000 for width in value)
-        return "" if widths else "a tuple of at most 20 whole numbers from 1 to 100000"
-    low, high = (WHOLE if field in WHOLE else REAL)[field]
-    number = type(value) is int or (field in REAL and type(value) is float)
-    if number and low <= value <= high and not (field in INSIDE and value in (low, high)):
-        return ""
-    kind = "whole number" if field in WHOLE else "number"
-    return f"a {kind} {'between' if field in INSIDE else 'from'} {low} {'and' if field in INSIDE else 'to'} {high:g}"
+    flat = flatten(config)
+    for name, field in FIELDS.items():
+        if name not in flat:
+            raise UserError(f"the config has no field {name}; gz_jax/fields.py lists them all.")
+        if not field.fits(flat[name]):
+            raise UserError(f"--config.{name}={flat[name]!r} must be {field.wanted}.")
+    if config.data.crop > config.data.image_size:
+        raise UserError(
+            f"--config.data.crop={config.data.crop} is more than the images' side, "
+            f"--config.data.image_size={config.data.image_size}."
+        )
+    if config.model.name == "cnn":
+        for name in OF_RESNET50:
+            value = config.model[name]
+            if (tuple(value) if name == "hidden" else value) != FIELDS[f"model.{name}"].default:
+                raise UserError(f"--config.model.{name} is for --config.model.name=resnet50 alone.")
+        if config.data.size < 30:
+            raise UserError(
+                f"the CNN needs images of 30 x 30 pixels or more, not --config.data.size={config.data.size}."
+            )
+    if config.loss == "multinomial" and config.model.activation == "sigmoid":
+        raise UserError(
+            "--config.loss=multinomial needs outputs that obey the tree: --config.model.activation=softmax or divisive."
+        )

@@ -28,7 +28,8 @@ class Rows(NamedTuple):
     stamps: pa.Array | None = None
 
     def part(self, start: int, stop: int) -> "Rows":
-        return Rows(*(None if column is None else column[start:stop] for column in self))
+        files, stamps = (None if column is None else column[start:stop] for column in (self.files, self.stamps))
+        return Rows(self.ids[start:stop], files, stamps)
 
     @property
     def digest(self) -> str:

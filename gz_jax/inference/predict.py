@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gz_jax import labels, run
+from gz_jax import fields, labels
 from gz_jax.data import images, inputs
 from gz_jax.data.inputs import Catalogue
 from gz_jax.inference import tables, trained
@@ -28,11 +28,12 @@ from gz_jax.inference.tables import Predicted
 from gz_jax.inference.tables import read_validation as read_validation
 from gz_jax.inference.tables import write_validation as write_validation
 from gz_jax.inference.trained import Trained
+from gz_jax.labels import Tree
 from gz_jax.runtime import distributed
 from gz_jax.runtime.errors import UserError
 
 Item = TypeVar("Item")
-_conditional = jax.jit(labels.conditional)
+_conditional = jax.jit(labels.conditional, static_argnums=1)
 
 
 def predict_catalogue(
@@ -88,10 +89,10 @@ def predict_catalogue(
         raise UserError(f"batch size {batch_size} and shard size {shard_size} must be at least 1")
     shard_size = -(-shard_size // batch_size) * batch_size
     how["crop"] = crop = _crop(networks, crop, pixel_scale, field_arcsec)
-    catalogue = spec
-    if not isinstance(spec, Catalogue):
-        columns = {"id_column": id_column, "file_column": file_column, "file_columns": file_columns}
-        catalogue = inputs.list_inputs(spec, **columns)
+    if isinstance(spec, Catalogue):
+        catalogue = spec
+    else:
+        catalogue = inputs.list_inputs(spec, id_column=id_column, file_column=file_column, file_columns=file_columns)
     if progress and process_index == 0 and (text := inputs.left_out_text(catalogue)):
         print(text)
     total = len(catalogue.ids)
@@ -122,13 +123,13 @@ def predict_catalogue(
         if todo:
             tables.remove_exports(output)
         for start, stop in todo:
-            parts = []
+            parts: list[Predicted] = []
             while sum(len(part.flag) for part in parts) < stop - start:
                 parts.append(next(batches))
                 bar.update(len(parts[-1].flag))
             part = rows.part(start, stop)
             about = manifest | {"rows": part.digest}
-            table = tables.to_table(part.ids, _joined(parts), about, part.files)
+            table = tables.to_table(part.ids, _joined(parts), networks[0].tree, about, part.files)
             tables.write_shard(shards[start, stop], table)
         distributed.gather(0)
         # Of processes that do not know of one another the last to finish finds every shard there.
@@ -150,8 +151,8 @@ def predict_arrays(
     crop: float | None = None,
     workers: int | None = None,
     **how: Any,
-) -> tuple[np.ndarray, Predicted]:
-    """Ids [n] and predictions of images in memory (uint8 [n, H, W, 3], any size) or in files.
+) -> tuple[np.ndarray, Predicted, Tree]:
+    """Ids [n], predictions and the tree that they answer, of images in memory (uint8 [n, H, W, 3]) or in files.
 
     Args:
       images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
@@ -184,7 +185,7 @@ def predict_arrays(
     parts = [_predict_batch(network, batch) for batch in batches]
     if not parts:
         raise UserError("no images to predict")
-    return catalogue.ids, _joined(parts)
+    return catalogue.ids, _joined(parts), networks[0].tree
 
 
 def predict(images_or_paths: Any, workdirs: Any, **options: Any) -> Any:
@@ -200,11 +201,11 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
     """The networks as one, compiled for batches of up to `batch_size` images; and how many views each has.
 
     Returns:
-      A function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] where a network is `turned`, to float32 [b, 37] x 3: the mean
-      of the networks, its conditional fractions, and the spread over networks and views (or None).
+      A function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] where a network is `turned`, to float32 [b, answers] x 3:
+      the mean of the networks, its conditional fractions, and the spread over networks and views (or None).
 
     Raises:
-      UserError: the networks see different parts of an image, or in different sizes, or two are the same.
+      UserError: the networks answer different trees, see different parts of an image, or two are the same.
     """
     shown = {t.workdir: (t.view.size, t.view.crop, t.config.data.image_size) for t in networks}
     weights = [t.weights for t in networks]
@@ -214,6 +215,10 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
     if len(set(shown.values())) != 1:
         texts = (f"{path}: {crop} of {side} px as {size} px" for path, (size, crop, side) in shown.items())
         raise UserError(f"one pass needs networks that look at the same part of an image: {'; '.join(texts) or 'none'}")
+    for one in networks[1:]:
+        if differences := labels.differences(networks[0].tree, one.tree):
+            folders = f"{networks[0].workdir} and {one.workdir}"
+            raise UserError(f"{folders} answer different decision trees: {'; '.join(differences)}")
     devices = jax.local_device_count()
     rows = -(-batch_size // devices) * devices
     views = [t.views for t in networks]
@@ -224,7 +229,7 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
         each = [t.predict(full[:, 0] if full.ndim == 5 and not t.turned else full) for t in networks]
         mean = np.mean([one.mean(0) for one in each], 0)
         spread = np.concatenate(each).std(0, ddof=1)[:n] if sum(views) > 1 else None
-        return mean[:n], np.array(_conditional(mean))[:n], spread
+        return mean[:n], np.array(_conditional(mean, networks[0].tree))[:n], spread
 
     return together, views
 
@@ -242,7 +247,11 @@ def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.nda
 
 
 def _joined(parts: Sequence[Predicted]) -> Predicted:
-    return Predicted(*(None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)))
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    spread = None if parts[0].spread is None else whole("spread")
+    return Predicted(whole("fractions"), whole("conditional"), spread, whole("flag"), whole("reason"))
 
 
 def _batches(
@@ -322,7 +331,8 @@ def _manifest(
     packages = ("jax", "flax", "numpy", "pillow", "pyarrow")
     return {
         "models": {"networks": [network.identity for network in networks]},
-        "configs": [run.flatten(network.config) for network in networks],
+        "configs": [fields.flatten(network.config) for network in networks],
+        "tree": labels.as_dict(networks[0].tree),
         "catalogue": {"images": len(catalogue.ids), "shards": shard_count, "where": catalogue.where},
         "settings": settings,
         "versions": {name: importlib.metadata.version(name) for name in packages},

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
-from gz_jax.labels import COLUMNS
+from gz_jax import labels
+from gz_jax.labels import Tree
 from gz_jax.runtime import files
 from gz_jax.runtime.errors import UserError
 
@@ -26,8 +27,8 @@ class Predicted(NamedTuple):
     """What a network says of n images.
 
     Attributes:
-      fractions, conditional: float32 [n, 37], joint and within each question; NaN where flag is 2.
-      spread: float32 [n, 37], standard deviation (n - 1) over networks and test-time views; None with only one.
+      fractions, conditional: float32 [n, answers], joint and within each question; NaN where flag is 2.
+      spread: float32 [n, answers], standard deviation (n - 1) over networks and test-time views; None with only one.
       flag: uint8 [n], 0 good, 1 usable with a remark (pixels missing, padded), 2 not usable; reason: object [n], str.
     """
 
@@ -39,9 +40,13 @@ class Predicted(NamedTuple):
 
 
 def to_table(
-    ids: np.ndarray, predicted: Predicted, metadata: dict[str, Any] | None = None, files: pa.Array | None = None
+    ids: np.ndarray,
+    predicted: Predicted,
+    tree: Tree,
+    metadata: dict[str, Any] | None = None,
+    files: pa.Array | None = None,
 ) -> pa.Table:
-    """Columns id, file, Class1.1 ..., cond_Class1.1 ..., spread_Class1.1 ..., flag, reason; null where flag is 2.
+    """Columns id, file, each answer's by its name (joint), cond_..., spread_..., flag, reason; null where flag is 2.
 
     `file` is left out for images in memory, `spread_` for one network with one view.
     """
@@ -53,7 +58,7 @@ def to_table(
         ("spread_", predicted.spread),
     ):
         if values is not None:
-            columns |= {prefix + name: pa.array(values[:, j], mask=bad) for j, name in enumerate(COLUMNS)}
+            columns |= {prefix + name: pa.array(values[:, j], mask=bad) for j, name in enumerate(tree.columns)}
     texts = [text.encode("utf-8", "replace").decode() for text in predicted.reason]  # file names may be no Unicode
     table = pa.table(columns | {"flag": predicted.flag, "reason": pa.array(texts, pa.string())})
     return table.replace_schema_metadata({"gz_jax": json.dumps(metadata, sort_keys=True)} if metadata else None)
@@ -197,7 +202,7 @@ def remove_exports(output: pathlib.Path) -> None:
 class Kind(NamedTuple):
     """Images with one kind of reason: how many, and the first of them with its own reason."""
 
-    count: int
+    images: int
     example: str
 
 
@@ -213,14 +218,14 @@ class Tally(NamedTuple):
         lines = [f"{self.images - self.unusable:,} of {self.images:,} images predicted"]
         if self.unusable:
             lines.append(f"not used (flag 2, reasons in the table): {self.unusable:,}")
-        lines += [f"  {kind.count:,} x {name}; the first: {kind.example}" for name, kind in _most(self.bad)]
+        lines += [f"  {kind.images:,} x {name}; the first: {kind.example}" for name, kind in _most(self.bad)]
         if self.unusable > MANY * self.images:
             lines.append(
                 "  That is more than a tenth. Correct the catalogue or the files: the same command tries these again."
             )
         if self.noted:
             lines.append("used with a remark (flag 1):")
-        lines += [f"  {kind.count:,} x {name}; the first: {kind.example}" for name, kind in _most(self.noted)]
+        lines += [f"  {kind.images:,} x {name}; the first: {kind.example}" for name, kind in _most(self.noted)]
         return "\n".join(lines)
 
 
@@ -229,13 +234,14 @@ SHOWN = 10  # kinds of reasons
 
 
 def _most(kinds: dict[str, Kind]) -> list[tuple[str, Kind]]:
-    return sorted(kinds.items(), key=lambda pair: -pair[1].count)[:SHOWN]
+    return sorted(kinds.items(), key=lambda pair: -pair[1].images)[:SHOWN]
 
 
 def tally(output: pathlib.Path) -> Tally:
     """Count a finished table's flags and reasons. Raises UserError: see `read`."""
     name = "file" if "file" in names(output) else "id"
-    count, unusable, kinds = 0, 0, ({}, {})
+    count, unusable = 0, 0
+    kinds: tuple[dict[str, Kind], dict[str, Kind]] = ({}, {})
     for part in shards(output):
         table = parquet.read_table(part, columns=[name, "flag", "reason"])
         flag = table["flag"].to_numpy()
@@ -248,7 +254,7 @@ def tally(output: pathlib.Path) -> Tally:
                     kind = re.sub(r"^[\d.e+-]+ % of ", "", reason).partition(":")[0]
                     example = f"{rows[name][row].as_py()}" + (f" ({reason})" if reason != kind else "")
                     before = found.get(kind, Kind(0, example))
-                    found[kind] = before._replace(count=before.count + value["counts"])
+                    found[kind] = before._replace(images=before.images + value["counts"])
     return Tally(count, unusable, *kinds)
 
 
@@ -272,7 +278,8 @@ def _write_fits(file: Any, parts: Sequence[pathlib.Path]) -> None:
     """A binary table; null is NaN; text is ASCII, other characters as in Python's escapes."""
     from astropy.io import fits
 
-    schema, rows, widths = parquet.read_schema(parts[0]), 0, {}
+    schema, rows = parquet.read_schema(parts[0]), 0
+    widths: dict[str, int] = {}
     for part in parts:
         texts = parquet.read_table(part, columns=[f.name for f in schema if pa.types.is_string(f.type)])
         rows += texts.num_rows
@@ -306,31 +313,40 @@ def write_validation(
     galaxy_id: np.ndarray,
     truth: np.ndarray,
     predicted: np.ndarray,
+    tree: Tree,
     networks: Sequence[dict[str, Any]] = (),
     data: str | None = None,
 ) -> None:
-    """Labelled galaxies and what a network says of them: galaxy_id, true_Class1.1 ..., Class1.1 ....
+    """Labelled galaxies and what a network says of them: galaxy_id, true_<answer> ..., <answer> ....
 
     Args:
-      galaxy_id: int64 [n]; truth, predicted: float32 [n, 37].
+      galaxy_id: int64 [n]; truth, predicted: float32 [n, answers].
       networks: identities of the networks; data: fingerprint of the data set.
     """
     columns = {"galaxy_id": galaxy_id}
-    columns |= {f"true_{name}": truth[:, j] for j, name in enumerate(COLUMNS)}
-    columns |= {name: predicted[:, j] for j, name in enumerate(COLUMNS)}
-    manifest = {"models": {"networks": list(networks)}, "data": data}
+    columns |= {f"true_{name}": truth[:, j] for j, name in enumerate(tree.columns)}
+    columns |= {name: predicted[:, j] for j, name in enumerate(tree.columns)}
+    manifest = {"models": {"networks": list(networks)}, "data": data, "tree": labels.as_dict(tree)}
     write_shard(pathlib.Path(path), pa.table(columns).replace_schema_metadata({"gz_jax": json.dumps(manifest)}))
 
 
 def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(galaxy_id int64 [n], truth [n, 37], predicted [n, 37]) as `write_validation` wrote them.
+    """(galaxy_id int64 [n], truth [n, answers], predicted [n, answers]) as `write_validation` wrote them.
 
     Raises:
       UserError: it is no such table.
     """
-    names = ["galaxy_id", *(f"true_{name}" for name in COLUMNS), *COLUMNS]
-    columns = [column.to_numpy() for column in read(path, names).columns]
-    return columns[0], np.stack(columns[1:38], 1), np.stack(columns[38:], 1)
+    answers = tree_of(manifest(path), path).columns
+    table = read(path, ["galaxy_id", *(f"true_{name}" for name in answers), *answers])
+    truth = np.stack([table[f"true_{name}"].to_numpy() for name in answers], 1)
+    return table["galaxy_id"].to_numpy(), truth, np.stack([table[name].to_numpy() for name in answers], 1)
+
+
+def tree_of(manifest: dict[str, Any], path: str | os.PathLike[str]) -> Tree:
+    """The decision tree of a table with this manifest. Raises UserError: there is none."""
+    if "tree" not in manifest:
+        raise UserError(f"{path} does not say which decision tree it answers: it is no table of predictions of ours.")
+    return labels.from_dict(manifest["tree"], f"in {os.fspath(path)}")
 
 
 def manifest(path: str | os.PathLike[str]) -> dict[str, Any]:

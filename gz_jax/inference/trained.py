@@ -10,11 +10,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import run
+from gz_jax import fields, labels, resolve
 from gz_jax.data import augment, look
 from gz_jax.data.augment import View
+from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, state, step
+from gz_jax.training import workdir as workdirs
 
 # Fields of a config that decide, with the parameters, what a network computes from an image.
 COMPUTES = (
@@ -34,17 +36,18 @@ class Trained(NamedTuple):
     """A network at its best epoch.
 
     Attributes:
-      predict: uint8 [b, S, S, 3], or [b, 2, S, S, 3] if `turned`, -> float32 [views, b, 37], one for each test-time
-        view, the image as it is first; b is any multiple of the number of devices, and each new b compiles once.
-      config: what it was trained with; view: the part of an image that it sees (S is `view.size`);
-        views: how many test-time views it is averaged over.
+      predict: uint8 [b, S, S, 3], or [b, 2, S, S, 3] if `turned`, -> float32 [views, b, answers], one for each
+        test-time view, the image as it is first; b is any multiple of the number of devices, each compiled once.
+      config: what it was trained with; tree: whose answers it gives.
+      view: the part of an image that it sees (S is `view.size`); views: how many test-time views it is averaged over.
       workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
-      weights: 16 hex digits that differ where the parameters do, or the config fields of `COMPUTES`.
+      weights: 16 hex digits that differ where the parameters do, the tree does, or the config fields of `COMPUTES`.
       data: fingerprint of the galaxies it was trained on (`split.Dataset.fingerprint`).
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
     config: ConfigDict
+    tree: Tree
     view: View
     views: int
     workdir: pathlib.Path
@@ -84,7 +87,8 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     if views not in (1, 8, 16):
         raise UserError(f"test-time views must be 1, 8 or 16, not {views}")
     workdir = pathlib.Path(os.path.expanduser(workdir))
-    config = run.read_config(workdir)
+    record = workdirs.read(workdir)
+    config = record.config
     directory = workdir / "checkpoints" / "best"
     found = None
     if directory.is_dir():
@@ -92,19 +96,22 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         found = checkpoint.load(manager, None)
     if found is None:
         raise UserError(f"{workdir} has no best checkpoint yet: its first epoch is not over. Train it first.")
-    at, tree, info = found
-    flat = run.flatten(config)
-    weights = checkpoint.digest(tree, {name: flat[name] for name in COMPUTES})[:16]
-    parts = run.parts(config)
+    at, variables, info = found
+    flat = fields.flatten(config)
+    decides = {name: flat[name] for name in COMPUTES} | {"tree": labels.as_dict(record.tree)}
+    weights = checkpoint.digest(variables, decides)[:16]
+    parts = resolve.parts(config, record.tree)
     mesh = state.make_mesh(jax.local_devices())
     whole = state.replicated(mesh)
-    one = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
+    one = functools.partial(
+        step.predict_step, apply=parts.module.apply, activation=config.model.activation, tree=record.tree
+    )
 
-    def of_views(tree: Any, shown: jax.Array) -> jax.Array:
-        each = functools.partial(one, tree["params"], tree["batch_stats"])
+    def of_views(variables: Any, shown: jax.Array) -> jax.Array:
+        each = functools.partial(one, variables["params"], variables["batch_stats"])
         return jax.lax.map(each, shown) if views > 1 else each(shown[0])[None]
 
-    tree = jax.device_put(tree, whole)
+    variables = jax.device_put(variables, whole)
     by_galaxy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
     jitted = jax.jit(of_views, in_shardings=(whole, by_galaxy), out_shardings=by_galaxy)
 
@@ -114,16 +121,17 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         shown = np.moveaxis(images, 1, 0) if views == 16 else images[None]
         if views > 1:
             shown = np.stack([view for image in shown for view in look.symmetries(image)])
-        return np.asarray(jitted(tree, shown))
+        return np.asarray(jitted(variables, shown))
 
     return Trained(
         predict=predict,
         config=config,
+        tree=record.tree,
         view=augment.unaugmented(parts.view),
         views=views,
         workdir=workdir,
         step=at,
         info=info,
         weights=weights,
-        data=run.fingerprints(workdir)[0],
+        data=record.data,
     )

@@ -47,25 +47,25 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
             found = memory.exhausted(error)
             if found is None:
                 raise
-            raise UserError(f"not enough memory ({found}). {_less_memory(mode, config, workdir)}") from error
+            raise UserError(f"not enough memory ({found}). {_less_memory(mode, config, workdir or '')}") from error
 
 
-def _less_memory(mode: str, config: ConfigDict | None, workdir: str | None) -> str:
+def _less_memory(mode: str, config: ConfigDict | None, workdir: str) -> str:
     """What to do where a mode ran out of memory."""
     import jax
 
-    from gz_jax import run
+    from gz_jax.training import workdir as workdirs
 
     advice = "Stop other programs that use this memory, or use a machine with more."
-    if mode == "train" and run.is_claimed(pathlib.Path(workdir)):
+    if config is not None and mode == "train" and workdirs.is_claimed(pathlib.Path(workdir)):
         advice = (
             f"The run in {workdir} keeps its batch size, {config.batch_size}. Continue it on more devices or where "
             "there is more memory, or start another with a smaller --config.batch_size in a new --workdir."
         )
-    elif mode in ("train", "benchmark"):
+    elif config is not None and mode in ("train", "benchmark"):
         advice = f"Choose a smaller batch: --config.batch_size={config.batch_size} is too large here."
     elif mode == "evaluate":
-        batch_size = run.read_config(workdir).batch_size
+        batch_size = workdirs.read(workdir).config.batch_size
         advice = f"Galaxies are evaluated {batch_size} at a time, as they were trained. {advice}"
     if config is not None and config.data.pipeline == "device":
         advice += " With --config.data.pipeline=stream the galaxies are not kept in the device's memory."
@@ -78,6 +78,7 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
     if mode in ("train", "explore", "benchmark"):
         if config is None:
             raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
+        assert workdir is not None  # named after the config
         if mode == "train":
             from gz_jax.modes.training import train
 

@@ -19,17 +19,19 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 from PIL import Image
 
-from gz_jax import run
+from gz_jax import fields, resolve
 from gz_jax.benchmark import contest, report, roofline, stages
 from gz_jax.benchmark.timing import Stage, measure
 from gz_jax.data import augment, packed, synthetic, tensorflow_cpu
 from gz_jax.data.augment import View
 from gz_jax.data.split import Dataset, Split
 from gz_jax.data.synthetic_render import render
-from gz_jax.modes import training
+from gz_jax.labels import Tree
+from gz_jax.resolve import Parts
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic, write_json
-from gz_jax.training import checkpoint, dispatch, state, step
+from gz_jax.training import checkpoint, dispatch, feed, state, step
+from gz_jax.training import workdir as workdirs
 
 DISTINCT = 64  # synthetic galaxies; the files repeat them
 PEERS = ("torch", "torch.compile", "torch.max-autotune", "keras")
@@ -51,11 +53,11 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
         raise UserError(f"--repeats={repeats} must be at least 1.")
     if peers:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share the device's memory
-    run.check(config, jax.device_count())
+    resolve.check(config, jax.device_count())
     if peers and jax.device_count() > 1:
         raise UserError("--peers run on one device: let JAX see one alone (CUDA_VISIBLE_DEVICES=0).")
     plain = {"loss": "mse", "weight_decay": 0.0, "average": 0.0, "model.frozen_statistics": False}
-    if peers and (other := [name for name, value in plain.items() if run.flatten(config)[name] != value]):
+    if peers and (other := [name for name, value in plain.items() if fields.flatten(config)[name] != value]):
         raise UserError(
             f"--peers train by mean squared error and plain Adam: leave --config.{other[0]} at {plain[other[0]]}."
         )
@@ -73,35 +75,37 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
 
 
 def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], repeats: int) -> dict[str, Any]:
-    parts, missing = run.parts(config), []
+    tree = resolve.tree(config)
+    parts = resolve.parts(config, tree)
+    missing: list[str] = []
     # One batch: where it can never fit, that is said before its files are made.
     np.empty((config.batch_size, config.data.size, config.data.size, 3), np.float32)
     batches = 4 if jax.default_backend() == "cpu" else 64  # of an epoch, here
     (scratch / "images").mkdir()
-    split = galaxies(config, batches * config.batch_size, scratch / "images")
+    split = galaxies(config, tree, batches * config.batch_size, scratch / "images")
     ceilings = roofline.ceilings(config.model.dtype)
     batch = _batch(split, parts.view, config.batch_size)
-    current, device, compiling = _on_device(config, parts, batch)
-    groups = {
+    current, device, compiling = _on_device(config, tree, parts, batch)
+    groups: dict[str, Callable[[], list[Stage]]] = {
         "decode with Pillow": lambda: [stages.decode_stage(split, parts.view)],
         "tf.data": lambda: stages.tensorflow_stages(split, parts.view, parts.augmentation, config.batch_size),
         "on the device": lambda: device,
         **{
-            f"epoch ({how})": functools.partial(_epoch, how, config, split, parts, scratch, current)
+            f"epoch ({how})": functools.partial(_epoch, how, config, tree, split, parts, scratch, current)
             for how in dict.fromkeys((config.data.pipeline, "device"))
         },
         "predict from files": lambda: [
-            stages.predict_stage(_network(config, current[0], scratch), scratch / "images", config.data.crop)
+            stages.predict_stage(_network(config, tree, current[0], scratch), scratch / "images", config.data.crop)
         ],
     }
     timed = measure([stage for name, make in groups.items() for stage in _available(name, make, missing)], repeats)
     memory = {"host": _host_peak(), "device": _device_peak()}
     costs = {stage.name: stage.cost for stage in device}
-    parameters, against = _against_peers(config, parts.module, batch, scratch, peers, repeats, missing)
-    against = [report.row(stage._replace(cost=costs.get(stage.name)), samples, ceilings) for stage, samples in against]
+    parameters, rounds = _against_peers(config, tree, parts.module, batch, scratch, peers, repeats, missing)
+    against = [report.row(stage._replace(cost=costs.get(stage.name)), samples, ceilings) for stage, samples in rounds]
     return {
         **_circumstances(),
-        "config": run.flatten(config),
+        "config": fields.flatten(config),
         "data": config.data.dir if _is_real(config) else "synthetic",
         "parameters": parameters,
         "ceilings": ceilings._asdict(),
@@ -115,16 +119,18 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
 
 
 def _on_device(
-    config: ConfigDict, parts: run.Parts, batch: dict[str, np.ndarray], contested: bool = False
+    config: ConfigDict, tree: Tree, parts: Parts, batch: dict[str, np.ndarray], contested: bool = False
 ) -> tuple[stages.Current, list[Stage], dict[str, dict[str, float]]]:
     """A fresh state, and `stages.device_stages` with it."""
-    steps, current = start(config, parts)
-    predict = functools.partial(step.predict_step, apply=parts.module.apply, activation=config.model.activation)
+    recipe = resolve.recipe(config, tree, parts.module, 100)
+    steps, current = start(config, parts.module, recipe)
+    predict = functools.partial(step.predict_step, apply=recipe.apply, activation=recipe.activation, tree=tree)
     return current, *stages.device_stages(steps, current, predict, parts.view, batch, contested)
 
 
 def _against_peers(
     config: ConfigDict,
+    tree: Tree,
     module: nn.Module,
     batch: dict[str, np.ndarray],
     scratch: pathlib.Path,
@@ -136,11 +142,14 @@ def _against_peers(
     parameters, rivals = {}, []
     with contextlib.ExitStack() as stack:
         for name in ("gz_jax", *peers) if peers else ():
-            how = (peer_stages, name, module, batch, jax.default_backend())
-            if own := name == "gz_jax":
-                how = (_own_stages, config, batch, str(scratch))
-            start_it = functools.partial(contest.contender, *how, our_memory=own)
-            for one in _available(name, lambda start_it=start_it: [stack.enter_context(start_it())], missing):
+            if name == "gz_jax":
+                make = functools.partial(
+                    contest.contender, _own_stages, config, tree, batch, str(scratch), our_memory=True
+                )
+            else:
+                how = (name, module, batch, jax.default_backend())
+                make = functools.partial(contest.contender, peer_stages, *how, our_memory=False)
+            for one in _available(name, functools.partial(_entered, stack, make), missing):
                 parameters[name] = one.parameters
                 rivals += one.stages
         if len(set(parameters.values())) > 1:
@@ -152,10 +161,14 @@ def _against_peers(
         return parameters, [pair for _, group in kinds for pair in measure(list(group), repeats)]
 
 
-def _own_stages(config: ConfigDict, batch: dict[str, np.ndarray], scratch: str) -> tuple[int, Stage, Stage]:
+def _entered(stack: contextlib.ExitStack, make: Callable[[], Any]) -> list[Any]:
+    return [stack.enter_context(make())]
+
+
+def _own_stages(config: ConfigDict, tree: Tree, batch: dict[str, np.ndarray], scratch: str) -> tuple[int, Stage, Stage]:
     """As `peer_stages`, of ours; `scratch` has what was compiled already."""
     with _fresh_compilation_cache(scratch):
-        current, found, _ = _on_device(config, run.parts(config), batch, contested=True)
+        current, found, _ = _on_device(config, tree, resolve.parts(config, tree), batch, contested=True)
     return sum(x.size for x in jax.tree.leaves(current[0].params)), *found
 
 
@@ -176,17 +189,17 @@ def _is_real(config: ConfigDict) -> bool:
     return config.data.source == "galaxy_zoo" and bool(config.data.dir)
 
 
-def galaxies(config: ConfigDict, count: int, folder: pathlib.Path) -> Split:
+def galaxies(config: ConfigDict, tree: Tree, count: int, folder: pathlib.Path) -> Split:
     """`count` galaxies as JPEG bytes, which are also written to `folder`/<galaxy_id>.jpg."""
     if _is_real(config):
-        train = run.open_dataset(config).splits["train"]
+        train = resolve.dataset(config, tree).splits["train"]
         split = Split(min(count, train.size), train.read)
         records = split.read(np.arange(split.size))
         for galaxy_id, jpeg in zip(records["galaxy_id"], records["image"], strict=True):
             (folder / f"{galaxy_id}.jpg").write_bytes(jpeg)
         return split
     ids = np.arange(100_000, 100_000 + count)
-    parameters, votes = synthetic.truth(ids[:DISTINCT], seed=config.data.seed)
+    parameters, votes = synthetic.truth(ids[:DISTINCT], tree=tree, seed=config.data.seed)
     jpegs = []
     for image in render(parameters, size=config.data.image_size, field=synthetic.FULL_FIELD):
         buffer = io.BytesIO()
@@ -213,34 +226,37 @@ def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
     return {**records, "image": image, "cutout": cutouts, "mask": np.ones(size, bool)}
 
 
-def start(config: ConfigDict, parts: run.Parts) -> tuple[dispatch.Steps, stages.Current]:
+def start(config: ConfigDict, module: nn.Module, recipe: step.Recipe) -> tuple[dispatch.Steps, stages.Current]:
     """The jitted steps, and a fresh state."""
     mesh = state.make_mesh()
-    variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
-    steps = dispatch.compile_steps(training.recipe(config, parts.module, 100), config.seed, mesh)
-    fresh = state.start(variables, state.adam(config.weight_decay), mesh, average=config.average > 0)
+    variables = state.initial_variables(module, config.data.size, jax.random.key(config.seed))
+    steps = dispatch.compile_steps(recipe, config.seed, mesh)
+    fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
     return steps, [state.with_rate(fresh, config.learning_rate)]
 
 
 def _epoch(
     how: str,
     config: ConfigDict,
+    tree: Tree,
     split: Split,
-    parts: run.Parts,
+    parts: Parts,
     scratch: pathlib.Path,
     current: stages.Current,
 ) -> list[Stage]:
     """An epoch of these galaxies by the pipeline `how`."""
     config = config.copy_and_resolve_references()
     config.data.pipeline, config.data.store = how, str(scratch / "store")
-    dataset = Dataset({"train": split, "validation": split}, "benchmark", {})
-    data, steps = training.feed(config, dataset, parts, state.make_mesh())
+    dataset = Dataset({"train": split, "validation": split}, "benchmark", {}, tree=tree)
+    recipe = resolve.recipe(config, tree, parts.module, 100)
+    how_fed = resolve.feeding(config)
+    data, steps = feed.feed(dataset, parts.view, parts.augmentation, recipe, how_fed, state.make_mesh())
     return [stages.epoch_stage(f"epoch ({how})", data, steps, current, config.batch_size)]
 
 
-def _network(config: ConfigDict, train_state: state.TrainState, scratch: pathlib.Path) -> pathlib.Path:
+def _network(config: ConfigDict, tree: Tree, train_state: state.TrainState, scratch: pathlib.Path) -> pathlib.Path:
     """A workdir that holds the network."""
-    workdir = run.open_workdir(scratch / "network", config, "benchmark", None)
+    workdir = workdirs.claim(scratch / "network", workdirs.Record(config, tree, "benchmark", None))
     manager = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
     checkpoint.save(manager, 0, state.to_use(train_state), {"val_loss": 0.0})
     manager.close()

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import run
+from gz_jax import fields, resolve
 from gz_jax.analysis import compare, explore, report, report_data
 from gz_jax.data import augment, look, packed, pipeline
 from gz_jax.data.augment import Augmentation
@@ -26,6 +26,7 @@ from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import described, networks_of, same_networks
 from gz_jax.inference.tables import read_validation, write_validation
 from gz_jax.runtime.errors import UserError
+from gz_jax.training.workdir import read as read_workdir
 
 SHOWN = 240  # pixels of sky around a galaxy in the figures
 CHUNK = 1024
@@ -34,8 +35,8 @@ CHUNK = 1024
 def explore_mode(config: ConfigDict, workdir: str) -> int:
     """The data that a config names, as `workdir`/explore/report.html."""
     start = time.monotonic()
-    run.check(config, 1)
-    dataset = run.open_dataset(config)
+    resolve.check(config, 1)
+    dataset = resolve.dataset(config, resolve.tree(config))
     outdir = pathlib.Path(workdir) / "explore"
     sides = [_side(dataset.splits[name]) for name in ("train", "validation")]
     page = report_data.explore_report(
@@ -59,7 +60,7 @@ def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1, 
         raise UserError(f"{workdir} was trained on synthetic galaxies, which are in no folder: leave --data_dir away.")
     if data_dir:
         model.config.data.dir = data_dir
-    dataset = run.open_dataset(model.config)
+    dataset = resolve.dataset(model.config, model.tree)
     if dataset.identity != model.data and not other_data:
         raise UserError(
             f"the galaxies of {model.config.data.dir or 'the config'} (fingerprint {dataset.identity}) are not those "
@@ -132,7 +133,8 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
     names = [p.name for p in paths] if len({p.name for p in paths}) == len(paths) else [str(p) for p in paths]
     runs = []
     for path, name in zip(paths, names, strict=True):
-        config = run.read_config(path)
+        record = read_workdir(path)
+        config = record.config
         table = path / "report" / "validation.parquet"
         if not table.exists():
             raise UserError(f"{path} has no {table.name} yet: python launch.py --mode=evaluate --workdir={path}")
@@ -142,10 +144,10 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
                 f"{table} is of another network than {path} has now: {described(networks_of(made))}, not "
                 f"{described([model.identity])}. Predict again: python launch.py --mode=evaluate --workdir={path}"
             )
-        free = set(run.FREE) - {"num_epochs"}
-        flat = {field: value for field, value in run.flatten(config).items() if field not in free}
+        flat = fields.flatten(config)
+        flat = {name: value for name, value in flat.items() if not fields.FIELDS[name].free}
         history = read_log(path)
-        flat |= {"data": made.get("data"), "pretrained weights": run.fingerprints(path)[1]}
+        flat |= {"data": made.get("data"), "pretrained weights": str(record.weights)}
         flat["num_epochs"] = max(config.num_epochs, len(history))  # what was asked for last may have been fewer
         known = (flat, made.get("data"), model.weights, finished(config, history))
         runs.append(compare.Run(name, config.seed, history, *read_validation(table), *known))
@@ -244,7 +246,7 @@ def context(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     """What a report says of where it comes from."""
     sizes = {f"{name} galaxies": split.size for name, split in dataset.splits.items()}
     return {
-        "config": run.flatten(config),
+        "config": fields.flatten(config),
         "data": {"fingerprint": dataset.identity, **sizes, "left out": len(dataset.skipped)},
         "versions": versions(),
     }

@@ -45,7 +45,7 @@ def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
         return step.train_step(train_state, batch, dropout_key(seed), recipe=recipe)
 
     jitted_train = jax.jit(train, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
-    evaluate = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation)
+    evaluate = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation, tree=recipe.tree)
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
 
     def put(batch: step.Batch) -> step.Batch:
@@ -66,7 +66,7 @@ def evaluate(steps: Steps, params: PyTree, batch_stats: PyTree, batches: Iterabl
     for batch in prefetch(steps.put, batches):
         sums = steps.evaluate(params, batch_stats, batch)
         totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
-    return step.metrics(totals)
+    return step.metrics(state.zero_sums() if totals is None else totals)
 
 
 def prefetch(put: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:

@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     every_seconds: float = 60.0
     every_steps: int = 0
     tensorboard: bool = False
-    rate_factor: Callable[[int], Any] | None = None  # of a schedule that is part of the step; of the run's step
+    rate_factor: Callable[[Any], Any] | None = None  # of a schedule that is part of the step; of the run's step
 
 
 class InterruptedRunError(Exception):

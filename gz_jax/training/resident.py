@@ -25,10 +25,10 @@ FULL = 0.7  # of a device's memory may be images
 
 
 class Galaxies(NamedTuple):
-    """On the devices: image uint8 [n, side, side, 3], split over them by galaxy; vote_fractions float32 [n, 37]."""
+    """On the devices: image uint8 [n, side, side, 3], split by galaxy; vote_fractions float32 [n, answers], on each."""
 
-    image: jax.Array
-    vote_fractions: jax.Array
+    image: Any
+    vote_fractions: Any
 
 
 class Plan(NamedTuple):
@@ -60,8 +60,8 @@ def put(galaxies: Packed, mesh: Mesh) -> Galaxies:
     """Send the galaxies to the devices, each process what its own devices hold; the last rows are repeated to fit."""
     size = -(-len(galaxies.galaxy_id) // mesh.size) * mesh.size
 
-    def rows(where: tuple[slice, ...]) -> np.ndarray:
-        start, stop, _ = where[0].indices(size)
+    def rows(where: tuple[slice, ...] | None) -> np.ndarray:
+        start, stop, _ = (where[0] if where else slice(None)).indices(size)
         part = galaxies.image[start:stop]
         missing = stop - start - len(part)
         return np.concatenate([part, galaxies.image[-1:].repeat(missing, 0)]) if missing else np.asarray(part)
@@ -135,7 +135,7 @@ def compile_steps(
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
     key = dispatch.dropout_key(seed)
     train_step = functools.partial(step.train_step, recipe=recipe)
-    eval_step = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation)
+    eval_step = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation, tree=recipe.tree)
 
     def batch(galaxies: Galaxies, plan: Plan, i: jax.Array | int) -> step.Batch:
         return jax.lax.with_sharding_constraint(look(galaxies, plan, i, view), split)

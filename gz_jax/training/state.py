@@ -17,7 +17,7 @@ PyTree = Any
 class Sums(struct.PyTreeNode):
     """Metrics as sums and counts, divided once at the end (`step.metrics`); all float32 scalars."""
 
-    squared_error: jax.Array  # summed over galaxies, averaged over the 37 answers
+    squared_error: jax.Array  # summed over galaxies, averaged over the answers
     correct: jax.Array  # galaxies whose largest answer is predicted (Keras' categorical accuracy)
     count: jax.Array  # galaxies
 
@@ -129,7 +129,7 @@ def initial_variables(
     seconds of compiling: `jax.ShapeDtypeStruct`s stand in their place.
     """
 
-    def init(key: jax.Array) -> dict[str, PyTree]:
+    def init(key: jax.Array) -> Any:
         return module.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False)
 
     def draw(key: jax.Array) -> dict[str, PyTree]:

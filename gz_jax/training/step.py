@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gz_jax import labels
+from gz_jax.labels import Tree
 from gz_jax.training import losses
 from gz_jax.training.state import PyTree, Sums, TrainState
 
@@ -19,7 +20,7 @@ def batch_sums(predicted: jax.Array, true: jax.Array, mask: jax.Array) -> Sums:
     """Sums over the galaxies of a batch that the mask keeps.
 
     Args:
-      predicted, true: float32 [B, 37]; mask: bool [B]. What is masked may hold anything, NaN included.
+      predicted, true: float32 [B, answers]; mask: bool [B]. What is masked may hold anything, NaN included.
     """
     true = jnp.where(mask[:, None], true, 0)
     predicted = jnp.where(mask[:, None], predicted, 0)
@@ -42,7 +43,7 @@ def metrics(sums: Sums) -> dict[str, float]:
 class Recipe(NamedTuple):
     """How to train, in functions and numbers: what the compiled step is made of.
 
-    apply: a Linen module's `apply`; optimizer: with its rates in its state; activation: of the outputs;
+    apply: a Linen module's `apply`; optimizer: with its rates in its state; activation, tree: of the outputs;
     loss: what is minimised; rate: factor of the learning rates at a step, int32 -> float32;
     average: weight of the old value in the moving average of parameters and statistics; 0 keeps none.
     """
@@ -50,6 +51,7 @@ class Recipe(NamedTuple):
     apply: Apply
     optimizer: optax.GradientTransformation
     activation: labels.Activation
+    tree: Tree
     loss: losses.Loss = losses.squared_error
     rate: Callable[[jax.Array], jax.Array] | None = None
     average: float = 0.0
@@ -59,7 +61,7 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
     """One update by the mean of the recipe's loss over the batch's galaxies.
 
     Args:
-      batch: image uint8 [B, S, S, 3], vote_fractions float32 [B, 37], mask bool [B].
+      batch: image uint8 [B, S, S, 3], vote_fractions float32 [B, answers], mask bool [B].
       key: the run's dropout key; folded with the step, so that no random state is kept.
 
     Returns:
@@ -76,9 +78,10 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
             rngs={"dropout": jax.random.fold_in(key, state.step)},
             mutable=["batch_stats"],
         )
-        predicted = labels.activate(logits, recipe.activation)
+        predicted = labels.activate(logits, recipe.activation, recipe.tree)
         sums = batch_sums(predicted, batch["vote_fractions"], batch["mask"])
-        each = recipe.loss(logits, jnp.where(batch["mask"][:, None], batch["vote_fractions"], 0), recipe.activation)
+        votes = jnp.where(batch["mask"][:, None], batch["vote_fractions"], 0)
+        each = recipe.loss(logits, votes, recipe.activation, recipe.tree)
         loss = jnp.where(batch["mask"], each, 0).sum() / jnp.maximum(sums.count, 1)
         return loss, (updates.get("batch_stats", {}), sums)
 
@@ -129,16 +132,16 @@ def averaged(average: PyTree, new: PyTree, at: jax.Array, decay: float) -> PyTre
 
 
 def predict_step(
-    params: PyTree, batch_stats: PyTree, images: jax.Array, *, apply: Apply, activation: labels.Activation
+    params: PyTree, batch_stats: PyTree, images: jax.Array, *, apply: Apply, activation: labels.Activation, tree: Tree
 ) -> jax.Array:
-    """Vote fractions float32 [B, 37] of images [B, S, S, 3]."""
+    """Vote fractions float32 [B, answers] of images [B, S, S, 3]."""
     logits = apply({"params": params, "batch_stats": batch_stats}, images, train=False)
-    return labels.activate(logits, activation)
+    return labels.activate(logits, activation, tree)
 
 
 def eval_step(
-    params: PyTree, batch_stats: PyTree, batch: Batch, *, apply: Apply, activation: labels.Activation
+    params: PyTree, batch_stats: PyTree, batch: Batch, *, apply: Apply, activation: labels.Activation, tree: Tree
 ) -> Sums:
     """A batch's sums; the batch as in `train_step`, its mask False on padding."""
-    predicted = predict_step(params, batch_stats, batch["image"], apply=apply, activation=activation)
+    predicted = predict_step(params, batch_stats, batch["image"], apply=apply, activation=activation, tree=tree)
     return batch_sums(predicted, batch["vote_fractions"], batch["mask"])

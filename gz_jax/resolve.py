@@ -1,0 +1,182 @@
+"""A config resolved into the plain things that training and prediction take: it is read here, and nowhere below."""
+
+import contextlib
+import pathlib
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from gz_jax import fields, labels, models
+from gz_jax.data import augment
+from gz_jax.data.augment import Augmentation, View
+from gz_jax.data.kaggle_split import compare_splits
+from gz_jax.data.split import Dataset
+from gz_jax.labels import Tree
+from gz_jax.models import imagenet
+from gz_jax.runtime.errors import UserError
+from gz_jax.training import feed, loop, losses, state, step, workdir
+from gz_jax.training.schedule import PlateauRule
+
+
+class Parts(NamedTuple):
+    """What a config says, built: functions of arrays and the numbers they need."""
+
+    module: nn.Module
+    view: View
+    augmentation: Augmentation
+
+
+def check(config: ConfigDict, device_count: int, folder: pathlib.Path | None = None) -> None:
+    """Refuse what cannot work, before anything is read or written.
+
+    Args:
+      folder: workdir of the run that is to be trained, if any; its config decides which advice is of use.
+
+    Raises:
+      UserError: names the field, its value and what it may be.
+    """
+    fields.check(config)
+    if config.batch_size % device_count:
+        text = f"--config.batch_size={config.batch_size} does not divide over {device_count} devices"
+        raise UserError(f"{text}: {_batch_advice(config.batch_size, device_count, folder)}")
+
+
+def _batch_advice(batch_size: int, device_count: int, folder: pathlib.Path | None) -> str:
+    """What to do where a batch does not divide over the devices: a run in the workdir keeps its batch size."""
+    old = None
+    if folder is not None and workdir.is_claimed(folder):
+        with contextlib.suppress(UserError):
+            old = workdir.read(folder).config.batch_size
+    if old is None:
+        below = batch_size // device_count * device_count
+        return f"use {' or '.join(str(n) for n in (below, below + device_count) if n)}."
+    if old % device_count == 0:
+        return f"the run in {folder} has --config.batch_size={old}; continue it with that, or use another --workdir."
+    numbers = [str(n) for n in range(1, device_count) if old % n == 0]
+    return (
+        f"the run in {folder} has --config.batch_size={old} and keeps it. Continue it on a number of devices that "
+        f"divides {old} ({', '.join(numbers)}), or use another --workdir."
+    )
+
+
+def tree(config: ConfigDict, folder: pathlib.Path | None = None) -> Tree:
+    """The decision tree that a config names; a run in the workdir `folder` goes on without the tree's file.
+
+    Raises:
+      UserError: there is no such tree.
+    """
+    try:
+        return labels.load(config.tree)
+    except UserError:
+        if folder is None or pathlib.Path(config.tree).expanduser().exists() or not workdir.is_claimed(folder):
+            raise
+        saved = workdir.read(folder)
+        if saved.config.tree != config.tree:
+            raise
+        return saved.tree
+
+
+def parts(config: ConfigDict, tree: Tree) -> Parts:
+    """The module and the way images reach it."""
+    m, a = config.model, config.augment
+    options = {"dtype": m.dtype, "momentum": m.momentum}
+    if m.name == "resnet50":
+        options |= {
+            "variant": m.variant,
+            "hidden": tuple(m.hidden),
+            "dropout": m.dropout,
+            "pooling": m.pooling,
+            "freeze_statistics": m.frozen_statistics,
+        }
+    augmentation = Augmentation(a.rotate, a.flip, a.zoom, a.shift)
+    view = augment.view(config.data.size, config.data.crop, config.data.image_size, augmentation)
+    return Parts(models.create(m.name, num_outputs=len(tree.columns), **options), view, augmentation)
+
+
+def weights(config: ConfigDict) -> imagenet.Weights | None:
+    """The pretrained weights, if the config names any; they decide the ResNet50's variant, which is set in it."""
+    if not config.model.pretrained:
+        return None
+    if config.model.name != "resnet50":
+        raise UserError("--config.model.pretrained is for --config.model.name=resnet50 alone.")
+    found = imagenet.load(config.model.pretrained)
+    config.model.variant = found.variant
+    return found
+
+
+def dataset(config: ConfigDict, tree: Tree) -> Dataset:
+    """The galaxies the config asks for; nothing of TensorFlow is loaded for synthetic ones."""
+    d = config.data
+    if d.source == "synthetic":
+        from gz_jax.data import synthetic
+
+        found = synthetic.make_dataset(
+            d.num_galaxies,
+            tree=tree,
+            seed=d.seed,
+            size=d.size,
+            validation_fraction=d.validation_fraction,
+            merger_fraction=d.merger_fraction,
+        )
+        sides = (found.splits[name] for name in ("train", "validation"))
+        votes = [split.read(np.arange(split.size))["vote_fractions"] for split in sides]
+        return found._replace(statistics=compare_splits(*votes, tree))
+    from gz_jax.data import galaxy_zoo
+
+    return galaxy_zoo.open_dataset(
+        d.dir,
+        tree=tree,
+        seed=d.seed,
+        validation_fraction=d.validation_fraction,
+        on_bad=d.on_bad,
+        image_size=d.image_size,
+        store=d.store,
+        prepared=d.pipeline == "stream",
+    )
+
+
+def settings(config: ConfigDict) -> loop.Settings:
+    """The training loop's numbers."""
+    p = config.plateau
+    plateau = config.schedule == "plateau"  # 'cosine' runs to its end, without cuts
+    patience, stop = (p.patience, config.early_stop_patience) if plateau else (config.num_epochs, config.num_epochs)
+    return loop.Settings(
+        num_epochs=config.num_epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        plateau=PlateauRule(patience, p.factor, p.cooldown, p.min_delta, p.min_rate),
+        early_stop_patience=stop,
+        seed=config.seed,
+        body_rate=config.model.body_rate,
+        frozen_epochs=config.model.frozen_epochs,
+        every_seconds=config.checkpoint.every_seconds,
+        every_steps=config.checkpoint.every_steps,
+        tensorboard=config.tensorboard,
+    )
+
+
+def feeding(config: ConfigDict) -> feed.How:
+    """How galaxies reach the steps."""
+    d = config.data
+    return feed.How(d.pipeline, config.batch_size, config.seed, d.steps_per_dispatch, d.store)
+
+
+def recipe(config: ConfigDict, tree: Tree, module: nn.Module, steps_per_epoch: int) -> step.Recipe:
+    """The compiled step's parts."""
+    rate = None
+    if config.schedule == "cosine":
+        warm_up = round(config.warmup_epochs * steps_per_epoch)
+        total = max(config.num_epochs * steps_per_epoch, warm_up + 1)
+        rate = optax.warmup_cosine_decay_schedule(0.0 if warm_up else 1.0, 1.0, warm_up, total)
+    return step.Recipe(
+        apply=module.apply,
+        optimizer=state.adam(config.weight_decay),
+        activation=config.model.activation,
+        tree=tree,
+        loss=losses.LOSSES[config.loss],
+        rate=rate,
+        average=config.average,
+    )
