@@ -31,10 +31,11 @@ from safetensors.numpy import save
 
 import launch
 from configs import default
-from gz_jax import run
+from gz_jax import fields, labels, resolve
 from gz_jax.data import archive, images, inputs, kaggle, kaggle_check, synthetic
 from gz_jax.models import imagenet_tables
 from gz_jax.runtime.errors import UserError
+from gz_jax.training import workdir
 from tests.peak import forget_peak, peak_memory
 
 MEMORY = 1 << 30  # bytes that a reader may add
@@ -259,7 +260,7 @@ def test_bytes(reader, scale, tmp_path, counted, bounded):
     counted.append((reader, int(cases * scale), accepted))
 
 
-FIELDS = sorted(run.flatten(default.get_config()))
+FIELDS = sorted(fields.FIELDS)
 NUMBERS = st.sampled_from(["0", "-1", "1", "7", "0.5", "nan", "-inf", "1e400", "1e-400", "9" * 30, "9" * 5000, "1_0"])
 VALUES = st.one_of(
     NUMBERS,
@@ -287,8 +288,8 @@ def examples(count: float):
 
 
 def checked(config) -> None:
-    run.check(config, 1)
-    run.parts(config)
+    resolve.check(config, 1)
+    resolve.parts(config, labels.GALAXY_ZOO_2)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -326,7 +327,7 @@ def test_config_overrides(scale, counted, bounded, capsys, monkeypatch):
 def test_config_json(scale, tmp_path, counted, bounded):
     """A workdir's config.json, with fields of any kind and bytes of any kind."""
     count = collections.Counter()
-    whole = run.flatten(default.get_config())
+    whole = fields.flatten(default.get_config())
     changes = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), JSONS, max_size=3)
 
     @examples(10_000 * scale)
@@ -334,11 +335,13 @@ def test_config_json(scale, tmp_path, counted, bounded):
     def hold(new, gone, damaged, seed):
         watch()
         flat = {k: v for k, v in whole.items() if k not in gone} | new
-        data = json.dumps({"config": flat, "data_fingerprint": "x"}).encode()
+        data = json.dumps(
+            {"config": flat, "tree": labels.as_dict(labels.GALAXY_ZOO_2), "data_fingerprint": "x"}
+        ).encode()
         (tmp_path / "config.json").write_bytes(mutated(random.Random(seed), [data]) if damaged else data)
         count["cases"] += 1
         try:
-            checked(run.read_config(tmp_path))
+            checked(workdir.read(tmp_path).config)
             count["accepted"] += 1
         except UserError:
             pass

@@ -24,7 +24,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from configs import default
-from gz_jax import labels, run
+from gz_jax import fields, labels
 from gz_jax.analysis import page
 from gz_jax.data import archive, augment, images, inputs, kaggle, kaggle_check, packed
 from gz_jax.data.split import Split
@@ -32,6 +32,7 @@ from gz_jax.inference import tables
 from gz_jax.models import imagenet
 from gz_jax.runtime import files
 from gz_jax.runtime.errors import UserError
+from gz_jax.training import workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FORMULAS = ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "'=1", "'", "plain", ""]
@@ -273,7 +274,7 @@ def test_endless_lines(tmp_path):
         pass
     for path in paths[:2]:
         os.truncate(path, 1 << 30)  # a field, and a header, of a gigabyte
-    row = ",".join(["GalaxyID", *labels.COLUMNS]).encode() + b"\n"
+    row = ",".join(["GalaxyID", *labels.GALAXY_ZOO_2.columns]).encode() + b"\n"
     paths[2].write_bytes(row + b"11," * (10 << 20))
     paths[3].write_bytes(row + b'"1\n",' * (5 << 20))
     for path in paths[:2]:
@@ -287,7 +288,7 @@ def test_endless_lines(tmp_path):
 
 
 def test_a_csv_of_faults_alone_ends_early():
-    row = ",".join(["GalaxyID", *labels.COLUMNS]).encode() + b"\n"
+    row = ",".join(["GalaxyID", *labels.GALAXY_ZOO_2.columns]).encode() + b"\n"
     with pytest.raises(UserError, match="after line 100002: this is not Kaggle's CSV") as refused:
         labels_of(row + b"x\n" * 300_000)
     assert len(str(refused.value)) < 10_000
@@ -333,7 +334,7 @@ def test_no_csv_of_ours_holds_a_formula(tmp_path):
     predicted = tables.Predicted(some, some, None, np.zeros(n, np.uint8), np.array(FORMULAS, object))
     manifest = {"catalogue": {"shards": 1}, "models": {}, "settings": {}, "versions": {}}
     files.write_json(tmp_path / tables.MANIFEST, manifest)
-    table = tables.to_table(np.array(FORMULAS), predicted, files=pa.array(FORMULAS))
+    table = tables.to_table(np.array(FORMULAS), predicted, labels.GALAXY_ZOO_2, files=pa.array(FORMULAS))
     tables.write_shard(tables.shard(tmp_path, 0), table)
     tables.export(tmp_path, ["csv"])
     for name, columns in {"skipped": (0, 1, 2), "table": (0,), "predictions": (0, 1, -1)}.items():
@@ -433,22 +434,30 @@ def test_a_cache_that_is_a_pickle_or_of_other_images(tmp_path):
         packed.pack(split, view, final=True, path=path)
 
 
-WHOLE = run.flatten(default.get_config())
+WHOLE = fields.flatten(default.get_config())
+
+
+def _record(config):
+    return json.dumps({"config": config, "tree": labels.as_dict(labels.GALAXY_ZOO_2)})
+
+
 CONFIGS = {
-    "wrong type": json.dumps({"config": WHOLE | {"batch_size": "many"}}),
-    "list for number": json.dumps({"config": WHOLE | {"learning_rate": [1]}}),
-    "NaN": json.dumps({"config": WHOLE | {"augment.zoom": float("nan")}}),
-    "bool for number": json.dumps({"config": WHOLE | {"num_epochs": True}}),
-    "huge picture": json.dumps({"config": WHOLE | {"data.size": 10**9}}),
-    "huge layer": json.dumps({"config": WHOLE | {"model.hidden": [10**12]}}),
-    "field and group": json.dumps({"config": WHOLE | {"model": 1}}),
-    "missing field": json.dumps({"config": {k: v for k, v in WHOLE.items() if k != "data.size"}}),
+    "wrong type": _record(WHOLE | {"batch_size": "many"}),
+    "list for number": _record(WHOLE | {"learning_rate": [1]}),
+    "NaN": _record(WHOLE | {"augment.zoom": float("nan")}),
+    "bool for number": _record(WHOLE | {"num_epochs": True}),
+    "huge picture": _record(WHOLE | {"data.size": 10**9}),
+    "huge layer": _record(WHOLE | {"model.hidden": [10**12]}),
+    "field and group": _record(WHOLE | {"model": 1}),
+    "missing field": _record({k: v for k, v in WHOLE.items() if k != "data.size"}),
     "list": "[]",
     "no config": '{"config": 5}',
     "nested": '{"config": ' + "[" * 200_000,
     "nested value": '{"config": {"seed": ' + '{"a":' * 200_000 + "1" + "}" * 200_002,
     "long number": '{"config": {"seed": ' + "9" * 100_000 + "}}",
-    "large": '{"config": {}}' + " " * (2 << 20),
+    "large": _record(WHOLE) + " " * (8 << 20),
+    "no tree": json.dumps({"config": WHOLE}),
+    "tree of another kind": json.dumps({"config": WHOLE, "tree": {"questions": [{"name": 5}]}}),
     "bytes": "\udcff",
 }
 
@@ -457,11 +466,11 @@ CONFIGS = {
 def test_a_config_json_of_another_kind(kind, tmp_path):
     (tmp_path / "config.json").write_bytes(CONFIGS[kind].encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=r"config\.json") as refused:
-        run.read_config(tmp_path)
+        workdir.read(tmp_path)
     assert len(str(refused.value)) < 10_000
     (tmp_path / "checkpoints" / "latest" / "1").mkdir(parents=True)  # else any run may take the workdir over
     with pytest.raises(UserError):
-        run.open_workdir(tmp_path, default.get_config(), "x", None)
+        workdir.claim(tmp_path, workdir.Record(default.get_config(), labels.GALAXY_ZOO_2, "x", None))
 
 
 @pytest.mark.parametrize("shards", [10**15, -1, "many", [1], None])

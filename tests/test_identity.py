@@ -11,14 +11,16 @@ import pytest
 from pyarrow import csv, parquet
 from test_predict import QUIET, contents, encode, make_workdir, picture
 
-from gz_jax import run
+from gz_jax import resolve
 from gz_jax.data import galaxy_zoo, synthetic
 from gz_jax.data.images import BAD
 from gz_jax.inference import tables, trained
 from gz_jax.inference.predict import predict_catalogue
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.modes import reports
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint
+from gz_jax.training.workdir import Record, claim, read
 
 HOW = {"batch_size": 4, "shard_size": 4, **QUIET}
 
@@ -164,7 +166,7 @@ def with_table(workdir, ids=range(5), data="none"):
     (workdir / "report").mkdir()
     network = trained.load(workdir)
     path = workdir / "report" / "validation.parquet"
-    tables.write_validation(path, np.array(ids), truth, guess, [network.identity], data)
+    tables.write_validation(path, np.array(ids), truth, guess, GALAXY_ZOO_2, [network.identity], data)
     (workdir / "log.csv").write_text("epoch,loss,val_loss\n0,0.2,0.2\n1,0.1,0.1\n")
     return workdir
 
@@ -188,7 +190,7 @@ def kaggle_workdir(path, files, store):
     config = {"source": "galaxy_zoo", "dir": str(files), "store": str(store), "pipeline": "memory"}
     make_workdir(path, **config)
     record = json.loads((path / "config.json").read_text())
-    record["data_fingerprint"] = run.open_dataset(run.read_config(path)).identity
+    record["data_fingerprint"] = resolve.dataset(read(path).config, GALAXY_ZOO_2).identity
     (path / "config.json").write_text(json.dumps(record))
     return path
 
@@ -259,12 +261,12 @@ def test_a_part_that_is_damaged_within_is_predicted_again(folder, network):
 
 def test_a_run_that_was_trained_on_says_so_and_is_no_seed_of_a_shorter_one(tmp_path, capsys):
     a, b = (with_table(make_workdir(tmp_path / name, seed, source="synthetic")) for seed, name in enumerate("ab"))
-    config = run.read_config(a)
+    config = read(a).config
     for workdir, epochs in ((a, 40), (b, 2)):
-        config = run.read_config(workdir)
+        config = read(workdir).config
         config.num_epochs = epochs
-        run.open_workdir(workdir, config, "none", None)
-        assert run.read_config(workdir).num_epochs == epochs
+        claim(workdir, Record(config, GALAXY_ZOO_2, "none", None))
+        assert read(workdir).config.num_epochs == epochs
     reports.compare_mode([str(a), str(b)], str(tmp_path / "out"))
     said = capsys.readouterr().out
     assert "a does not count for the spread across seeds: its training is not finished" in said

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 
 from configs import default
-from gz_jax import modes, run
+from gz_jax import modes, resolve
 from gz_jax.data import galaxy_zoo, kaggle, synthetic
 from gz_jax.inference import tables, trained
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.models import imagenet
 from gz_jax.runtime import memory
 from gz_jax.runtime.errors import UserError
+from gz_jax.training.workdir import Record, claim, read
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ("--config=configs/demo.py", "--config.data.num_galaxies=400", "--config.num_epochs=2")
@@ -177,7 +179,7 @@ def claimed(path, batch_size, step="latest/7"):
     """A workdir with a config, and a checkpoint's folder if `step` names one."""
     config = default.get_config()
     config.batch_size = batch_size
-    run.open_workdir(path, config, "data", None)
+    claim(path, Record(config, GALAXY_ZOO_2, "data", None))
     if step:
         (path / "checkpoints" / step).mkdir(parents=True)
     return config
@@ -190,8 +192,8 @@ def test_before_its_first_checkpoint_a_workdir_is_anyones(tmp_path, step):
         (tmp_path / left).write_text("of the first run")
     (tmp_path / "notes.txt").write_text("mine")
     config.batch_size = 32
-    assert run.open_workdir(tmp_path, config, "other data", None) == tmp_path
-    assert run.read_config(tmp_path).batch_size == 32
+    assert claim(tmp_path, Record(config, GALAXY_ZOO_2, "other data", None)) == tmp_path
+    assert read(tmp_path).config.batch_size == 32
     assert json.loads((tmp_path / "config.json").read_text())["data_fingerprint"] == "other data"
     assert {path.name for path in tmp_path.iterdir()} - {"checkpoints"} == {"config.json", "notes.txt"}
 
@@ -200,11 +202,11 @@ def test_before_its_first_checkpoint_a_workdir_is_anyones(tmp_path, step):
 def test_with_a_checkpoint_another_config_or_other_data_are_refused(tmp_path, step):
     config = claimed(tmp_path, 64, step)
     with pytest.raises(UserError, match="the data had fingerprint data and now other data"):
-        run.open_workdir(tmp_path, config, "other data", None)
+        claim(tmp_path, Record(config, GALAXY_ZOO_2, "other data", None))
     config.batch_size = 32
     with pytest.raises(UserError, match="batch_size was 64 and is now 32"):
-        run.open_workdir(tmp_path, config, "data", None)
-    assert run.read_config(tmp_path).batch_size == 64
+        claim(tmp_path, Record(config, GALAXY_ZOO_2, "data", None))
+    assert read(tmp_path).config.batch_size == 64
 
 
 def test_a_finished_runs_metrics_claim_its_workdir_too(tmp_path):
@@ -212,7 +214,7 @@ def test_a_finished_runs_metrics_claim_its_workdir_too(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     config.batch_size = 32
     with pytest.raises(UserError, match="batch_size was 64 and is now 32"):
-        run.open_workdir(tmp_path, config, "data", None)
+        claim(tmp_path, Record(config, GALAXY_ZOO_2, "data", None))
 
 
 @pytest.mark.slow
@@ -222,9 +224,9 @@ def test_a_batch_too_large_for_the_memory_is_one_line_and_claims_nothing(tmp_pat
     assert "not enough memory (Unable to allocate" in message
     assert "Choose a smaller batch: --config.batch_size=100000000 is too large here." in message
     assert "not enough memory" in refusal(launch("--mode=benchmark", *flags, "--repeats=1"))
-    config = run.read_config(tmp_path / "run")
+    config = read(tmp_path / "run").config
     config.batch_size = 32
-    run.open_workdir(tmp_path / "run", config, "data", None)
+    claim(tmp_path / "run", Record(config, GALAXY_ZOO_2, "data", None))
 
 
 @pytest.mark.parametrize(
@@ -268,13 +270,13 @@ def test_the_advice_on_a_batch_that_does_not_divide_fits_a_run_that_goes_on(tmp_
     config = claimed(tmp_path, old)
     config.batch_size = 100
     with pytest.raises(UserError, match=re.escape(advice)):
-        run.check(config, devices, tmp_path)
+        resolve.check(config, devices, tmp_path)
     for other in (None, tmp_path / "new"):
         with pytest.raises(UserError, match="over 8 devices: use 96 or 104"):
-            run.check(config, devices, other)
+            resolve.check(config, devices, other)
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(UserError, match="use 96 or 104"):
-        run.check(config, devices, tmp_path)
+        resolve.check(config, devices, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -312,18 +314,9 @@ def test_runs_of_several_seeds_validate_on_the_same_galaxies():
         config = default.get_config()
         config.data.source, config.data.num_galaxies, config.data.size = "synthetic", 40, 30
         config.update_from_flattened_dict(seeds)
-        return set(run.open_dataset(config).splits["validation"].read(np.arange(5))["galaxy_id"].tolist())
+        return set(resolve.dataset(config, GALAXY_ZOO_2).splits["validation"].read(np.arange(5))["galaxy_id"].tolist())
 
     assert validation(seed=0) == validation(seed=1) != validation(**{"data.seed": 1})
-
-
-def test_a_workdir_from_when_one_seed_decided_the_split_too_keeps_its_split(tmp_path):
-    flat = run.flatten(default.get_config()) | {"seed": 7}
-    for younger in ("data.seed", *run.ADDED):
-        del flat[younger]
-    (tmp_path / "config.json").write_text(json.dumps({"config": flat}))
-    found = run.read_config(tmp_path)
-    assert (found.seed, found.data.seed, found.schedule) == (7, 7, "plateau")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +327,7 @@ def test_what_the_cnn_has_no_use_for_is_refused_before_anything_is_written(field
     config = default.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f"--config.{field}"):
-        run.check(config, 1)
+        resolve.check(config, 1)
 
 
 def parsed(*arguments, home):
@@ -378,8 +371,8 @@ def test_home_in_a_refusal_and_in_functions(tmp_path, monkeypatch):
     assert not (ROOT / "~").exists()
     monkeypatch.chdir(tmp_path)
     config = default.get_config()
-    assert run.open_workdir("~/run", config, "f", None) == tmp_path / "run"
-    assert run.read_config("~/run").seed == config.seed
+    assert claim("~/run", Record(config, GALAXY_ZOO_2, "f", None)) == tmp_path / "run"
+    assert read("~/run").config.seed == config.seed
     with pytest.raises(UserError, match=f"{tmp_path}/run has no best checkpoint"):
         trained.load("~/run")
     with pytest.raises(UserError, match=f"{tmp_path}/none.h5"):

@@ -3,8 +3,7 @@
 import ast
 import pathlib
 
-from configs import default
-from gz_jax import run
+from gz_jax import fields
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "gz_jax"
 
@@ -39,14 +38,14 @@ def test_each_heavy_library_has_its_place():
 
 
 def test_imports_point_one_way():
-    """labels <- data, models <- training <- predict, analysis <- modes."""
-    above = {
-        "labels.py": ("data", "models", "training", "analysis", "run", "trained", "predict", "modes", "benchmark"),
-        "data/": ("models", "training", "analysis", "run", "trained", "predict", "modes", "benchmark"),
-        "models/": ("data", "training", "analysis", "run", "trained", "predict", "modes", "benchmark"),
-        "training/": ("analysis", "run", "trained", "predict", "modes", "benchmark"),
-        "analysis/": ("training", "modes", "benchmark"),
-        "benchmark/": ("modes", "run", "analysis"),
+    """runtime, trees <- labels <- data, models <- training <- resolve <- inference <- analysis <- modes."""
+    order = ("labels", "data", "models", "training", "resolve", "inference", "analysis", "benchmark", "modes")
+    above = {f"{room}/": order[place + 1 :] for place, room in enumerate(order)}
+    above |= {f"{room}/": order for room in ("runtime", "trees")}
+    above |= {"labels.py": order[1:], "fields.py": order, "resolve.py": order[5:], "models/": ("data", *order[3:])}
+    above |= {
+        "analysis/": ("training", "resolve", "benchmark", "modes"),
+        "benchmark/": ("modes", "resolve", "analysis"),
     }
     wrong = [
         f"{name} imports {module}"
@@ -59,13 +58,16 @@ def test_imports_point_one_way():
     assert not wrong
 
 
-def test_configs_import_ml_collections_alone():
-    found = {i.split(".")[0] for p in (PACKAGE.parent / "configs").glob("*.py") for i in imports(p, True)}
-    assert found == {"ml_collections", "configs"}
+def test_configs_import_the_fields_alone():
+    found = {i for p in (PACKAGE.parent / "configs").glob("*.py") for i in imports(p, True)}
+    assert {i for i in found if i.split(".")[0] != "configs"} == {"gz_jax.fields", "gz_jax.fields.default"}
+    assert users("ml_collections") <= {"fields.py", "resolve.py", "training/workdir.py", "inference/trained.py"} | {
+        name for _, name in files() if name.startswith("modes/")
+    }
 
 
 def test_every_config_field_is_read_somewhere():
     """A field that only the checks of values know would be accepted and change nothing."""
     trees = [ast.parse(path.read_text()) for path, name in files() if name != "fields.py"]
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert {field.split(".")[-1] for field in run.flatten(default.get_config())} <= read
+    assert {field.split(".")[-1] for field in fields.FIELDS} <= read

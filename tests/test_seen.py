@@ -10,15 +10,16 @@ import pytest
 from PIL import Image
 
 from configs import default
-from gz_jax import run
+from gz_jax import resolve
 from gz_jax.data import augment, look, packed
 from gz_jax.data.inputs import Catalogue
 from gz_jax.data.split import Dataset, Split
 from gz_jax.inference import tables
 from gz_jax.inference.predict import predict_arrays, predict_catalogue
 from gz_jax.inference.trained import Trained
-from gz_jax.modes import reports, training
-from gz_jax.training import dispatch, resident, state, step
+from gz_jax.labels import GALAXY_ZOO_2
+from gz_jax.modes import reports
+from gz_jax.training import dispatch, feed, resident, state, step
 
 SIZE, CROP, SIDE, COUNT = 34, 102, 160, 21
 
@@ -59,27 +60,32 @@ def config_of(pipeline: str, store: pathlib.Path, *, size=SIZE, zoom=1.3):
 
 
 def network(config, predict, views=1, weights="a"):
-    view = augment.unaugmented(run.parts(config).view)
-    return Trained(predict, config, view, views, pathlib.Path("net"), 0, {"val_loss": 0.1}, weights, "none")
+    view = augment.unaugmented(resolve.parts(config, GALAXY_ZOO_2).view)
+    return Trained(
+        predict, config, GALAXY_ZOO_2, view, views, pathlib.Path("net"), 0, {"val_loss": 0.1}, weights, "none"
+    )
 
 
 @pytest.mark.parametrize("size", [SIZE, 40], ids=["boxes", "samples"])
 @pytest.mark.parametrize("pipeline", ["stream", "memory", "device"])
 def test_evaluation_sees_what_trainings_validation_saw(dataset, pipeline, size, tmp_path):
     config = config_of(pipeline, tmp_path, size=size)
-    parts, mesh = run.parts(config)._replace(module=Tiny()), state.make_mesh(jax.devices()[:1])
-    data, steps = training.feed(config, dataset, parts, mesh)
+    _, view, augmentation = resolve.parts(config, GALAXY_ZOO_2)
+    mesh, recipe = state.make_mesh(jax.devices()[:1]), resolve.recipe(config, GALAXY_ZOO_2, Tiny(), 1)
+    data, steps = feed.feed(dataset, view, augmentation, recipe, resolve.feeding(config), mesh)
     params = state.initial_variables(Tiny(), size, jax.random.key(0))["params"]
     if pipeline == "device":
-        there = resident.put(training.pack(config, dataset, parts)[1], mesh)
-        batches = [resident.look(there, p, i, parts.view) for p in data.validation() for i in range(p.count)]
+        there = resident.put(feed.pack(dataset, view, augmentation, config.data.store)[1], mesh)
+        batches = [resident.look(there, p, i, view) for p in data.validation() for i in range(p.count)]
     else:
         batches = list(data.validation())
     validated = np.concatenate([np.asarray(b["image"])[np.asarray(b["mask"])] for b in batches])
     log = dispatch.evaluate(steps, params, {}, data.validation())
 
     shown = []
-    one = jax.jit(lambda x: step.predict_step(params, {}, x, apply=Tiny().apply, activation=config.model.activation))
+    one = jax.jit(
+        lambda x: step.predict_step(params, {}, x, apply=Tiny().apply, activation="sigmoid", tree=GALAXY_ZOO_2)
+    )
 
     def predict(images):
         shown.append(images)

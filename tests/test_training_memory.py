@@ -38,7 +38,7 @@ def write_galaxies(folder, count):
             file.writestr(f"images_training_rev1/{galaxy_id}.jpg", jpegs[i % 20].getvalue())
     with open(folder / "training_solutions_rev1.csv", "w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["GalaxyID", *labels.COLUMNS])
+        table.writerow(["GalaxyID", *labels.GALAXY_ZOO_2.columns])
         table.writerows([galaxy_id, *votes[i % 20]] for i, galaxy_id in enumerate(ids))
 
 

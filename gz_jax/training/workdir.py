@@ -14,7 +14,7 @@ from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import write_json
 from gz_jax.training import checkpoint
 
-_LONGEST = 1 << 24  # characters of a config.json; ours have some 10,000
+_LONGEST = 1 << 22  # characters of a config.json; ours have some 10,000
 
 
 class Record(NamedTuple):

@@ -23,19 +23,20 @@ from PIL import Image
 from pyarrow import csv, parquet
 
 from configs import demo
-from gz_jax import labels, run
+from gz_jax import labels, resolve
 from gz_jax.data import look
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import Catalogue
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import networks_of
 from gz_jax.inference.predict import predict, predict_arrays, predict_catalogue, read_validation, write_validation
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.modes import (
     options,  # noqa: F401  # defines the flags
     science,
 )
 from gz_jax.runtime.errors import UserError
-from gz_jax.training import checkpoint
+from gz_jax.training import checkpoint, workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = 34
@@ -46,9 +47,9 @@ def make_workdir(path: pathlib.Path, seed: int = 0, **data) -> pathlib.Path:
     config = demo.get_config()
     config.seed, config.data.size = seed, SIZE
     config.data.update(data)
-    run.open_workdir(path, config, "none", None)
+    workdir.claim(path, workdir.Record(config, GALAXY_ZOO_2, "none", None))
     images = np.zeros((1, SIZE, SIZE, 3), np.float32)
-    variables = run.parts(config).module.init(jax.random.key(seed), images, train=False)
+    variables = resolve.parts(config, GALAXY_ZOO_2).module.init(jax.random.key(seed), images, train=False)
     tree = {
         "params": jax.tree.map(lambda x: 2 * x, variables["params"]),
         "batch_stats": variables.get("batch_stats", {}),
@@ -154,7 +155,7 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def fractions(table: pa.Table, prefix: str = "") -> np.ndarray:
-    return np.stack([table[prefix + name].to_numpy() for name in labels.COLUMNS], 1)
+    return np.stack([table[prefix + name].to_numpy() for name in GALAXY_ZOO_2.columns], 1)
 
 
 def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
@@ -198,8 +199,8 @@ def test_csv_and_fits_hold_the_same_table(predicted):
     reasons = [None if np.ma.is_masked(x) or not x else str(x) for x in binary["reason"]]
     assert reasons == [x or None for x in table["reason"].to_pylist()]
     for other in (
-        [text[name].to_numpy() for name in labels.COLUMNS],
-        [binary[c].filled(np.nan) for c in labels.COLUMNS],
+        [text[name].to_numpy() for name in GALAXY_ZOO_2.columns],
+        [binary[c].filled(np.nan) for c in GALAXY_ZOO_2.columns],
     ):
         np.testing.assert_array_equal(np.stack(other, 1).astype(np.float32), fractions(table))
     fits.open(predicted / "predictions.fits")[1].verify("exception")
@@ -304,8 +305,8 @@ def test_networks_are_averaged_and_their_spread_told(catalogue, predicted, workd
 @pytest.mark.parametrize("views", [8, 16])
 def test_views_are_averaged_and_their_spread_told(workdirs, views):
     images = np.stack([np.asarray(picture(i)) for i in range(3)])
-    ids, single = predict_arrays(images, workdirs[0])
-    _, many = predict_arrays(images, workdirs[0], views=views)
+    ids, single, _ = predict_arrays(images, workdirs[0])
+    _, many, _ = predict_arrays(images, workdirs[0], views=views)
     assert single.spread is None
     assert (many.spread.max(1) > 1e-4).all()
     cutouts = [read_cutout(encode(Image.fromarray(x), "PNG"), size=SIZE, turned=True)[0] for x in images]
@@ -326,7 +327,7 @@ def test_a_frame_from_arrays_is_that_from_files(workdirs, tmp_path):
     for path, pixels in zip(paths, images, strict=True):
         Image.fromarray(pixels).save(path)
     arrays, files = predict(images, workdirs[0]), predict([*paths, tmp_path / "none.png"], workdirs[0])
-    np.testing.assert_array_equal(arrays[list(labels.COLUMNS)], files[list(labels.COLUMNS)][:5])
+    np.testing.assert_array_equal(arrays[list(GALAXY_ZOO_2.columns)], files[list(GALAXY_ZOO_2.columns)][:5])
     assert files["id"].tolist() == [str(path) for path in [*paths, tmp_path / "none.png"]]
     assert files["flag"].tolist() == [0, 0, 0, 0, 0, 2]
     assert files.iloc[5]["Class1.1"] != files.iloc[5]["Class1.1"]
@@ -341,7 +342,7 @@ def test_validation_table_comes_back(tmp_path):
     rng = np.random.default_rng(0)
     ids, truth, guess = np.arange(5) + 2**40, *rng.random((2, 5, 37)).astype(np.float32)
     about = [{"run": "cnn", "weights": "0123", "views": 1}]
-    write_validation(tmp_path / "validation.parquet", ids, truth, guess, about, "galaxies")
+    write_validation(tmp_path / "validation.parquet", ids, truth, guess, GALAXY_ZOO_2, about, "galaxies")
     made = tables.manifest(tmp_path / "validation.parquet")
     assert (networks_of(made), made["data"]) == (about, "galaxies")
     for found, given in zip(read_validation(tmp_path / "validation.parquet"), (ids, truth, guess), strict=True):
@@ -440,7 +441,7 @@ def test_20000_images_of_which_every_hundredth_is_broken_in_one_of_ten_ways(work
     np.testing.assert_array_equal(flag, np.where(bad, BAD, GOOD))
     assert found["reason"].to_pylist() == [where[name] for name in names]
     assert len(set(where.values())) == 11  # ten reasons, and "" of the good ones
-    _, alone = predict_arrays([tmp_path / f"{i}.jpg" for i in range(200)], workdirs[0])
+    _, alone, _ = predict_arrays([tmp_path / f"{i}.jpg" for i in range(200)], workdirs[0])
     expected = np.where(bad[:, None], np.nan, np.tile(alone.fractions, (100, 1)))
     np.testing.assert_allclose(fractions(found), expected, atol=1e-5)
     assert peak[20_000] < 1.1 * peak[2_000], peak

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from configs import default
-from gz_jax import models, run
+from gz_jax import models, resolve
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.modes import training
 from gz_jax.runtime.errors import UserError
-from gz_jax.training import checkpoint, dispatch, step
+from gz_jax.training import checkpoint, dispatch, step, workdir
 from gz_jax.training.state import TrainState
 
 
@@ -55,12 +56,17 @@ def assert_good(config, workdir):
     tree = checkpoint.load(checkpoint.open_manager(workdir / "checkpoints" / "latest", 2, read_only=True), None)[1]
     values = np.concatenate([np.ravel(x) for x in jax.tree.leaves({k: tree[k] for k in ("params", "batch_stats")})])
     assert np.abs(values).max() < 1e12  # False for NaN, too
-    module, batch = run.parts(config).module, run.open_dataset(config).splits["train"].read(np.arange(16))
+    module, batch = (
+        resolve.parts(config, GALAXY_ZOO_2).module,
+        resolve.dataset(config, GALAXY_ZOO_2).splits["train"].read(np.arange(16)),
+    )
     variables = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
     logits, _ = module.apply(
         variables, batch["image"], train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"]
     )
-    each = training.recipe(config, module, 5).loss(logits, batch["vote_fractions"], config.model.activation)
+    each = resolve.recipe(config, GALAXY_ZOO_2, module, 5).loss(
+        logits, batch["vote_fractions"], config.model.activation, GALAXY_ZOO_2
+    )
     assert np.isfinite(each).all()
 
 
@@ -89,8 +95,8 @@ def test_a_run_that_diverges_keeps_a_good_checkpoint_or_none(tmp_path, deep, rat
         assert "There is no checkpoint yet" in message
         assert "in the same --workdir" in message
         config.learning_rate = 1e-4
-        run.open_workdir(tmp_path / "run", config, "another", None)
-        assert run.read_config(tmp_path / "run").learning_rate == 1e-4
+        workdir.claim(tmp_path / "run", workdir.Record(config, GALAXY_ZOO_2, "another", None))
+        assert workdir.read(tmp_path / "run").config.learning_rate == 1e-4
 
 
 @pytest.mark.slow

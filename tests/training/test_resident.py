@@ -9,6 +9,7 @@ import pytest
 from gz_jax.data import augment, pipeline
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.packed import Packed
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.training import dispatch, resident, state, step
 
 TURNED = Augmentation(rotate=True, flip=True, zoom=1.2, shift=2.0)
@@ -38,7 +39,7 @@ def trained(pipe, augmentation, devices=1, steps=1, first_step=0):
     mesh, optimizer, module = state.make_mesh(jax.devices()[:devices]), state.adam(), Tiny()
     packs = [galaxies(view(augmentation).cutout), galaxies(SIZE, 21)]
     options = {"batch_size": BATCH, "seed": 3, "epoch": 1, "first_step": first_step}
-    how = (step.Recipe(module.apply, optimizer, "divisive"), 0, mesh)
+    how = (step.Recipe(module.apply, optimizer, "divisive", GALAXY_ZOO_2), 0, mesh)
     if pipe == "device":
         there = [resident.put(p, mesh) for p in packs]
         compiled = resident.compile_steps(*there, view(augmentation), *how)

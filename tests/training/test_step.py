@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from gz_jax import labels
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.training import dispatch, state, step
 
 
@@ -25,7 +26,7 @@ class Tiny(nn.Module):
 def batches(count, size=8, seed=0):
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        votes = np.asarray(labels.rescale(rng.normal(size=(size, 37)).astype(np.float32), "softmax"))
+        votes = np.asarray(labels.rescale(rng.normal(size=(size, 37)).astype(np.float32), "softmax", GALAXY_ZOO_2))
         yield {
             "image": rng.integers(0, 256, (size, 6, 6, 3), np.uint8),
             "vote_fractions": votes,
@@ -37,7 +38,7 @@ def start(devices, module=None, rate=1e-3, size=6):
     module = module or Tiny()
     mesh, optimizer = state.make_mesh(jax.devices()[:devices]), state.adam()
     variables = state.initial_variables(module, size, jax.random.key(0))
-    steps = dispatch.compile_steps(step.Recipe(module.apply, optimizer, "divisive"), 0, mesh)
+    steps = dispatch.compile_steps(step.Recipe(module.apply, optimizer, "divisive", GALAXY_ZOO_2), 0, mesh)
     return steps, state.with_rate(state.start(variables, optimizer, mesh), rate)
 
 
@@ -79,14 +80,16 @@ def test_a_step_is_adam_on_the_mean_squared_error():
     variables = state.initial_variables(module, 6, jax.random.key(0))
     before = state.with_rate(state.start(variables, optimizer, state.make_mesh(jax.devices()[:1])), 0.01)
     key = jax.random.key(5)
-    after, loss = step.train_step(before, batch, key, recipe=step.Recipe(module.apply, optimizer, "softmax"))
+    after, loss = step.train_step(
+        before, batch, key, recipe=step.Recipe(module.apply, optimizer, "softmax", GALAXY_ZOO_2)
+    )
 
     def mse(params):
         logits, _ = module.apply(
             {"params": params, "batch_stats": variables["batch_stats"]}, batch["image"], train=True,
             rngs={"dropout": jax.random.fold_in(key, 0)}, mutable=["batch_stats"],
         )  # fmt: skip
-        return jnp.square(labels.rescale(logits, "softmax") - batch["vote_fractions"]).mean()
+        return jnp.square(labels.rescale(logits, "softmax", GALAXY_ZOO_2) - batch["vote_fractions"]).mean()
 
     expected, grads = jax.value_and_grad(mse)(variables["params"])
     adam = optax.chain(state.scale_by_keras_adam(), optax.scale(-0.01))
@@ -118,7 +121,7 @@ def test_an_update_that_is_not_finite_is_found_by_the_next_step_and_remembered()
     module, batch = Tiny(), next(batches(1))
     mesh, optimizer = state.make_mesh(jax.devices()[:1]), state.adam()
     variables = state.initial_variables(module, 6, jax.random.key(0))
-    recipe = step.Recipe(module.apply, optimizer, "divisive", average=0.9)
+    recipe = step.Recipe(module.apply, optimizer, "divisive", GALAXY_ZOO_2, average=0.9)
     for rate in (1e30, np.nan):
         before = state.with_rate(state.start(variables, optimizer, mesh, average=True), rate)
         spoilt, loss = step.train_step(before, batch, jax.random.key(5), recipe=recipe)
@@ -166,12 +169,14 @@ def test_the_rate_follows_the_step_and_the_average_the_weights():
     module, batch, key = Tiny(), next(batches(1)), jax.random.key(5)
     mesh, optimizer = state.make_mesh(jax.devices()[:1]), state.adam()
     variables = state.initial_variables(module, 6, jax.random.key(0))
-    recipe = step.Recipe(module.apply, optimizer, "softmax", rate=lambda at: jnp.where(at == 0, 0.5, 0.0), average=0.2)
+    recipe = step.Recipe(
+        module.apply, optimizer, "softmax", GALAXY_ZOO_2, rate=lambda at: jnp.where(at == 0, 0.5, 0.0), average=0.2
+    )
     before = state.with_rate(state.start(variables, optimizer, mesh, average=True), 0.01)
     assert state.to_use(before) is before.average
     after, _ = step.train_step(before, batch, key, recipe=recipe)
     plain = state.with_rate(state.start(variables, optimizer, mesh), 0.005)
-    half, _ = step.train_step(plain, batch, key, recipe=step.Recipe(module.apply, optimizer, "softmax"))
+    half, _ = step.train_step(plain, batch, key, recipe=step.Recipe(module.apply, optimizer, "softmax", GALAXY_ZOO_2))
     third, _ = step.train_step(after, batch, key, recipe=recipe)
     for start, new, expected, mean, same, last in zip(
         *map(
