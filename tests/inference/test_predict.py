@@ -42,20 +42,20 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = 34
 
 
-def make_workdir(path: pathlib.Path, seed: int = 0, **data) -> pathlib.Path:
+def make_workdir(path: pathlib.Path, seed: int = 0, tree=GALAXY_ZOO_2, **data) -> pathlib.Path:
     """The workdir of a network that was never trained: random weights, wide enough apart to tell galaxies."""
     config = demo.get_config()
     config.seed, config.data.size = seed, SIZE
     config.data.update(data)
-    workdir.claim(path, workdir.Record(config, GALAXY_ZOO_2, "none", None))
+    workdir.claim(path, workdir.Record(config, tree, "none", None))
     images = np.zeros((1, SIZE, SIZE, 3), np.float32)
-    variables = resolve.parts(config, GALAXY_ZOO_2).module.init(jax.random.key(seed), images, train=False)
-    tree = {
+    variables = resolve.parts(config, tree).module.init(jax.random.key(seed), images, train=False)
+    best = {
         "params": jax.tree.map(lambda x: 2 * x, variables["params"]),
         "batch_stats": variables.get("batch_stats", {}),
     }
     manager = checkpoint.open_manager(path / "checkpoints" / "best", 1)
-    checkpoint.save(manager, 7, tree, {"val_loss": 0.1 + seed})
+    checkpoint.save(manager, 7, best, {"val_loss": 0.1 + seed})
     manager.wait_until_finished()
     return path
 
