@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
-from gz_jax.data.galaxy_zoo_builder import quiet
+from gz_jax.data.galaxy_zoo_builder import Contents, quiet
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.data.synthetic_votes import unanswerable
 from gz_jax.labels import GALAXY_ZOO_2, Tree
@@ -114,8 +114,8 @@ def open_dataset(
     files = _find_or_download(data_dir, store)
     how = f"seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
     name, labelled = (f"{kaggle.fingerprint(files, test=test)}_{how}" for test in (True, False))
-    choose = functools.partial(_checked, files, image_size, workers, on_bad, seed, validation_fraction, tree)
-    mark = f"_{tree_mark(tree)}" if tree_mark(tree) else ""
+    choose = functools.partial(_checked, files, image_size, workers, on_bad, (seed, validation_fraction), tree)
+    mark = tree_mark(tree)
     identity = {"fingerprint": name + mark, "labelled": labelled + mark, "tree": tree}
     if not prepared:
         return _as_they_are(cache_dir(store, name), choose, identity)
@@ -171,33 +171,32 @@ def _checked(
     image_size: int,
     workers: int | None,
     on_bad: str,
-    seed: int,
-    validation_fraction: float,
+    split: tuple[int, float],
     tree: Tree,
     problems: Sequence[kaggle_check.Problem] | None = None,
-) -> tuple[galaxy_zoo_builder.Contents, galaxy_zoo_builder.Contents]:
-    """Who goes where, after everything is checked: of the valid rows, and of those that obey `tree` with its columns.
+) -> tuple[Contents, Contents]:
+    """Who goes where, after everything is checked: of Kaggle's whole tree, and of `tree`.
 
-    `problems` are those of an earlier check of the whole.
+    `problems` are those of an earlier check, by Kaggle's tree; `split` is seed and validation fraction.
     """
     if problems is None:
         solutions, problems = galaxy_zoo_builder.check(files, image_size, workers)
     else:
         solutions = kaggle_check.read_solutions(files.solutions)
-    narrowed, more = kaggle_check.narrowed(solutions, tree)
-    if (found := [*problems, *more]) and on_bad == "fail":
+    chosen = kaggle_check.read_solutions(files.solutions, tree) if tree_mark(tree) else solutions
+    found = list({(p.galaxy_id, p.file, p.reason): p for p in [*problems, *chosen.problems]}.values())
+    if found and on_bad == "fail":
         raise UserError(
             f"{kaggle_check.report(found, files.directory)}\n"
             "Repair the files, or go on without these galaxies: --config.data.on_bad=skip"
         )
-    split = (seed, validation_fraction)
     whole = galaxy_zoo_builder.choose(files, solutions, problems, *split, GALAXY_ZOO_2)
-    if narrowed is solutions:
-        return whole, whole
-    return whole, galaxy_zoo_builder.choose(files, narrowed, found, *split, tree)
+    return whole, whole if chosen is solutions else galaxy_zoo_builder.choose(files, chosen, found, *split, tree)
 
 
-def _as_they_are(cache: pathlib.Path, choose: Callable[..., tuple], identity: dict[str, Any]) -> Dataset:
+def _as_they_are(
+    cache: pathlib.Path, choose: Callable[..., tuple[Contents, Contents]], identity: dict[str, Any]
+) -> Dataset:
     """The data set read from Kaggle's files; what a check found is kept, since it takes a while."""
     found = cache / "checked.json"
     try:

@@ -15,14 +15,13 @@ from PIL import JpegImagePlugin
 from gz_jax.data import archive, identifiers
 from gz_jax.data.kaggle import Images, csv_bytes
 from gz_jax.data.pictures import MAX_SCANS
-from gz_jax.labels import GALAXY_ZOO_2, Tree, differences, tree_violation
+from gz_jax.labels import GALAXY_ZOO_2, Tree, tree_violation
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic, harmless
 
 _MAX_IMAGE = 64 << 20  # bytes; Kaggle's largest has 27 kB
 _SHOWN = 10  # galaxies named per kind of problem
 _MAX_LINE = 1 << 20  # characters of a CSV's line; Kaggle's longest has 400
-_BREAKS = "vote fractions break the decision tree"
 _MAX_PROBLEMS = 100_000  # in the CSV, before it is refused as another file altogether
 
 
@@ -40,11 +39,9 @@ class Problem(NamedTuple):
 
 
 class Solutions(NamedTuple):
-    """The valid rows of the CSV `name`, and what is wrong with the others; `seen` are the ids of all rows."""
+    """The valid rows of the CSV, and what is wrong with the others; `seen` are the ids of all rows."""
 
-    name: str
     galaxy_id: np.ndarray
-    line: np.ndarray
     vote_fractions: np.ndarray
     seen: frozenset[int]
     problems: tuple[Problem, ...]
@@ -96,12 +93,15 @@ def few(columns: Sequence[str]) -> str:
     return ", ".join(column[:40] for column in columns[:40]) + more
 
 
-def read_solutions(source: archive.Source) -> Solutions:
-    """Read and check the training labels.
+def read_solutions(source: archive.Source, tree: Tree = GALAXY_ZOO_2) -> Solutions:
+    """Read and check the training labels; a row must obey the tree of Galaxy Zoo 2, then `tree`.
+
+    Args:
+      tree: of some of Kaggle's columns.
 
     Returns:
-      Solutions: galaxy_id int64 [n] and vote_fractions float32 [n, 37] of the valid rows, ordered by
-      galaxy_id, columns in GALAXY_ZOO_2.columns order. A tree sum may be off by 1e-3, a fraction by 1e-5 (rounding;
+      Solutions: galaxy_id int64 [n] and vote_fractions float32 [n, answers] of the valid rows, ordered by
+      galaxy_id, columns in tree.columns order. A tree sum may be off by 1e-3, a fraction by 1e-5 (rounding;
       it is clipped).
 
     Raises:
@@ -148,53 +148,23 @@ def read_solutions(source: archive.Source) -> Solutions:
     finite = np.isfinite(fractions)
     outside = finite & ((fractions < -1e-5) | (fractions > 1 + 1e-5))
     bad = ~finite.all(1) | outside.any(1)
-    broken = _broken(np.where(bad[:, None], np.nan, fractions), GALAXY_ZOO_2)
     for kind, where in (("NaN or infinite", ~finite), ("outside 0..1", outside)):
         for i, j in zip(*np.nonzero(where), strict=True):
             fault(ids[i], lines[i], f"vote fraction {kind}", f"{GALAXY_ZOO_2.columns[j]} = {fractions[i, j]:g}")
-    for i, questions in broken.items():
-        fault(ids[i], lines[i], _BREAKS, questions)
-        bad[i] = True
+    columns = [GALAXY_ZOO_2.columns.index(column) for column in tree.columns]
+    for of, some in ((GALAXY_ZOO_2, fractions), (tree, fractions[:, columns])):
+        broken = tree_violation(np.where(bad[:, None], np.nan, some), of) > 1e-3
+        for k in np.nonzero(broken.any(1))[0]:
+            questions = ", ".join(of.questions[q].name for q in np.nonzero(broken[k])[0])
+            fault(ids[k], lines[k], f"vote fractions break the decision tree {of.name}", f"question {questions}")
+        bad |= broken.any(1)
     for i in (i for i, galaxy_id in enumerate(ids) if seen[galaxy_id] > 1):
         fault(ids[i], lines[i], "duplicate GalaxyID")
         bad[i] = True
     keep = np.nonzero(~bad)[0]
     keep = keep[np.argsort(galaxy_ids[keep])]
-    valid = np.clip(fractions[keep], 0, 1).astype(np.float32)
-    return Solutions(name, galaxy_ids[keep], np.array(lines, int)[keep], valid, frozenset(seen), tuple(problems))
-
-
-def _broken(fractions: np.ndarray, tree: Tree) -> dict[int, str]:
-    """The rows that break the tree by more than 1e-3, with the questions; rows of NaN do not."""
-    broken = tree_violation(fractions, tree) > 1e-3
-    return {
-        i: "question " + ", ".join(tree.questions[q].name for q in np.nonzero(broken[i])[0])
-        for i in np.nonzero(broken.any(1))[0].tolist()
-    }
-
-
-def narrowed(solutions: Solutions, tree: Tree) -> tuple[Solutions, list[Problem]]:
-    """The columns of another tree, in its order, of the rows that obey it; and what is wrong with the other rows.
-
-    Args:
-      tree: of some of Kaggle's columns.
-    """
-    if not differences(GALAXY_ZOO_2, tree):
-        return solutions, []
-    fractions = solutions.vote_fractions[:, [GALAXY_ZOO_2.columns.index(column) for column in tree.columns]]
-    broken = _broken(fractions, tree)
-    problems = [
-        Problem(
-            str(solutions.galaxy_id[i]),
-            solutions.name,
-            f"{_BREAKS} {tree.name}",
-            f"line {solutions.line[i]}, {questions}"[:100],
-        )
-        for i, questions in broken.items()
-    ]
-    keep = np.setdiff1d(np.arange(len(fractions)), list(broken))
-    kept = {name: getattr(solutions, name)[keep] for name in ("galaxy_id", "line")}
-    return solutions._replace(vote_fractions=fractions[keep], **kept), problems
+    valid = np.clip(fractions[keep][:, columns], 0, 1).astype(np.float32)
+    return Solutions(galaxy_ids[keep], valid, frozenset(seen), tuple(problems))
 
 
 def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:

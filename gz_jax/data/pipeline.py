@@ -63,7 +63,8 @@ def train_batches(
     """This process's rows of one epoch's training batches, from `first_step` on.
 
     Yields:
-      image uint8 [b, size, size, 3], vote_fractions float32 [b, answers], galaxy_id int64 [b], mask bool [b] (all True).
+      image uint8 [b, size, size, 3], vote_fractions float32 [b, answers], galaxy_id int64 [b], mask bool [b] (all
+      True).
     """
     rows = local_rows(batch_size, process_index, process_count)
     indices = train_indices(split.size, batch_size, seed=seed, epoch=epoch)[first_step:, rows]
@@ -73,12 +74,7 @@ def train_batches(
 
 
 def eval_batches(
-    split: Split,
-    view: View,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    split: Split, view: View, *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
     """This process's rows of batches that hold every galaxy once, in order; the last is padded and masked.
 
@@ -103,12 +99,7 @@ def _batches(split: Split, view: View, indices: np.ndarray, mask: np.ndarray, ma
 
 
 def _stream(
-    split: Split,
-    view: View,
-    indices: np.ndarray,
-    mask: np.ndarray,
-    maps: Maps | None,
-    first: Records,
+    split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None, first: Records
 ) -> Iterator[Batch]:
     """As `_batches`, by tf.data; `first` is any record, for the shapes."""
     from gz_jax.data.tensorflow_cpu import import_tensorflow

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gz_jax import labels
-from gz_jax.labels import GALAXY_ZOO_2, Tree
+from gz_jax.labels import GALAXY_ZOO_2, Tree, differences
 
 Records = dict[str, np.ndarray]
 
@@ -29,9 +28,10 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """Splits by name ('train', 'validation', 'test'), with what is known of the whole.
 
-    `tree` says what the columns of the vote fractions are. `fingerprint` changes when the files, the split or the tree
-    do, `labelled` when those with labels do ('' where there are no others): a run may get test images later. `statistics` is JSON-ready (counts, per-answer means,
-    Kolmogorov-Smirnov distances between train and validation). `skipped` lists (galaxy_id, file, reason).
+    `fingerprint` changes when the files, the split or the tree do, `labelled` when those with labels do ('' where there
+    are no others): a run may get test images later. `statistics` is JSON-ready (counts, per-answer means,
+    Kolmogorov-Smirnov distances between train and validation). `tree` has the columns of the vote fractions. `skipped`
+    lists (galaxy_id, file, reason).
     """
 
     splits: dict[str, Split]
@@ -48,11 +48,11 @@ class Dataset(NamedTuple):
 
 
 def tree_mark(tree: Tree) -> str:
-    """For fingerprints: 16 hex digits that questions, answers, columns and what leads to what decide; '' of Galaxy Zoo 2."""
-    if not labels.differences(GALAXY_ZOO_2, tree):
+    """'_' and a hash of a tree's questions, answers, columns and what leads to what; '' for Galaxy Zoo 2."""
+    if not differences(GALAXY_ZOO_2, tree):
         return ""
     questions = [(q.name, q.answers, q.columns, sorted(q.after)) for q in tree.questions]
-    return hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:16]
+    return "_" + hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:16]
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:

@@ -21,14 +21,7 @@ import numpy as np
 from gz_jax.data.kaggle_split import side
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
-from gz_jax.data.synthetic_votes import (
-    KINDS,
-    Galaxies,
-    GalaxyParameters,
-    draw_parameters,
-    draw_votes,
-    true_fractions,
-)
+from gz_jax.data.synthetic_votes import KINDS, Galaxies, GalaxyParameters, draw_parameters, draw_votes, true_fractions
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 
@@ -91,7 +84,7 @@ def make_dataset(
 
     Args:
       num_galaxies: galaxies with votes, divided into 'train' and 'validation' by a hash of (seed, GalaxyID).
-      tree: that of Galaxy Zoo 2 or Galaxy Zoo DECaLS 5, or another of some of their questions. The galaxies are the same.
+      tree: that of Galaxy Zoo 2 or Galaxy Zoo DECaLS 5, or another of some of their questions; of the same galaxies.
       seed: 0..2**32 - 1.
       size: pixels on a side; the field is the customary central crop (204 of Kaggle's 424 px).
       validation_fraction: expected share of validation, 0..1.
@@ -128,8 +121,7 @@ def make_dataset(
     sides = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
     sides["test"] = np.arange(num_galaxies, len(ids))
     arguments = [RENDERER_VERSION, num_galaxies, seed, size, float(validation_fraction), float(merger_fraction)]
-    mark = [tree_mark(tree)] if tree_mark(tree) else []
-    fingerprint = hashlib.sha256(json.dumps(["synthetic", *arguments, *mark]).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(json.dumps(["synthetic", *arguments]).encode()).hexdigest()[:16] + tree_mark(tree)
     return Dataset({name: split(rows) for name, rows in sides.items()}, fingerprint, {}, tree)
 
 
@@ -233,7 +225,9 @@ def _write_all(folder: pathlib.Path, training, test, seed, size, layout: Layout,
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser("gz_jax.data.synthetic", description=write_kaggle_files.__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "gz_jax.data.synthetic", description=(write_kaggle_files.__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("directory")
     parser.add_argument("--num_galaxies", type=int, default=1000)
     parser.add_argument("--num_test", type=int, help="default: a tenth of --num_galaxies")

@@ -19,6 +19,7 @@ _KNOT = np.array([0.75, 0.9, 1.5])
 Plane = np.ndarray  # [G, G] float32 flux
 Light = list[Plane]  # three planes: i, r, g
 Axes = tuple[np.ndarray, np.ndarray]
+Rng = np.random.Generator
 
 
 def banded(matrix: np.ndarray) -> csr_array:
@@ -65,7 +66,7 @@ def blobs(
     return (banded(rows.T) @ columns.reshape(len(flux), flux.shape[1] * len(x))).reshape(len(y), -1, len(x))
 
 
-def _patches(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, scale: float, count: int = 32) -> Plane:
+def _patches(x: np.ndarray, y: np.ndarray, rng: Rng, scale: float, count: int = 32) -> Plane:
     """Smooth noise of unit variance and correlation length `scale`, anchored to the galaxy, not the grid."""
     nodes = (np.arange(count) - (count - 1) / 2) * scale
     weights = [np.exp(-0.5 * ((axis[:, None] - nodes) / (0.7 * scale)) ** 2) for axis in (y, x)]
@@ -108,7 +109,7 @@ def add_bulge(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane) -> None:
     add(light, profile, _colour(min(g.lateness * 0.5, 0.35)))
 
 
-def add_disk(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: np.random.Generator) -> None:
+def add_disk(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """Exponential disk with arms, bar, ring, star-forming knots and a lane of dust."""
     h, q, late = g.radius, max(g.axis_ratio, 0.08), g.lateness
     patches, warp = _patches(*axes, rng, 6.0), _patches(*axes, rng, 22.0)
@@ -152,7 +153,7 @@ def add_disk(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axe
             band *= np.exp(-depth * lane)
 
 
-def _knots(g: Galaxy, q: float, central: float, axes: Axes, rng: np.random.Generator) -> Plane:
+def _knots(g: Galaxy, q: float, central: float, axes: Axes, rng: Rng) -> Plane:
     """Star-forming knots along the arms, or anywhere in a disk without."""
     count = int(26 * (g.clumps - 0.2))
     r = g.radius * rng.uniform(0.8, 3.4, count)
@@ -168,9 +169,7 @@ def _knots(g: Galaxy, q: float, central: float, axes: Axes, rng: np.random.Gener
     return blobs(*axes, *place, width, flux[:, None])[:, 0]
 
 
-def add_companion(
-    light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: np.random.Generator
-) -> None:
+def add_companion(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """A neighbour; in a merger also tidal tails from both and an envelope about the pair."""
     cx, cy = (g.companion_separation * f(g.companion_angle) for f in (math.cos, math.sin))
     size = g.radius * (0.45 + 0.45 * math.sqrt(g.companion_flux))
@@ -198,9 +197,7 @@ def add_companion(
         add(light, tail * rough * np.float32(bright), _colour(min(g.lateness + 0.2, 1.0)))
 
 
-def add_irregular(
-    light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: np.random.Generator
-) -> None:
+def add_irregular(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """A lumpy body without symmetry."""
     warps = [0.5 * g.radius * _patches(*axes, rng, 20.0) for _ in range(2)]
     u, v = ellipse(x + warps[0], y + warps[1], g.position_angle, g.axis_ratio)

@@ -1,11 +1,12 @@
 """What a synthetic galaxy is, and what volunteers say of it.
 
 A galaxy is drawn from physical parameters, the parameters give the probability of every answer of the Galaxy
-Zoo 2 and Galaxy Zoo DECaLS 5 trees, and simulated volunteers walk down a tree of these questions. Everything about galaxy i depends on (seed,
-galaxy_id i) alone, so any subset, in any order, gives bitwise the same galaxies.
+Zoo 2 and Galaxy Zoo DECaLS 5 trees, and simulated volunteers walk down a tree of these questions. Everything
+about galaxy i depends on (seed, galaxy_id i) and the tree alone, so any subset, in any order, gives bitwise the
+same galaxies.
 """
 
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,7 @@ ELLIPTICAL, DISK, IRREGULAR, MERGER, ARTIFACT = range(len(KINDS))
 _KIND_SHARES = {ARTIFACT: 0.007, IRREGULAR: 0.04, ELLIPTICAL: 0.385}
 _NUM_DRAWS = 48
 _DECALS = labels.load("galaxy_zoo_decals")
+_KNOWN = [(q.name, q.answers) for tree in (GALAXY_ZOO_2, _DECALS) for q in tree.questions]
 R = TypeVar("R")
 N = TypeVar("N")
 
@@ -192,15 +194,9 @@ def visibility(parameters: Galaxies) -> dict[str, np.ndarray]:
     }
 
 
-def _asked(tree: Tree) -> list[tuple[str, tuple[str, ...]]]:
-    """Name and answers of each question."""
-    return [(q.name, q.answers) for q in tree.questions]
-
-
 def unanswerable(tree: Tree) -> list[str]:
     """Names of the questions that synthetic volunteers do not know."""
-    known = [*_asked(GALAXY_ZOO_2), *_asked(_DECALS)]
-    return [name for name, answers in _asked(tree) if (name, answers) not in known]
+    return [q.name for q in tree.questions if (q.name, q.answers) not in _KNOWN]
 
 
 def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
@@ -227,20 +223,14 @@ def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarra
     miscount = np.roll(count, 1, -1) * [0, 1, 1, 1, 1] + np.roll(count, -1, -1) * [1, 1, 1, 1, 0]
     count = 0.85 * count + 0.08 * miscount + [0.02, 0.08, 0.02, 0.01, 0.01]
     sure = np.clip(0.2 + 0.9 * arms, 0, 0.92)[:, None]  # of the number of arms
-    smooth = _share((1 - artifact) * (1 - featured), (1 - artifact) * featured, artifact)
-    edge_on, is_spiral = _share(0.012 + 0.95 * edge, 0.988 - 0.95 * edge), _share(spiral, 1 - spiral)
-    rounded = _graded(-p.axis_ratio, (-0.78, -0.4), 0.06)
-    bulge_shape = _share(has_bulge * (1 - boxy), has_bulge * boxy, 1 - has_bulge)
-    winding = _graded(np.degrees(np.abs(p.pitch)), (15.5, 25.0), 3.5)
-    arm_count = np.concatenate([sure * count / count.sum(-1, keepdims=True), 1 - sure], -1)
     galaxy_zoo_2 = (
-        smooth,
-        edge_on,
+        _share((1 - artifact) * (1 - featured), (1 - artifact) * featured, artifact),
+        _share(0.012 + 0.95 * edge, 0.988 - 0.95 * edge),
         _share(barred, 1 - barred),
-        is_spiral,
+        _share(spiral, 1 - spiral),
         _graded(concentration, (0.02, 0.21, 0.62), 0.07),
         _share(odd, 1 - odd),
-        rounded,
+        _graded(-p.axis_ratio, (-0.78, -0.4), 0.06),
         _share(
             0.015 + 3.6 * ring,
             0.04 + 1.2 * p.arc + 0.1 * ring,
@@ -250,29 +240,21 @@ def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarra
             0.04 + 3.4 * merger,
             0.004 + 0.8 * seen["dust"],
         ),
-        bulge_shape,
-        winding,
-        arm_count,
+        _share(has_bulge * (1 - boxy), has_bulge * boxy, 1 - has_bulge),
+        _graded(np.degrees(np.abs(p.pitch)), (15.5, 25.0), 3.5),
+        np.concatenate([sure * count / count.sum(-1, keepdims=True), 1 - sure], -1),
     )
-    decals = (
-        smooth,
-        edge_on,
-        is_spiral,
-        _graded(bar, (0.28, 0.62), 0.09)[:, ::-1],
-        _graded(concentration, (0.05, 0.19, 0.36, 0.65), 0.05)[:, ::-1],
-        rounded,
-        bulge_shape[:, [1, 2, 0]],
-        winding,
-        arm_count,
-        _share(
-            (1 - 0.8 * merger) * (1 - 0.75 * p.disturbed),
-            0.06 + 0.5 * p.disturbed + 0.2 * irregular,
-            0.015 + 0.5 * p.disturbed + 0.6 * p.tails,
-            0.012 + 3 * merger**1.5,
-        ),
+    smooth, edge_on, _, arms, _, _, rounded, _, bulge_shape, winding, number = galaxy_zoo_2
+    bars = _graded(bar, (0.28, 0.62), 0.09)[:, ::-1]
+    bulges = _graded(concentration, (0.05, 0.19, 0.36, 0.65), 0.05)[:, ::-1]
+    merging = _share(
+        (1 - 0.8 * merger) * (1 - 0.75 * p.disturbed),
+        0.06 + 0.5 * p.disturbed + 0.2 * irregular,
+        0.015 + 0.5 * p.disturbed + 0.6 * p.tails,
+        0.012 + 3 * merger**1.5,
     )
-    both = ((GALAXY_ZOO_2, galaxy_zoo_2), (_DECALS, decals))
-    return {key: share for tree, shares in both for key, share in zip(_asked(tree), shares, strict=True)}
+    decals = (smooth, edge_on, arms, bars, bulges, rounded, bulge_shape[:, [1, 2, 0]], winding, number, merging)
+    return dict(zip(_KNOWN, [*galaxy_zoo_2, *decals], strict=True))
 
 
 def true_fractions(parameters: Galaxies, tree: Tree = GALAXY_ZOO_2) -> np.ndarray:
@@ -290,11 +272,11 @@ def true_fractions(parameters: Galaxies, tree: Tree = GALAXY_ZOO_2) -> np.ndarra
     """
     if strange := unanswerable(tree):
         raise UserError(
-            f"Synthetic galaxies have no answers to {', '.join(strange)} of {tree.name}: they have those to the questions "
-            f"of {GALAXY_ZOO_2.name} and {_DECALS.name}, by the same names and with the same answers in the same order."
+            f"Synthetic galaxies have no votes for {', '.join(strange[:20])}{' and more' * (len(strange) > 20)} of "
+            f"{tree.name}: only for questions of {GALAXY_ZOO_2.name} and {_DECALS.name}, with their answers in order."
         )
     shares = _shares(parameters)
-    conditional = np.concatenate([shares[key] for key in _asked(tree)], -1).astype(np.float32)
+    conditional = np.concatenate([shares[q.name, q.answers] for q in tree.questions], -1).astype(np.float32)
     return np.asarray(labels.joint(jnp.asarray(conditional), tree))
 
 
