@@ -116,9 +116,9 @@ def open_dataset(
     name, labelled = (f"{kaggle.fingerprint(files, test=test)}_{how}" for test in (True, False))
     choose = functools.partial(_checked, files, image_size, workers, on_bad, (seed, validation_fraction), tree)
     mark = tree_mark(tree)
-    identity = {"fingerprint": name + mark, "labelled": labelled + mark, "tree": tree}
+    known = {"fingerprint": name + mark, "labelled": labelled + mark, "tree": tree}
     if not prepared:
-        return _as_they_are(cache_dir(store, name), choose, identity)
+        return _as_they_are(cache_dir(store, name), choose, known)
     tensorflow_cpu.quiet()
     import tensorflow_datasets as tfds
 
@@ -136,10 +136,8 @@ def open_dataset(
                 with quiet():
                     galaxy_zoo_builder.prepare(open_builder(contents=contents), contents, store)
                     builder = open_builder()
-    splits = {
-        key: Split(info.num_examples, _split_reader(info.file_instructions))
-        for key, info in builder.info.splits.items()
-    }
+    found = builder.info.splits.items()
+    splits = {key: Split(info.num_examples, _split_reader(info.file_instructions)) for key, info in found}
     metadata = builder.info.metadata
     if mark:
         whole, chosen = choose(problems=[kaggle_check.Problem(*problem) for problem in metadata["skipped"]])
@@ -148,7 +146,7 @@ def open_dataset(
             key: _narrowed(splits[key], np.searchsorted(whole.splits[key][1], ids), votes)
             for key, (_, ids, votes) in chosen.splits.items()
         }
-    return _dataset(splits, metadata, identity)
+    return _dataset(splits, metadata, known)
 
 
 def _narrowed(split: Split, rows: np.ndarray, votes: np.ndarray) -> Split:
@@ -194,9 +192,7 @@ def _checked(
     return whole, whole if chosen is solutions else galaxy_zoo_builder.choose(files, chosen, found, *split, tree)
 
 
-def _as_they_are(
-    cache: pathlib.Path, choose: Callable[..., tuple[Contents, Contents]], identity: dict[str, Any]
-) -> Dataset:
+def _as_they_are(cache: pathlib.Path, choose: Callable[..., tuple[Contents, ...]], known: dict[str, Any]) -> Dataset:
     """The data set read from Kaggle's files; what a check found is kept, since it takes a while."""
     found = cache / "checked.json"
     try:
@@ -221,15 +217,15 @@ def _as_they_are(
 
         return Split(len(ids), read)
 
-    return _dataset({key: split(*value) for key, value in contents.splits.items()}, contents.metadata, identity)
+    return _dataset({key: split(*value) for key, value in contents.splits.items()}, contents.metadata, known)
 
 
-def _dataset(splits: dict[str, Split], metadata: dict[str, Any], identity: dict[str, Any]) -> Dataset:
+def _dataset(splits: dict[str, Split], metadata: dict[str, Any], known: dict[str, Any]) -> Dataset:
     statistics = metadata["statistics"]
     if statistics["ks_exceeded"]:
         worst = ", ".join(f"{c} ({statistics['ks_distance'][c]:.3f})" for c in statistics["ks_exceeded"])
         _log.warning("train and validation differ more than chance allows (KS distance) in %s", worst)
-    return Dataset(splits, statistics=statistics, skipped=tuple(map(tuple, metadata["skipped"])), **identity)
+    return Dataset(splits, statistics=statistics, skipped=tuple(map(tuple, metadata["skipped"])), **known)
 
 
 def _has_kaggle_credentials() -> bool:

@@ -156,12 +156,10 @@ def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
 
 def _data(source: Source | Sequence[Source]) -> tuple[bool, list[bytes]]:
     """Whether it is FITS; the bytes of one file, or of three of one kind, unzipped."""
-    sources = [source] if isinstance(source, bytes | str | os.PathLike) else source
-    _require(
-        sources is not source or len(sources) == 3, "a picture comes from one file, or from three: red, green, blue"
-    )
+    files = [source] if isinstance(source, bytes | str | os.PathLike) else source
+    _require(files is not source or len(files) == 3, "a picture comes from one file, or from three: red, green, blue")
     data: list[bytes] = []
-    for one in sources:
+    for one in files:
         data.append(_unzipped(_bytes(one)))
         _require(sum(map(len, data)) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB together")
     kinds = {one.startswith(b"SIMPLE") for one in data}

@@ -63,8 +63,7 @@ def train_batches(
     """This process's rows of one epoch's training batches, from `first_step` on.
 
     Yields:
-      image uint8 [b, size, size, 3], vote_fractions float32 [b, answers], galaxy_id int64 [b], mask bool [b] (all
-      True).
+      image uint8 [b, size, size, 3], vote_fractions float32 [b, answers], galaxy_id int64 [b], mask bool [b], all True.
     """
     rows = local_rows(batch_size, process_index, process_count)
     indices = train_indices(split.size, batch_size, seed=seed, epoch=epoch)[first_step:, rows]

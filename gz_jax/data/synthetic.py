@@ -225,9 +225,8 @@ def _write_all(folder: pathlib.Path, training, test, seed, size, layout: Layout,
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "gz_jax.data.synthetic", description=(write_kaggle_files.__doc__ or "").split("\n")[0]
-    )
+    about = str(write_kaggle_files.__doc__).split("\n")[0]
+    parser = argparse.ArgumentParser("gz_jax.data.synthetic", description=about)
     parser.add_argument("directory")
     parser.add_argument("--num_galaxies", type=int, default=1000)
     parser.add_argument("--num_test", type=int, help="default: a tenth of --num_galaxies")

@@ -202,7 +202,8 @@ def unanswerable(tree: Tree) -> list[str]:
 def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
     """Conditional fractions [n, answers] of each question that can be answered, by its name and answers.
 
-    The numbers are chosen so that the means of the answers lie near Kaggle's, and near those of Walmsley et al. 2022.
+    The numbers are chosen so that the means of the answers lie near Kaggle's; mergers are a few per cent, as in
+    Walmsley et al. 2022.
     """
     seen = visibility(parameters)
     p = Galaxies(*(np.asarray(x, np.float64) for x in parameters))
