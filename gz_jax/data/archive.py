@@ -16,7 +16,7 @@ import types
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from gz_jax.data import listing
 from gz_jax.runtime.errors import UserError
@@ -53,10 +53,17 @@ class Source(NamedTuple):
 class _File(io.FileIO):
     """A zip on disk; `_Window` is one inside another. Neither reads more at once than any entry may have."""
 
-    def read(self, size: int = -1, /) -> bytes:
-        if size > _MAX_READ:
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_READ:
             raise zipfile.BadZipFile(f"it asks for {size} bytes at once")
         return super().read(size)
+
+
+def _stream(archive: zipfile.ZipFile) -> IO[bytes]:
+    """The file of an open zip."""
+    if archive.fp is None:
+        raise ValueError("the zip is closed")
+    return archive.fp
 
 
 class _Window(io.RawIOBase):
@@ -79,7 +86,7 @@ class _Window(io.RawIOBase):
         return self._at
 
     def pread(self, count: int, at: int) -> bytes:
-        return os.pread(self._outer.fp.fileno(), max(0, min(count, self._size - at)), self._start + at)
+        return os.pread(_stream(self._outer).fileno(), max(0, min(count, self._size - at)), self._start + at)
 
     def read(self, size: int = -1, /) -> bytes:
         if size > _MAX_READ:
@@ -131,9 +138,9 @@ def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, li
     try:
         archive = zipfile.ZipFile(_File(file) if isinstance(file, pathlib.Path) else file)
         infos = archive.infolist()
-        if infos and min(info.header_offset for info in infos):  # the end of an inner zip, taken for the outer's
+        if infos and min(info.header_offset for info in infos) > 0:  # the end of an inner zip, taken for the outer's
             raise zipfile.BadZipFile("its end is missing")
-        if sum(info.compress_size for info in infos) > archive.fp.seek(0, os.SEEK_END):
+        if sum(info.compress_size for info in infos) > _stream(archive).seek(0, os.SEEK_END):
             raise zipfile.BadZipFile("its entries overlap: a zip bomb")
     except PermissionError as error:
         raise UserError(f"cannot read {where}: {error.strerror}") from error
@@ -153,7 +160,7 @@ def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, li
 
 def _nested(outer: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Window:
     """The zip `info` inside the zip `outer` as a seekable file."""
-    header = os.pread(outer.fp.fileno(), 30, info.header_offset)
+    header = os.pread(_stream(outer).fileno(), 30, info.header_offset)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise UserError(f"{where} is damaged at {info.filename}: download it again")
     start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))

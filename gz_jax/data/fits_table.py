@@ -3,11 +3,12 @@
 import bz2
 import contextlib
 import gzip
+import io
 import math
 import os
 import warnings
 from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,7 @@ def read_columns(path: str | os.PathLike[str], names: Sequence[str], max_rows: i
             raise ValueError(f"damaged: {error}") from error
 
 
-def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+def _open(path: str | os.PathLike[str]) -> io.BufferedIOBase:
     with open(path, "rb") as file:
         start = file.read(3)
     if start.startswith(b"\x1f\x8b"):
@@ -79,9 +80,9 @@ def _open(path: str | os.PathLike[str]) -> IO[bytes]:
     return bz2.open(path) if start == b"BZh" else open(path, "rb")
 
 
-def _header(file: IO[bytes], most: int) -> bytes | None:
+def _header(file: io.BufferedIOBase, most: int) -> bytes | None:
     """A header's blocks; None at the end of the file or where it holds no further header."""
-    blocks = []
+    blocks: list[bytes] = []
     while len(blocks) < most and len(block := file.read(_BLOCK)) == _BLOCK:
         blocks.append(block)
         if not blocks[0].startswith((b"SIMPLE  =", b"XTENSION=")):
@@ -102,7 +103,7 @@ def _data_bytes(header: Any) -> int:
     return size
 
 
-def _skip(file: IO[bytes], count: int, so_far: int) -> bool:
+def _skip(file: io.BufferedIOBase, count: int, so_far: int) -> bool:
     """Go on by `count` bytes; False where that would take too long, or the file ends."""
     if not isinstance(file, gzip.GzipFile | bz2.BZ2File):
         return bool(file.seek(count, os.SEEK_CUR))
@@ -111,7 +112,7 @@ def _skip(file: IO[bytes], count: int, so_far: int) -> bool:
     return not count
 
 
-def _rows(file: IO[bytes], header: Any, names: Sequence[str], max_rows: int) -> list[pa.ChunkedArray]:
+def _rows(file: io.BufferedIOBase, header: Any, names: Sequence[str], max_rows: int) -> list[pa.ChunkedArray]:
     from astropy.io import fits
 
     total, width = header["NAXIS2"], header["NAXIS1"]

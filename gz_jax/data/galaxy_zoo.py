@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gz_jax import labels
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
-from gz_jax.data.galaxy_zoo_builder import quiet
-from gz_jax.data.split import Dataset, Records, Split
+from gz_jax.data.galaxy_zoo_builder import Contents, quiet
+from gz_jax.data.split import Dataset, Records, Split, tree_mark
+from gz_jax.data.synthetic_votes import unanswerable
+from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime import lock
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import write_json
@@ -44,7 +45,7 @@ def _split_reader(shards: Sequence[Any]) -> Callable[[np.ndarray], Records]:
         indices = np.asarray(indices, np.int64)
         n, shard_of = len(indices), np.searchsorted(ends, indices, side="right")
         galaxy_id, image = np.empty(n, np.int64), np.empty(n, object)
-        fractions = np.empty((n, labels.NUM_ANSWERS), np.float32)
+        fractions = np.empty((n, len(GALAXY_ZOO_2.columns)), np.float32)
         for shard in np.unique(shard_of).tolist():
             wanted = np.nonzero(shard_of == shard)[0]
             start = ends[shard] - shards[shard].examples_in_shard
@@ -69,6 +70,7 @@ def _split_reader(shards: Sequence[Any]) -> Callable[[np.ndarray], Records]:
 def open_dataset(
     data_dir: str | os.PathLike | None,
     *,
+    tree: Tree = GALAXY_ZOO_2,
     seed: int = 0,
     validation_fraction: float = 0.2,
     on_bad: Literal["fail", "skip"] = "fail",
@@ -81,6 +83,8 @@ def open_dataset(
 
     Args:
       data_dir: where Kaggle's files lie (see `kaggle.find`); None downloads, given Kaggle credentials.
+      tree: of some of Kaggle's columns, which become the vote fractions; every row must obey it, as it must that of
+        Galaxy Zoo 2. The prepared files are the same for every tree.
       seed: of the split between train and validation.
       validation_fraction: share of the training images that validates, above 0 and below 1.
       on_bad: 'fail' refuses files with bad galaxies, 'skip' leaves these out (`Dataset.skipped`).
@@ -101,13 +105,20 @@ def open_dataset(
         raise UserError(f"config.data.on_bad is {on_bad!r}; it must be 'fail' or 'skip'")
     if not 0 < validation_fraction < 1:
         raise UserError(f"the validation fraction is {validation_fraction}; it must lie between 0 and 1")
+    if lacking := [column for column in tree.columns if column not in GALAXY_ZOO_2.columns]:
+        raise UserError(
+            f"Kaggle's files lack the columns {kaggle_check.few(lacking)} of the decision tree {tree.name!r}: "
+            + ("name a tree of Kaggle's columns" if unanswerable(tree) else "--config.data.source=synthetic has them")
+        )
     store = store_dir(store)
     files = _find_or_download(data_dir, store)
     how = f"seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
     name, labelled = (f"{kaggle.fingerprint(files, test=test)}_{how}" for test in (True, False))
-    choose = functools.partial(_checked, files, image_size, workers, on_bad, seed, validation_fraction)
+    choose = functools.partial(_checked, files, image_size, workers, on_bad, (seed, validation_fraction), tree)
+    mark = tree_mark(tree)
+    known = {"fingerprint": name + mark, "labelled": labelled + mark, "tree": tree}
     if not prepared:
-        return _as_they_are(cache_dir(store, name), name, choose)._replace(labelled=labelled)
+        return _as_they_are(cache_dir(store, name), choose, known)
     tensorflow_cpu.quiet()
     import tensorflow_datasets as tfds
 
@@ -121,15 +132,26 @@ def open_dataset(
             with quiet():
                 builder = open_builder()  # another process may have prepared it while we waited
             if not builder.info.initialized:
-                contents = choose()
+                contents, _ = choose()
                 with quiet():
                     galaxy_zoo_builder.prepare(open_builder(contents=contents), contents, store)
                     builder = open_builder()
-    splits = {
-        key: Split(info.num_examples, _split_reader(info.file_instructions))
-        for key, info in builder.info.splits.items()
-    }
-    return _dataset(splits, name, builder.info.metadata)._replace(labelled=labelled)
+    found = builder.info.splits.items()
+    splits = {key: Split(info.num_examples, _split_reader(info.file_instructions)) for key, info in found}
+    metadata = builder.info.metadata
+    if mark:
+        whole, chosen = choose(problems=[kaggle_check.Problem(*problem) for problem in metadata["skipped"]])
+        metadata = chosen.metadata
+        splits = {
+            key: _narrowed(splits[key], np.searchsorted(whole.splits[key][1], ids), votes)
+            for key, (_, ids, votes) in chosen.splits.items()
+        }
+    return _dataset(splits, metadata, known)
+
+
+def _narrowed(split: Split, rows: np.ndarray, votes: np.ndarray) -> Split:
+    """Some rows of a split, with other vote fractions."""
+    return Split(len(rows), lambda index: split.read(rows[index]) | {"vote_fractions": votes[index]})
 
 
 def store_dir(store: str | os.PathLike | None) -> pathlib.Path:
@@ -147,24 +169,30 @@ def _checked(
     image_size: int,
     workers: int | None,
     on_bad: str,
-    seed: int,
-    validation_fraction: float,
+    split: tuple[int, float],
+    tree: Tree,
     problems: Sequence[kaggle_check.Problem] | None = None,
-) -> galaxy_zoo_builder.Contents:
-    """Who goes where, after everything is checked; `problems` are those of an earlier check."""
+) -> tuple[Contents, Contents]:
+    """Who goes where, after everything is checked: of Kaggle's whole tree, and of `tree`.
+
+    `problems` are those of an earlier check, by Kaggle's tree; `split` is seed and validation fraction.
+    """
     if problems is None:
         solutions, problems = galaxy_zoo_builder.check(files, image_size, workers)
     else:
         solutions = kaggle_check.read_solutions(files.solutions)
-    if problems and on_bad == "fail":
+    chosen = kaggle_check.read_solutions(files.solutions, tree) if tree_mark(tree) else solutions
+    found = list({(p.galaxy_id, p.file, p.reason): p for p in [*problems, *chosen.problems]}.values())
+    if found and on_bad == "fail":
         raise UserError(
-            f"{kaggle_check.report(problems, files.directory)}\n"
+            f"{kaggle_check.report(found, files.directory)}\n"
             "Repair the files, or go on without these galaxies: --config.data.on_bad=skip"
         )
-    return galaxy_zoo_builder.choose(files, solutions, problems, seed, validation_fraction)
+    whole = galaxy_zoo_builder.choose(files, solutions, problems, *split, GALAXY_ZOO_2)
+    return whole, whole if chosen is solutions else galaxy_zoo_builder.choose(files, chosen, found, *split, tree)
 
 
-def _as_they_are(cache: pathlib.Path, name: str, choose: Callable[..., galaxy_zoo_builder.Contents]) -> Dataset:
+def _as_they_are(cache: pathlib.Path, choose: Callable[..., tuple[Contents, ...]], known: dict[str, Any]) -> Dataset:
     """The data set read from Kaggle's files; what a check found is kept, since it takes a while."""
     found = cache / "checked.json"
     try:
@@ -173,11 +201,11 @@ def _as_they_are(cache: pathlib.Path, name: str, choose: Callable[..., galaxy_zo
         problems = None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{found} cannot be read ({error}): remove it, and the files are checked again") from error
-    contents = choose(problems=problems)
+    whole, contents = choose(problems=problems)
     if problems is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            write_json(found, contents.metadata["skipped"])
+            write_json(found, whole.metadata["skipped"])
         except OSError as error:
             raise UserError(f"cannot write to {cache} ({error.strerror}): set --config.data.store") from error
 
@@ -189,15 +217,15 @@ def _as_they_are(cache: pathlib.Path, name: str, choose: Callable[..., galaxy_zo
 
         return Split(len(ids), read)
 
-    return _dataset({key: split(*value) for key, value in contents.splits.items()}, name, contents.metadata)
+    return _dataset({key: split(*value) for key, value in contents.splits.items()}, contents.metadata, known)
 
 
-def _dataset(splits: dict[str, Split], name: str, metadata: dict[str, Any]) -> Dataset:
+def _dataset(splits: dict[str, Split], metadata: dict[str, Any], known: dict[str, Any]) -> Dataset:
     statistics = metadata["statistics"]
     if statistics["ks_exceeded"]:
         worst = ", ".join(f"{c} ({statistics['ks_distance'][c]:.3f})" for c in statistics["ks_exceeded"])
         _log.warning("train and validation differ more than chance allows (KS distance) in %s", worst)
-    return Dataset(splits, name, statistics, tuple(map(tuple, metadata["skipped"])))
+    return Dataset(splits, statistics=statistics, skipped=tuple(map(tuple, metadata["skipped"])), **known)
 
 
 def _has_kaggle_credentials() -> bool:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from gz_jax import labels
 from gz_jax.data import kaggle, kaggle_check, kaggle_split, tensorflow_cpu
+from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 
 _PER_SHARD = 2048  # galaxies; TFDS holds one shard's records (30 MB) in memory while writing
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Contents(NamedTuple):
-    """What to prepare: (images, galaxy_id [n], vote_fractions [n, 37]) by split, and the metadata."""
+    """What to prepare: (images, galaxy_id [n], vote_fractions [n, answers]) by split, and the metadata."""
 
     splits: dict[str, tuple[kaggle.Images, np.ndarray, np.ndarray]]
     metadata: dict[str, Any]
@@ -54,7 +54,7 @@ def builder_class() -> type:
                     {
                         "galaxy_id": np.int64,
                         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                        "vote_fractions": tfds.features.Tensor(shape=(labels.NUM_ANSWERS,), dtype=np.float32),
+                        "vote_fractions": tfds.features.Tensor(shape=(len(GALAXY_ZOO_2.columns),), dtype=np.float32),
                     }
                 ),
                 homepage=f"https://www.kaggle.com/c/{kaggle.COMPETITION}",
@@ -142,8 +142,9 @@ def choose(
     problems: Sequence[kaggle_check.Problem],
     seed: int,
     validation_fraction: float,
+    tree: Tree,
 ) -> Contents:
-    """Leave out the galaxies with problems and send each other one to its side.
+    """Leave out the galaxies with problems and send each other one to its side; `tree` is that of the solutions.
 
     Raises:
       UserError: no galaxy is left for training or for validation.
@@ -159,10 +160,10 @@ def choose(
     for name, (_, members, _) in splits.items():
         if not len(members):
             raise UserError(f"of {len(ids)} valid galaxies in {files.directory} none is left for {name}")
-    statistics = kaggle_split.compare_splits(splits["train"][2], splits["validation"][2])
-    test = np.array([i for i in sorted(files.test.names) if str(i) not in bad] if files.test else [], np.int64)
-    if len(test):
-        splits["test"] = (files.test, test, np.full((len(test), labels.NUM_ANSWERS), np.nan, np.float32))
+    statistics = kaggle_split.compare_splits(splits["train"][2], splits["validation"][2], tree)
+    if files.test and (left := [i for i in sorted(files.test.names) if str(i) not in bad]):
+        nothing = np.full((len(left), len(tree.columns)), np.nan, np.float32)
+        splits["test"] = (files.test, np.array(left, np.int64), nothing)
     galaxies = {name: len(members) for name, (_, members, _) in splits.items()}
     skipped = [(p.galaxy_id, p.file, p.reason) for p in problems]
     return Contents(splits, {"statistics": {"galaxies": galaxies, **statistics}, "skipped": skipped})

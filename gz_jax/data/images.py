@@ -156,10 +156,10 @@ def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
 
 def _data(source: Source | Sequence[Source]) -> tuple[bool, list[bytes]]:
     """Whether it is FITS; the bytes of one file, or of three of one kind, unzipped."""
-    single = isinstance(source, bytes | str | os.PathLike)
-    _require(single or len(source) == 3, "a picture comes from one file, or from three: red, green, blue")
+    files = [source] if isinstance(source, bytes | str | os.PathLike) else source
+    _require(files is not source or len(files) == 3, "a picture comes from one file, or from three: red, green, blue")
     data: list[bytes] = []
-    for one in [source] if single else source:
+    for one in files:
         data.append(_unzipped(_bytes(one)))
         _require(sum(map(len, data)) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB together")
     kinds = {one.startswith(b"SIMPLE") for one in data}
@@ -238,7 +238,7 @@ def _fits(
         for plane, mask in zip(gone, measured.missing, strict=True):
             plane |= False if mask is None else mask[rows, columns]
         square = (slice(None), *(look.central(n, side) for n in centre.shape[1:]))
-        _require(np.isfinite(centre[square]).any(), "no valid pixel in the central square")
+        _require(bool(np.isfinite(centre[square]).any()), "no valid pixel in the central square")
         _require(not gone[square].all(), "every pixel has the same value")
         centre *= np.array(scales, centre.dtype)[:, None, None]
         centre -= measured.level[:, None, None]

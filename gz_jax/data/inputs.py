@@ -119,7 +119,7 @@ def _kind(name: str) -> str:
 
 def _of_folder(folder: str) -> Catalogue:
     """Images below a folder."""
-    names, left_out = [], collections.Counter()
+    names, left_out = [], collections.Counter[str]()
     for name, fault in listing.walk(folder):
         if fault and not name:
             raise UserError(f"cannot list {folder}: {fault}")
@@ -132,7 +132,7 @@ def _of_folder(folder: str) -> Catalogue:
 
 def _of_paths(paths: Iterable[str], where: str) -> Catalogue:
     """Images among these files."""
-    names, left_out = [], collections.Counter()
+    names, left_out = [], collections.Counter[str]()
     for path in map(os.path.abspath, paths):
         if listing.ignored(os.path.basename(path)) or os.path.isdir(path):
             continue
@@ -252,7 +252,8 @@ def digest(columns: Iterable[pa.Array]) -> str:
     """16 hex digits of columns of text, without a copy of them."""
     found = hashlib.sha256()
     for column in columns:
-        found.update(np.ascontiguousarray(pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False)))
+        lengths = pc.fill_null(pc.binary_length(column), -1).to_numpy(zero_copy_only=False)
+        found.update(np.ascontiguousarray(lengths).data)
         if column.null_count:
             column = pc.fill_null(column, "")
         _, offsets, data = column.buffers()

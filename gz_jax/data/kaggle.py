@@ -123,7 +123,8 @@ def fingerprint(files: KaggleFiles, *, test: bool = True) -> str:
     """16 hex digits, of the CSV's bytes and the images' names and sizes (or without the test images); in any layout."""
     digest = hashlib.sha256(csv_bytes(files.solutions)[1])
     for side, images in (("train", files.train), ("test", files.test if test else None)):
-        for galaxy_id in sorted(images.names) if images else ():
-            digest.update(f"{side} {galaxy_id} {images.sizes[galaxy_id]}\n".encode())
-        digest.update("".join(images.misnamed).encode("utf-8", "surrogateescape") if images else b"")
+        if images:
+            for galaxy_id in sorted(images.names):
+                digest.update(f"{side} {galaxy_id} {images.sizes[galaxy_id]}\n".encode())
+            digest.update("".join(images.misnamed).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]

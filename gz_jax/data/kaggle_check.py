@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import JpegImagePlugin
 
-from gz_jax import labels
 from gz_jax.data import archive, identifiers
 from gz_jax.data.kaggle import Images, csv_bytes
 from gz_jax.data.pictures import MAX_SCANS
+from gz_jax.labels import GALAXY_ZOO_2, Tree, tree_violation
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic, harmless
 
@@ -71,7 +71,7 @@ def _lines(file: Iterable[str]) -> Iterator[str]:
 
 
 def _check_header(name: str, header: Sequence[str]) -> None:
-    expected = ("GalaxyID", *labels.COLUMNS)
+    expected = ("GalaxyID", *GALAXY_ZOO_2.columns)
     if "" in header:
         raise UserError(
             f"{name} has a column without a name, number {header.index('') + 1}: pandas writes its index so; write the "
@@ -82,22 +82,26 @@ def _check_header(name: str, header: Sequence[str]) -> None:
         "has the unknown column": [c for c in header if c not in expected],
         "has more than once the column": [c for c, n in collections.Counter(header).items() if n > 1],
     }
-    text = " and ".join(f"{what} {_few(columns)}" for what, columns in faults.items() if columns)
+    text = " and ".join(f"{what} {few(columns)}" for what, columns in faults.items() if columns)
     if text:
         raise UserError(f"{name} {text}: it must have GalaxyID and the 37 vote fractions")
 
 
-def _few(columns: Sequence[str]) -> str:
+def few(columns: Sequence[str]) -> str:
+    """A list of columns for a message."""
     more = f" and {len(columns) - 40} more" if len(columns) > 40 else ""
     return ", ".join(column[:40] for column in columns[:40]) + more
 
 
-def read_solutions(source: archive.Source) -> Solutions:
-    """Read and check the training labels.
+def read_solutions(source: archive.Source, tree: Tree = GALAXY_ZOO_2) -> Solutions:
+    """Read and check the training labels; a row must obey the tree of Galaxy Zoo 2, then `tree`.
+
+    Args:
+      tree: of some of Kaggle's columns.
 
     Returns:
-      Solutions: galaxy_id int64 [n] and vote_fractions float32 [n, 37] of the valid rows, ordered by
-      galaxy_id, columns in labels.COLUMNS order. A tree sum may be off by 1e-3, a fraction by 1e-5 (rounding;
+      Solutions: galaxy_id int64 [n] and vote_fractions float32 [n, answers] of the valid rows, ordered by
+      galaxy_id, columns in tree.columns order. A tree sum may be off by 1e-3, a fraction by 1e-5 (rounding;
       it is clipped).
 
     Raises:
@@ -107,14 +111,14 @@ def read_solutions(source: archive.Source) -> Solutions:
     rows = _rows(name, data)
     _, header = next(rows)
     problems: list[Problem] = []
-    ids, lines, values, seen = [], [], [], collections.Counter()
+    ids, lines, values, seen = [], [], [], collections.Counter[int]()
 
     def fault(galaxy_id: object, line: int, kind: str, detail: str = "") -> None:
         problems.append(Problem(str(galaxy_id), name, kind, f"line {line}{detail and ', '}{detail[:100]}"))
         if len(problems) > _MAX_PROBLEMS:
             raise UserError(f"{report(problems, name)}\nand more after line {line}: this is not Kaggle's CSV")
 
-    order = [header.index(column) for column in labels.COLUMNS]
+    order = [header.index(column) for column in GALAXY_ZOO_2.columns]
     id_column = header.index("GalaxyID")
     for line, row in rows:
         text = row[id_column].strip() if len(row) > id_column else ""
@@ -129,7 +133,7 @@ def read_solutions(source: archive.Source) -> Solutions:
         try:
             values.append(np.array([float(row[i]) for i in order]))
         except ValueError:
-            for i, column in zip(order, labels.COLUMNS, strict=True):
+            for i, column in zip(order, GALAXY_ZOO_2.columns, strict=True):
                 try:
                     float(row[i])
                 except ValueError:
@@ -139,24 +143,27 @@ def read_solutions(source: archive.Source) -> Solutions:
         lines.append(line)
     if not (seen or problems):
         raise UserError(f"{name} has a header but no galaxies")
-    galaxy_ids, fractions = np.array(ids, np.int64), np.array(values).reshape(-1, labels.NUM_ANSWERS)
+    galaxy_ids, fractions = np.array(ids, np.int64), np.array(values).reshape(-1, len(GALAXY_ZOO_2.columns))
 
     finite = np.isfinite(fractions)
     outside = finite & ((fractions < -1e-5) | (fractions > 1 + 1e-5))
     bad = ~finite.all(1) | outside.any(1)
-    broken = np.where(bad[:, None], 0, labels.tree_violation(np.where(finite, fractions, 0))) > 1e-3
     for kind, where in (("NaN or infinite", ~finite), ("outside 0..1", outside)):
         for i, j in zip(*np.nonzero(where), strict=True):
-            fault(ids[i], lines[i], f"vote fraction {kind}", f"{labels.COLUMNS[j]} = {fractions[i, j]:g}")
-    for i in np.nonzero(broken.any(1))[0]:
-        questions = ", ".join(str(labels.QUESTIONS[q].number) for q in np.nonzero(broken[i])[0])
-        fault(ids[i], lines[i], "vote fractions break the decision tree", f"question {questions}")
+            fault(ids[i], lines[i], f"vote fraction {kind}", f"{GALAXY_ZOO_2.columns[j]} = {fractions[i, j]:g}")
+    columns = [GALAXY_ZOO_2.columns.index(column) for column in tree.columns]
+    for of, some in ((GALAXY_ZOO_2, fractions), (tree, fractions[:, columns])):
+        broken = tree_violation(np.where(bad[:, None], np.nan, some), of) > 1e-3
+        for k in np.nonzero(broken.any(1))[0]:
+            questions = ", ".join(of.questions[q].name for q in np.nonzero(broken[k])[0])
+            fault(ids[k], lines[k], f"vote fractions break the decision tree {of.name}", f"question {questions}")
+        bad |= broken.any(1)
     for i in (i for i, galaxy_id in enumerate(ids) if seen[galaxy_id] > 1):
         fault(ids[i], lines[i], "duplicate GalaxyID")
         bad[i] = True
-    keep = np.nonzero(~(bad | broken.any(1)))[0]
+    keep = np.nonzero(~bad)[0]
     keep = keep[np.argsort(galaxy_ids[keep])]
-    valid = np.clip(fractions[keep], 0, 1).astype(np.float32)
+    valid = np.clip(fractions[keep][:, columns], 0, 1).astype(np.float32)
     return Solutions(galaxy_ids[keep], valid, frozenset(seen), tuple(problems))
 
 

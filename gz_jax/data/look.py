@@ -111,7 +111,7 @@ def _padded(pixels: np.ndarray, crop: int) -> np.ndarray:
 def _boxes(square: np.ndarray, k: int) -> np.ndarray:
     """Means of k x k boxes of uint8 [size k, size k, 3]: equal to `augment.warp` by the identity."""
     kind, real = (np.uint16, np.float32) if k <= 16 else (np.uint64, np.float64)  # 256 x 255 fit in 16 bits
-    rows = square[::k].astype(kind)
+    rows: np.ndarray = square[::k].astype(kind)
     for i in range(1, k):
         rows += square[i::k]
     total = rows[:, ::k].copy()

@@ -31,7 +31,7 @@ CHUNK = 1024
 class Packed(NamedTuple):
     """A split as arrays, in its order.
 
-    image: uint8 [n, side, side, 3], perhaps memory-mapped; vote_fractions: float32 [n, 37]; galaxy_id: int64 [n].
+    image: uint8 [n, side, side, 3], perhaps memory-mapped; vote_fractions: float32 [n, answers]; galaxy_id: int64 [n].
     """
 
     image: np.ndarray
@@ -96,19 +96,19 @@ def pack(split: Split, view: View, *, final: bool, path: pathlib.Path | None = N
       UserError: the disk cannot hold the file, or what is there is another.
     """
     side = view.size if final else view.cutout
-    shape = (split.size, side, side, 3)
+    shape, answers = (split.size, side, side, 3), split.read(np.arange(0))["vote_fractions"].shape[1]
     if path is not None and _is_whole(path):
-        return _kept(path, shape)
+        return _kept(path, shape, answers)
     if not is_encoded(split):
         records = split.read(np.arange(split.size))
         return Packed(*(records[name] for name in Packed._fields))
-    fill = functools.partial(_fill, decoded(split, view, final=final))
+    fill = functools.partial(_fill, decoded(split, view, final=final), answers)
     if path is None:
         return fill(np.empty(shape, np.uint8))
     with lock.waited_for(path.parent):
         if not _is_whole(path):  # another process may have decoded them while we waited
             _keep(path, shape, fill)
-    return _kept(path, shape)
+    return _kept(path, shape, answers)
 
 
 def _keep(path: pathlib.Path, shape: tuple[int, ...], fill: Callable[[np.ndarray], Packed]) -> None:
@@ -122,10 +122,11 @@ def _keep(path: pathlib.Path, shape: tuple[int, ...], fill: Callable[[np.ndarray
                 f"the decoded cutouts need {needed / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f}: make room, "
                 "choose another --config.data.store, or stream the images: --config.data.pipeline=stream"
             )
-        packed = fill(np.lib.format.open_memmap(temporary[0], "w+", np.uint8, shape))
-        packed.image.flush()
-        with open(temporary[1], "wb") as file:
-            np.savez(file, vote_fractions=packed.vote_fractions, galaxy_id=packed.galaxy_id)
+        images = np.lib.format.open_memmap(temporary[0], "w+", np.uint8, shape)
+        packed = fill(images)
+        images.flush()
+        with open(temporary[1], "wb") as rest:
+            np.savez(rest, vote_fractions=packed.vote_fractions, galaxy_id=packed.galaxy_id)
         os.replace(temporary[1], _labels(path))
         os.replace(temporary[0], path)  # last: its presence says that all is whole
     except OSError as error:
@@ -136,7 +137,7 @@ def _keep(path: pathlib.Path, shape: tuple[int, ...], fill: Callable[[np.ndarray
             files.unfinished.discard(os.fspath(file))
 
 
-def _kept(path: pathlib.Path, shape: tuple[int, ...]) -> Packed:
+def _kept(path: pathlib.Path, shape: tuple[int, ...], answers: int) -> Packed:
     """What `pack` left; NumPy unpickles nothing unless asked to."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -145,7 +146,7 @@ def _kept(path: pathlib.Path, shape: tuple[int, ...]) -> Packed:
     except Exception as error:  # zipfile's, NumPy's and the system's own
         raise UserError(f"{path} is no cache of decoded images ({error}): delete it.") from error
     kinds = [(array.shape, array.dtype) for array in packed]
-    if kinds != [(shape, np.uint8), ((shape[0], 37), np.float32), ((shape[0],), np.int64)]:
+    if kinds != [(shape, np.uint8), ((shape[0], answers), np.float32), ((shape[0],), np.int64)]:
         raise UserError(f"{path} is a cache of other images than these {shape[0]}: delete it.")
     return packed
 
@@ -163,8 +164,8 @@ def _labels(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".labels.npz")
 
 
-def _fill(split: Split, images: np.ndarray) -> Packed:
-    ids, votes = np.empty(split.size, np.int64), np.empty((split.size, 37), np.float32)
+def _fill(split: Split, answers: int, images: np.ndarray) -> Packed:
+    ids, votes = np.empty(split.size, np.int64), np.empty((split.size, answers), np.float32)
     quiet: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 30, "disable": jax.process_index() > 0}
     with tqdm(total=split.size, desc="decoding", unit="image", **quiet) as bar:
         for start in range(0, split.size, CHUNK):

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from gz_jax.data.fits import MAX_PIXELS, joined, require
 from gz_jax.data.sky import squares
@@ -34,11 +34,11 @@ def read_pictures(data: Sequence[bytes]) -> tuple[Image.Image, np.ndarray | None
 
 def _picture(data: bytes, most: int) -> tuple[Image.Image, np.ndarray | None, str]:
     """See `read_pictures`."""
-    image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "TIFF"))
+    image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "TIFF"))
     require(image.width * image.height <= most, f"too large: {image.width} x {image.height} pixels")
     require(image.format != "JPEG" or data.count(b"\xff\xda") <= MAX_SCANS, f"more than {MAX_SCANS} scans")
     require(image.mode not in ("CMYK", "YCCK"), "CMYK colours")
-    note = _check_tiff(image) if image.format == "TIFF" else ""
+    note = _check_tiff(image) if isinstance(image, TiffImagePlugin.TiffImageFile) else ""
     image.load()
     if image.mode.startswith("I"):  # 16-bit grey
         grey = np.asarray(image).astype(np.float32) / 257
@@ -51,7 +51,7 @@ def _picture(data: bytes, most: int) -> tuple[Image.Image, np.ndarray | None, st
     return rgb(image), None, note
 
 
-def _check_tiff(image: Image.Image) -> str:
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> str:
     """Refuses what Pillow would show wrongly; remarks on further pages."""
     bits, photometric = image.tag_v2.get(258, (1,)), image.tag_v2.get(262)
     bits = bits if isinstance(bits, tuple) else (bits,)
@@ -77,7 +77,7 @@ def blank(square: np.ndarray) -> float:
     0 where half of the other pixels equal their neighbour, too: there JPEG has smoothed the sky.
     """
     bands = [square] if square.ndim == 2 else list(np.moveaxis(square, -1, 0))
-    few = sum(band[::8, ::8].astype(np.uint32) << 8 * i for i, band in enumerate(bands))
+    few = np.asarray(sum(band[::8, ::8].astype(np.uint32) << 8 * i for i, band in enumerate(bands)))
     values, counts = np.unique(few, return_counts=True)
     common = int(values[counts.argmax()])
     colour = [common >> 8 * i & 255 for i in range(len(bands))]

@@ -13,7 +13,7 @@ import numpy as np
 
 from gz_jax.data import augment
 from gz_jax.data.augment import Augmentation, View
-from gz_jax.data.split import Split
+from gz_jax.data.split import Records, Split
 from gz_jax.runtime.errors import UserError
 
 MARGIN = 16  # pixels: colours are interpolated from neighbours (8 suffice for JPEG's usual subsamplings)
@@ -63,7 +63,7 @@ def train_batches(
     """This process's rows of one epoch's training batches, from `first_step` on.
 
     Yields:
-      image uint8 [b, size, size, 3], vote_fractions float32 [b, 37], galaxy_id int64 [b], mask bool [b] (all True).
+      image uint8 [b, size, size, 3], vote_fractions float32 [b, answers], galaxy_id int64 [b], mask bool [b], all True.
     """
     rows = local_rows(batch_size, process_index, process_count)
     indices = train_indices(split.size, batch_size, seed=seed, epoch=epoch)[first_step:, rows]
@@ -73,12 +73,7 @@ def train_batches(
 
 
 def eval_batches(
-    split: Split,
-    view: View,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    split: Split, view: View, *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
     """This process's rows of batches that hold every galaxy once, in order; the last is padded and masked.
 
@@ -91,29 +86,26 @@ def eval_batches(
 
 def _batches(split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None) -> Iterator[Batch]:
     """Batches of the galaxies at `indices` [steps, b]; `maps` None means the identity."""
-    first = split.read(indices[0, :1])["image"] if len(indices) else None
-    if first is None:
+    if not len(indices):
         return
-    if maps is None and first.dtype != object and first.shape[-2] == view.size:
+    first = split.read(indices[0, :1])
+    image = first["image"]
+    if maps is None and image.dtype != object and image.shape[-2] == view.size:
         for index, keep in zip(indices, mask, strict=True):  # nothing left to do to the images
             yield {**split.read(index), "mask": keep}
     else:
-        yield from _stream(split, view, indices, mask, maps, None if first.dtype == object else first.shape[1:])
+        yield from _stream(split, view, indices, mask, maps, first)
 
 
 def _stream(
-    split: Split,
-    view: View,
-    indices: np.ndarray,
-    mask: np.ndarray,
-    maps: Maps | None,
-    shape: tuple[int, ...] | None,
+    split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None, first: Records
 ) -> Iterator[Batch]:
-    """As `_batches`, by tf.data; `shape` is that of each image, None of JPEG files."""
+    """As `_batches`, by tf.data; `first` is any record, for the shapes."""
     from gz_jax.data.tensorflow_cpu import import_tensorflow
 
     tf = import_tensorflow()
-    batch = indices.shape[1]
+    batch, answers = indices.shape[1], first["vote_fractions"].shape[1]
+    shape = None if first["image"].dtype == object else first["image"].shape[1:]
     failures: list[UserError] = []
 
     def fetch(index: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -127,7 +119,7 @@ def _stream(
 
     def read(index: Any, mask: Any) -> dict[str, Any]:
         types = [tf.uint8 if shape else tf.string, tf.float32, tf.int64, tf.float32]
-        shapes = [[batch, *(shape or ())], [batch, 37], [batch], [batch, 2, 3]]
+        shapes = [[batch, *(shape or ())], [batch, answers], [batch], [batch, 2, 3]]
         arrays = tf.numpy_function(fetch, [index], types)
         arrays = [tf.ensure_shape(array, known) for array, known in zip(arrays, shapes, strict=True)]
         return dict(zip(("image", "vote_fractions", "galaxy_id", "affine"), arrays, strict=True), mask=mask)

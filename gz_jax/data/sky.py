@@ -141,7 +141,7 @@ def _roughness(rows: np.ndarray, weights: Sequence[int], lag: int) -> float:
     width = rows.shape[1] - (len(weights) - 1) * lag
     if width < 1:
         return float("nan")
-    total = sum(w * rows[:, i * lag : i * lag + width] for i, w in enumerate(weights))
+    total = np.asarray(sum(w * rows[:, i * lag : i * lag + width] for i, w in enumerate(weights)))
     total = total[np.isfinite(total)]
     return float(mad_std(total) / np.sqrt(np.square(weights).sum())) if total.size >= 100 else float("nan")
 

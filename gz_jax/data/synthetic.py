@@ -18,17 +18,11 @@ from typing import Literal
 
 import numpy as np
 
-from gz_jax import labels
 from gz_jax.data.kaggle_split import side
-from gz_jax.data.split import Dataset, Records, Split
+from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
-from gz_jax.data.synthetic_votes import (
-    KINDS,
-    GalaxyParameters,
-    draw_parameters,
-    draw_votes,
-    true_fractions,
-)
+from gz_jax.data.synthetic_votes import KINDS, Galaxies, GalaxyParameters, draw_parameters, draw_votes, true_fractions
+from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 
 __all__ = [
@@ -50,17 +44,20 @@ def galaxy_ids(num_galaxies: int, num_test: int = 0) -> tuple[np.ndarray, np.nda
     return ids[:num_galaxies], ids[num_galaxies:]
 
 
-def truth(galaxy_id: np.ndarray, *, seed: int, merger_fraction: float = 0.04) -> tuple[GalaxyParameters, np.ndarray]:
+def truth(
+    galaxy_id: np.ndarray, *, tree: Tree = GALAXY_ZOO_2, seed: int, merger_fraction: float = 0.04
+) -> tuple[Galaxies, np.ndarray]:
     """What was drawn, for the galaxies of `make_dataset` or `write_kaggle_files` of the same seed and fraction.
 
     Args:
       galaxy_id: int64 [n], any of a data set's GalaxyIDs in any order.
+      tree: see `make_dataset`.
 
     Returns:
-      the parameters (`is_merger`, `kind` and all others), and the noise-free vote fractions float32 [n, 37].
+      the parameters (`is_merger`, `kind` and all others), and the noise-free vote fractions float32 [n, answers].
     """
     parameters = draw_parameters(galaxy_id, seed=seed, merger_fraction=merger_fraction)
-    return parameters, true_fractions(parameters)
+    return parameters, true_fractions(parameters, tree)
 
 
 def _check(num_galaxies: int, seed: int, size: int, merger_fraction: float) -> None:
@@ -77,6 +74,7 @@ def _check(num_galaxies: int, seed: int, size: int, merger_fraction: float) -> N
 def make_dataset(
     num_galaxies: int,
     *,
+    tree: Tree = GALAXY_ZOO_2,
     seed: int,
     size: int,
     validation_fraction: float = 0.2,
@@ -86,6 +84,7 @@ def make_dataset(
 
     Args:
       num_galaxies: galaxies with votes, divided into 'train' and 'validation' by a hash of (seed, GalaxyID).
+      tree: that of Galaxy Zoo 2 or Galaxy Zoo DECaLS 5, or another of some of their questions; of the same galaxies.
       seed: 0..2**32 - 1.
       size: pixels on a side; the field is the customary central crop (204 of Kaggle's 424 px).
       validation_fraction: expected share of validation, 0..1.
@@ -93,10 +92,10 @@ def make_dataset(
 
     Returns:
       Dataset with 'train', 'validation' and 'test' (num_galaxies // 10 more galaxies, at least one, whose votes
-      are NaN). The truth behind it: `truth(galaxy_id, seed=seed, merger_fraction=merger_fraction)`.
+      are NaN). The truth behind it: `truth(galaxy_id, tree=tree, seed=seed, merger_fraction=merger_fraction)`.
 
     Raises:
-      UserError: an argument out of range, or one side of the split left empty.
+      UserError: an argument out of range, a question that cannot be answered, or one side of the split left empty.
     """
     _check(num_galaxies, seed, size, merger_fraction)
     labelled, test = galaxy_ids(num_galaxies, max(num_galaxies // 10, 1))
@@ -107,8 +106,8 @@ def make_dataset(
             "leaves one side empty. Ask for more galaxies, or another fraction."
         )
     ids = np.concatenate([labelled, test])
-    parameters, fractions = truth(ids, seed=seed, merger_fraction=merger_fraction)
-    votes = draw_votes(fractions, ids, seed=seed)
+    parameters, fractions = truth(ids, tree=tree, seed=seed, merger_fraction=merger_fraction)
+    votes = draw_votes(fractions, ids, seed=seed, tree=tree)
     votes[num_galaxies:] = np.nan
     images = render(parameters, size=size, field=CENTRE_FIELD)
 
@@ -121,16 +120,9 @@ def make_dataset(
 
     sides = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
     sides["test"] = np.arange(num_galaxies, len(ids))
-    arguments = [
-        RENDERER_VERSION,
-        num_galaxies,
-        seed,
-        size,
-        float(validation_fraction),
-        float(merger_fraction),
-    ]
-    fingerprint = hashlib.sha256(json.dumps(["synthetic", *arguments]).encode()).hexdigest()[:16]
-    return Dataset({name: split(rows) for name, rows in sides.items()}, fingerprint, {})
+    arguments = [RENDERER_VERSION, num_galaxies, seed, size, float(validation_fraction), float(merger_fraction)]
+    fingerprint = hashlib.sha256(json.dumps(["synthetic", *arguments]).encode()).hexdigest()[:16] + tree_mark(tree)
+    return Dataset({name: split(rows) for name, rows in sides.items()}, fingerprint, {}, tree)
 
 
 def _write_table(path: pathlib.Path, header: list[str], rows) -> None:
@@ -205,7 +197,7 @@ def _write_all(folder: pathlib.Path, training, test, seed, size, layout: Layout,
     exact = "{:.9g}".format  # float32 survives the round trip
     solutions = folder / "training_solutions_rev1.csv"
     rows = ([i, *map(exact, v)] for i, v in zip(training, votes, strict=True))
-    _write_table(solutions, ["GalaxyID", *labels.COLUMNS], rows)
+    _write_table(solutions, ["GalaxyID", *GALAXY_ZOO_2.columns], rows)
     _write_images(folder / "images_training_rev1.zip", training, size, seed, merger_fraction)
     _write_images(folder / "images_test_rev1.zip", test, size, seed, merger_fraction)
     if layout != "folders":
@@ -228,12 +220,13 @@ def _write_all(folder: pathlib.Path, training, test, seed, size, layout: Layout,
     kinds = (KINDS[kind] for kind in parameters.kind)
     table = zip(ids, parameters.is_merger, kinds, fractions, strict=True)
     rows = ([i, int(merger), kind, *map(exact, f)] for i, merger, kind, f in table)
-    _write_table(folder / "synthetic_truth.csv", ["GalaxyID", "is_merger", "kind", *labels.COLUMNS], rows)
+    _write_table(folder / "synthetic_truth.csv", ["GalaxyID", "is_merger", "kind", *GALAXY_ZOO_2.columns], rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser("gz_jax.data.synthetic", description=write_kaggle_files.__doc__.split("\n")[0])
+    about = str(write_kaggle_files.__doc__).split("\n")[0]
+    parser = argparse.ArgumentParser("gz_jax.data.synthetic", description=about)
     parser.add_argument("directory")
     parser.add_argument("--num_galaxies", type=int, default=1000)
     parser.add_argument("--num_test", type=int, help="default: a tenth of --num_galaxies")

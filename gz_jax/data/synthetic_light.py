@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy.sparse import csr_array
 
-from gz_jax.data.synthetic_votes import ELLIPTICAL, GalaxyParameters
+from gz_jax.data.synthetic_votes import ELLIPTICAL, Galaxy
 
 _OLD = np.array([1.20, 1.0, 0.68])  # colours of stellar populations, as (i, r, g)
 _YOUNG = np.array([0.88, 0.96, 1.20])
@@ -18,6 +18,8 @@ _KNOT = np.array([0.75, 0.9, 1.5])
 
 Plane = np.ndarray  # [G, G] float32 flux
 Light = list[Plane]  # three planes: i, r, g
+Axes = tuple[np.ndarray, np.ndarray]
+Rng = np.random.Generator
 
 
 def banded(matrix: np.ndarray) -> csr_array:
@@ -54,7 +56,9 @@ def ellipse(x: Plane, y: Plane, angle: float, ratio: float) -> tuple[Plane, Plan
     return x * cos + y * sin, (y * cos - x * sin) / ratio
 
 
-def blobs(x: np.ndarray, y: np.ndarray, centre_x, centre_y, width, flux) -> np.ndarray:
+def blobs(
+    x: np.ndarray, y: np.ndarray, centre_x: np.ndarray, centre_y: np.ndarray, width: np.ndarray, flux: np.ndarray
+) -> np.ndarray:
     """Round Gaussians of peak flux [K, bands], all at once as a product of two matrices: [G, bands, G]."""
     rows = np.exp(-0.5 * ((y - centre_y[:, None]) / width[:, None]) ** 2)
     columns = np.exp(-0.5 * ((x - centre_x[:, None]) / width[:, None]) ** 2)
@@ -62,7 +66,7 @@ def blobs(x: np.ndarray, y: np.ndarray, centre_x, centre_y, width, flux) -> np.n
     return (banded(rows.T) @ columns.reshape(len(flux), flux.shape[1] * len(x))).reshape(len(y), -1, len(x))
 
 
-def _patches(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, scale: float, count: int = 32) -> Plane:
+def _patches(x: np.ndarray, y: np.ndarray, rng: Rng, scale: float, count: int = 32) -> Plane:
     """Smooth noise of unit variance and correlation length `scale`, anchored to the galaxy, not the grid."""
     nodes = (np.arange(count) - (count - 1) / 2) * scale
     weights = [np.exp(-0.5 * ((axis[:, None] - nodes) / (0.7 * scale)) ** 2) for axis in (y, x)]
@@ -78,12 +82,12 @@ def _tail(x: Plane, y: Plane, length: float, start: float, turn: float, width: f
     return np.exp(-0.5 * across**2) * np.exp(-1.8 * r) * np.clip((1.3 - r) * 2, 0, 1) * np.clip(r * 4, 0, 1)
 
 
-def _arm_start(g: GalaxyParameters) -> float:
+def _arm_start(g: Galaxy) -> float:
     """Radius at which arms leave the bar's ends or the bulge, at azimuth `phase`."""
     return g.radius * (1.25 if g.bar else 0.3 + 0.7 * g.bulge_fraction)
 
 
-def _spiral(g: GalaxyParameters, r: Plane, azimuth: Plane, ragged: Plane) -> Plane:
+def _spiral(g: Galaxy, r: Plane, azimuth: Plane, ragged: Plane) -> Plane:
     """Arm density: about 0 between arms, about 1 on their crests, faded into bulge or bar inside."""
     m = int(g.arms)
     inner = _arm_start(g)
@@ -95,7 +99,7 @@ def _spiral(g: GalaxyParameters, r: Plane, azimuth: Plane, ragged: Plane) -> Pla
     return density * start * start * (3 - 2 * start)
 
 
-def add_bulge(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: Plane) -> None:
+def add_bulge(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane) -> None:
     """A whole elliptical, or the bulge of a disk, which is rounder than the disk and may be boxy."""
     ratio = g.axis_ratio if g.kind == ELLIPTICAL else max(g.axis_ratio, 0.6)
     u, v = ellipse(x, y, g.position_angle, ratio)
@@ -105,7 +109,7 @@ def add_bulge(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: Plane
     add(light, profile, _colour(min(g.lateness * 0.5, 0.35)))
 
 
-def add_disk(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: Plane, axes, rng) -> None:
+def add_disk(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """Exponential disk with arms, bar, ring, star-forming knots and a lane of dust."""
     h, q, late = g.radius, max(g.axis_ratio, 0.08), g.lateness
     patches, warp = _patches(*axes, rng, 6.0), _patches(*axes, rng, 22.0)
@@ -149,7 +153,7 @@ def add_disk(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: Plane,
             band *= np.exp(-depth * lane)
 
 
-def _knots(g: GalaxyParameters, q: float, central: float, axes, rng) -> Plane:
+def _knots(g: Galaxy, q: float, central: float, axes: Axes, rng: Rng) -> Plane:
     """Star-forming knots along the arms, or anywhere in a disk without."""
     count = int(26 * (g.clumps - 0.2))
     r = g.radius * rng.uniform(0.8, 3.4, count)
@@ -165,7 +169,7 @@ def _knots(g: GalaxyParameters, q: float, central: float, axes, rng) -> Plane:
     return blobs(*axes, *place, width, flux[:, None])[:, 0]
 
 
-def add_companion(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: Plane, axes, rng) -> None:
+def add_companion(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """A neighbour; in a merger also tidal tails from both and an envelope about the pair."""
     cx, cy = (g.companion_separation * f(g.companion_angle) for f in (math.cos, math.sin))
     size = g.radius * (0.45 + 0.45 * math.sqrt(g.companion_flux))
@@ -193,7 +197,7 @@ def add_companion(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: P
         add(light, tail * rough * np.float32(bright), _colour(min(g.lateness + 0.2, 1.0)))
 
 
-def add_irregular(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: Plane, axes, rng) -> None:
+def add_irregular(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """A lumpy body without symmetry."""
     warps = [0.5 * g.radius * _patches(*axes, rng, 20.0) for _ in range(2)]
     u, v = ellipse(x + warps[0], y + warps[1], g.position_angle, g.axis_ratio)
@@ -203,7 +207,7 @@ def add_irregular(light: Light, g: GalaxyParameters, flux: float, x: Plane, y: P
     add(light, _knots(g._replace(arms=0), g.axis_ratio, 0.6 * float(body.max()), axes, rng), _KNOT)
 
 
-def add_arc(light: Light, g: GalaxyParameters, x: Plane, y: Plane) -> None:
+def add_arc(light: Light, g: Galaxy, x: Plane, y: Plane) -> None:
     """A distant galaxy, lensed into an arc."""
     u, v = ellipse(x, y, g.phase, 1.0)
     arc = np.exp(-0.5 * ((np.hypot(u, v) - 1.6 * g.radius) / 1.6) ** 2 - 2 * (np.arctan2(v, u) / 0.6) ** 4)

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from scipy.special import erf
 
 from gz_jax.data.synthetic_light import (
+    Axes,
     Light,
     Plane,
     add,
@@ -31,7 +32,7 @@ from gz_jax.data.synthetic_light import (
     ellipse,
     resample,
 )
-from gz_jax.data.synthetic_votes import ARTIFACT, IRREGULAR, GalaxyParameters, generator
+from gz_jax.data.synthetic_votes import ARTIFACT, IRREGULAR, Galaxies, Galaxy, generator
 
 FULL_FIELD, CENTRE_FIELD = 424, 204  # width of Kaggle's image and of its customary central crop, px
 _SKY_NOISE = 0.0012  # in units of the flux that saturates the composite
@@ -51,7 +52,7 @@ def _sampling(size: int, field: float, psf: float) -> tuple[np.ndarray, csr_arra
     return grid.astype(np.float32), banded(matrix / matrix.sum(1, keepdims=True))
 
 
-def _artifact(light: Light, g: GalaxyParameters, x: Plane, y: Plane, psf: float, rng) -> None:
+def _artifact(light: Light, g: Galaxy, x: Plane, y: Plane, psf: float, rng: np.random.Generator) -> None:
     """A saturated star with its halo and diffraction spikes, or a satellite's trail."""
     tint = np.array([[1.8, 1.0, 0.7], [0.9, 0.9, 1.25], [1.0, 1.0, 1.05]])[rng.integers(3)]
     if g.artifact == 0:
@@ -70,7 +71,7 @@ def _artifact(light: Light, g: GalaxyParameters, x: Plane, y: Plane, psf: float,
         light[rng.integers(3)] += np.float32(rng.uniform(0.006, 0.04)) * trail
 
 
-def _background(light: Light, g: GalaxyParameters, axes, psf: float, rng) -> None:
+def _background(light: Light, g: Galaxy, axes: Axes, psf: float, rng: np.random.Generator) -> None:
     """Faint stars and small galaxies anywhere in the 424 px field, sparing the middle."""
     count = rng.poisson(g.sources)
     place = rng.uniform(-FULL_FIELD / 2, FULL_FIELD / 2, (2, count))
@@ -99,7 +100,7 @@ def _composite(light: Light) -> np.ndarray:
     return np.stack([red, green, blue], -1) * (stretch / np.maximum(brightest, 1))[..., None]
 
 
-def _sky(light: Light, g: GalaxyParameters, step: float, rng) -> None:
+def _sky(light: Light, g: Galaxy, step: float, rng: np.random.Generator) -> None:
     """Sky noise with the grain of the camera's pixels, and a faint pedestal."""
     size = len(light[0])
     grain = math.sqrt((0.62 * g.pixel) ** 2 + step**2 / 12)
@@ -118,7 +119,7 @@ def _sky(light: Light, g: GalaxyParameters, step: float, rng) -> None:
         light[1][edge:] += 0.003
 
 
-def _render_one(g: GalaxyParameters, size: int, field: float, noise: bool) -> np.ndarray:
+def _render_one(g: Galaxy, size: int, field: float, noise: bool) -> np.ndarray:
     psf = 1.39 * g.pixel  # FWHM 1.3 arcsec over pixels of 0.396 arcsec
     axis, matrix = _sampling(size, field, psf)
     axes = (axis, -axis)  # y points up, rows run down
@@ -147,9 +148,7 @@ def _render_one(g: GalaxyParameters, size: int, field: float, noise: bool) -> np
     return np.rint(255 * _composite(light)).astype(np.uint8)
 
 
-def render(
-    parameters: GalaxyParameters, *, size: int = 68, field: float = CENTRE_FIELD, noise: bool = True
-) -> np.ndarray:
+def render(parameters: Galaxies, *, size: int = 68, field: float = CENTRE_FIELD, noise: bool = True) -> np.ndarray:
     """Images of galaxies.
 
     Args:
@@ -163,7 +162,7 @@ def render(
       average of the middle of `render(size=424, field=424)`, noise apart.
     """
     columns = [np.asarray(column).tolist() for column in parameters]
-    galaxies = [GalaxyParameters(*row) for row in zip(*columns, strict=True)]
+    galaxies = [Galaxy(*row) for row in zip(*columns, strict=True)]
     images = np.empty((len(galaxies), size, size, 3), np.uint8)
 
     def fill(i: int) -> None:

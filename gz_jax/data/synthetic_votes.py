@@ -1,59 +1,71 @@
 """What a synthetic galaxy is, and what volunteers say of it.
 
 A galaxy is drawn from physical parameters, the parameters give the probability of every answer of the Galaxy
-Zoo 2 tree, and simulated volunteers walk down that tree. Everything about galaxy i depends on (seed,
-galaxy_id i) alone, so any subset, in any order, gives bitwise the same galaxies.
+Zoo 2 and Galaxy Zoo DECaLS 5 trees, and simulated volunteers walk down a tree of these questions. Everything
+about galaxy i depends on (seed, galaxy_id i) and the tree alone, so any subset, in any order, gives bitwise the
+same galaxies.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, ndtri
 
 from gz_jax import labels
+from gz_jax.labels import GALAXY_ZOO_2, Tree
+from gz_jax.runtime.errors import UserError
 
 KINDS = ("elliptical", "disk", "irregular", "merger", "star or artifact")
 ELLIPTICAL, DISK, IRREGULAR, MERGER, ARTIFACT = range(len(KINDS))
 # Of the galaxies that do not merge.
 _KIND_SHARES = {ARTIFACT: 0.007, IRREGULAR: 0.04, ELLIPTICAL: 0.385}
 _NUM_DRAWS = 48
+_DECALS = labels.load("galaxy_zoo_decals")
+_KNOWN = [(q.name, q.answers) for tree in (GALAXY_ZOO_2, _DECALS) for q in tree.questions]
+R = TypeVar("R")
+N = TypeVar("N")
 
 
-class GalaxyParameters(NamedTuple):
-    """Physical parameters of n galaxies: arrays [n], float32 unless said. Lengths are pixels of the 424 px
-    image, angles radians counter-clockwise from the x axis with y upwards."""
+class GalaxyParameters(NamedTuple, Generic[R, N]):
+    """Physical parameters of n galaxies: arrays [n], float32 unless said; or numbers, of one. Lengths are pixels of
+    the 424 px image, angles radians counter-clockwise from the x axis with y upwards."""
 
-    galaxy_id: np.ndarray  # int64
-    seed: np.ndarray  # int64: of the noise and the background sources
-    kind: np.ndarray  # int64, index into KINDS
-    is_merger: np.ndarray  # bool
-    radius: np.ndarray  # exponential scale length of a disk, half-light radius of an elliptical
-    axis_ratio: np.ndarray  # apparent, minor over major; of a disk, what inclination and thickness make it
-    position_angle: np.ndarray  # of the major axis
-    bulge_fraction: np.ndarray  # of the total flux
-    bulge_radius: np.ndarray  # half-light
-    sersic: np.ndarray  # index of the bulge or elliptical
-    boxiness: np.ndarray  # exponent of the bulge's superellipse: 2 is an ellipse, more is boxy
-    surface_brightness: np.ndarray  # mean flux within the scale length; sky noise is 0.0007
-    lateness: np.ndarray  # stellar population, 0 old and red to 1 young and blue
-    bar: np.ndarray  # strength, 0..1
-    arms: np.ndarray  # int64: 0 none, 1..4, 6 for "more than 4"
-    arm_strength: np.ndarray  # contrast, 0..1
-    pitch: np.ndarray  # pitch angle; small is tight. The sign is the winding
-    phase: np.ndarray  # azimuth of the bar and the arms in the disk's plane
-    ring: np.ndarray  # strength, 0..1
-    ring_radius: np.ndarray  # in scale lengths
-    dust: np.ndarray  # optical depth of a lane in an inclined disk
-    arc: np.ndarray  # strength of a lensed arc, 0..1
-    disturbed: np.ndarray  # lopsidedness and warping, 0..1
-    clumps: np.ndarray  # patchiness and star-forming knots, 0..1
-    companion_separation: np.ndarray
-    companion_angle: np.ndarray
-    companion_flux: np.ndarray  # relative to the galaxy; 0 where there is none
-    tails: np.ndarray  # strength of the tidal tails, 0..1
-    artifact: np.ndarray  # int64: 0 saturated star, 1 satellite trail, 2 edge of the survey frame; else -1
-    pixel: np.ndarray  # the camera's pixel in pixels of the image: sets PSF (FWHM 1.3 arcsec) and noise grain
-    sources: np.ndarray  # expected number of background stars and galaxies in the 424 px field
+    galaxy_id: N  # int64
+    seed: N  # int64: of the noise and the background sources
+    kind: N  # int64, index into KINDS
+    is_merger: N  # bool
+    radius: R  # exponential scale length of a disk, half-light radius of an elliptical
+    axis_ratio: R  # apparent, minor over major; of a disk, what inclination and thickness make it
+    position_angle: R  # of the major axis
+    bulge_fraction: R  # of the total flux
+    bulge_radius: R  # half-light
+    sersic: R  # index of the bulge or elliptical
+    boxiness: R  # exponent of the bulge's superellipse: 2 is an ellipse, more is boxy
+    surface_brightness: R  # mean flux within the scale length; sky noise is 0.0007
+    lateness: R  # stellar population, 0 old and red to 1 young and blue
+    bar: R  # strength, 0..1
+    arms: N  # int64: 0 none, 1..4, 6 for "more than 4"
+    arm_strength: R  # contrast, 0..1
+    pitch: R  # pitch angle; small is tight. The sign is the winding
+    phase: R  # azimuth of the bar and the arms in the disk's plane
+    ring: R  # strength, 0..1
+    ring_radius: R  # in scale lengths
+    dust: R  # optical depth of a lane in an inclined disk
+    arc: R  # strength of a lensed arc, 0..1
+    disturbed: R  # lopsidedness and warping, 0..1
+    clumps: R  # patchiness and star-forming knots, 0..1
+    companion_separation: R
+    companion_angle: R
+    companion_flux: R  # relative to the galaxy; 0 where there is none
+    tails: R  # strength of the tidal tails, 0..1
+    artifact: N  # int64: 0 saturated star, 1 satellite trail, 2 edge of the survey frame; else -1
+    pixel: R  # the camera's pixel in pixels of the image: sets PSF (FWHM 1.3 arcsec) and noise grain
+    sources: R  # expected number of background stars and galaxies in the 424 px field
+
+
+Galaxies = GalaxyParameters[np.ndarray, np.ndarray]
+Galaxy = GalaxyParameters[float, int]
 
 
 def generator(seed: int, galaxy_id: int, stream: int) -> np.random.Generator:
@@ -79,7 +91,7 @@ class _Dice:
         return np.where(next(self._rows) < probability, self.uniform(low, high), 0.0)
 
 
-def draw_parameters(galaxy_ids: np.ndarray, *, seed: int, merger_fraction: float = 0.04) -> GalaxyParameters:
+def draw_parameters(galaxy_ids: np.ndarray, *, seed: int, merger_fraction: float = 0.04) -> Galaxies:
     """Draw galaxies.
 
     Args:
@@ -165,7 +177,7 @@ def _graded(value: np.ndarray, thresholds: tuple[float, ...], width: float) -> n
     return above[..., :-1] - above[..., 1:]
 
 
-def visibility(parameters: GalaxyParameters) -> dict[str, np.ndarray]:
+def visibility(parameters: Galaxies) -> dict[str, np.ndarray]:
     """How plainly a feature shows, each [n] in 0..1, at the galaxy's inclination, brightness and PSF."""
     p = GalaxyParameters(*(np.asarray(x, np.float64) for x in parameters))
     sharp = expit((3.6 - p.pixel) / 0.7) * expit((np.log(p.surface_brightness) + 3.0) / 0.4)
@@ -182,19 +194,19 @@ def visibility(parameters: GalaxyParameters) -> dict[str, np.ndarray]:
     }
 
 
-def true_fractions(parameters: GalaxyParameters) -> np.ndarray:
-    """The probability of each answer, joint down the tree: what infinitely many volunteers would say.
+def unanswerable(tree: Tree) -> list[str]:
+    """Names of the questions that synthetic volunteers do not know."""
+    return [q.name for q in tree.questions if (q.name, q.answers) not in _KNOWN]
 
-    The numbers are chosen so that the means of the 37 columns lie near Kaggle's.
 
-    Args:
-      parameters: GalaxyParameters of arrays [n].
+def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarray]:
+    """Conditional fractions [n, answers] of each question that can be answered, by its name and answers.
 
-    Returns:
-      float32 [n, 37], in the order of labels.COLUMNS, obeying the tree.
+    The numbers are chosen so that the means of the answers lie near Kaggle's; mergers are a few per cent, as in
+    Walmsley et al. 2022.
     """
     seen = visibility(parameters)
-    p = GalaxyParameters(*(np.asarray(x, np.float64) for x in parameters))
+    p = Galaxies(*(np.asarray(x, np.float64) for x in parameters))
     elliptical, disk, irregular, star = (p.kind == k for k in (ELLIPTICAL, DISK, IRREGULAR, ARTIFACT))
     edge, arms, bar, ring, merger = (seen[k] for k in ("edge_on", "arms", "bar", "ring", "merger"))
     featured = disk * (-1.3 + 0.8 * p.lateness + 4.2 * arms + 1.5 * bar + 1.6 * ring + 2.5 * edge)
@@ -205,19 +217,19 @@ def true_fractions(parameters: GalaxyParameters) -> np.ndarray:
     barred = 0.10 + 0.85 * bar
     odd = -2.15 + 3.7 * merger + 2.4 * p.disturbed + 2.6 * irregular + 3.8 * ring + 3.2 * p.arc
     odd = expit(odd + 2.2 * seen["dust"] + 2 * star)
-    bulge = _graded(p.bulge_fraction + 0.15 * irregular, (0.02, 0.21, 0.62), 0.07)
+    concentration = p.bulge_fraction + 0.15 * irregular
     has_bulge = expit((p.bulge_fraction - 0.13) / 0.04)
     boxy = 0.07 + 0.6 * expit((p.boxiness - 3.0) / 0.3)
     count = np.stack([p.arms == m for m in (1, 2, 3, 4, 6)], -1)
     miscount = np.roll(count, 1, -1) * [0, 1, 1, 1, 1] + np.roll(count, -1, -1) * [1, 1, 1, 1, 0]
     count = 0.85 * count + 0.08 * miscount + [0.02, 0.08, 0.02, 0.01, 0.01]
     sure = np.clip(0.2 + 0.9 * arms, 0, 0.92)[:, None]  # of the number of arms
-    questions = (
+    galaxy_zoo_2 = (
         _share((1 - artifact) * (1 - featured), (1 - artifact) * featured, artifact),
         _share(0.012 + 0.95 * edge, 0.988 - 0.95 * edge),
         _share(barred, 1 - barred),
         _share(spiral, 1 - spiral),
-        bulge,
+        _graded(concentration, (0.02, 0.21, 0.62), 0.07),
         _share(odd, 1 - odd),
         _graded(-p.axis_ratio, (-0.78, -0.4), 0.06),
         _share(
@@ -233,32 +245,69 @@ def true_fractions(parameters: GalaxyParameters) -> np.ndarray:
         _graded(np.degrees(np.abs(p.pitch)), (15.5, 25.0), 3.5),
         np.concatenate([sure * count / count.sum(-1, keepdims=True), 1 - sure], -1),
     )
-    return np.asarray(labels.joint(np.concatenate(questions, -1).astype(np.float32)))
+    smooth, edge_on, _, arms, _, _, rounded, _, bulge_shape, winding, number = galaxy_zoo_2
+    bars = _graded(bar, (0.28, 0.62), 0.09)[:, ::-1]
+    bulges = _graded(concentration, (0.05, 0.19, 0.36, 0.65), 0.05)[:, ::-1]
+    merging = _share(
+        (1 - 0.8 * merger) * (1 - 0.75 * p.disturbed),
+        0.06 + 0.5 * p.disturbed + 0.2 * irregular,
+        0.015 + 0.5 * p.disturbed + 0.6 * p.tails,
+        0.012 + 3 * merger**1.5,
+    )
+    decals = (smooth, edge_on, arms, bars, bulges, rounded, bulge_shape[:, [1, 2, 0]], winding, number, merging)
+    return dict(zip(_KNOWN, [*galaxy_zoo_2, *decals], strict=True))
 
 
-def draw_votes(truth: np.ndarray, galaxy_ids: np.ndarray, *, seed: int, volunteers: int = 44) -> np.ndarray:
-    """Vote fractions of people who each walk down the tree, answering by the true conditional fractions.
-
-    Question 6 is put to everyone, as in Kaggle's files. A question is answered by those who gave the answer
-    that leads to it; where nobody did, its fractions are 0.
+def true_fractions(parameters: Galaxies, tree: Tree = GALAXY_ZOO_2) -> np.ndarray:
+    """The probability of each answer, joint down the tree: what infinitely many volunteers would say.
 
     Args:
-      truth: float32 [n, 37] joint fractions that obey the tree (see `true_fractions`).
+      parameters: GalaxyParameters of arrays [n].
+      tree: its questions are among those of Galaxy Zoo 2 and Galaxy Zoo DECaLS 5, in any order.
+
+    Returns:
+      float32 [n, answers], in the order of tree.columns, obeying the tree.
+
+    Raises:
+      UserError: names the questions that cannot be answered.
+    """
+    if strange := unanswerable(tree):
+        raise UserError(
+            f"Synthetic galaxies have no votes for {', '.join(strange[:20])}{' and more' * (len(strange) > 20)} of "
+            f"{tree.name}: only for questions of {GALAXY_ZOO_2.name} and {_DECALS.name}, with their answers in order."
+        )
+    shares = _shares(parameters)
+    conditional = np.concatenate([shares[q.name, q.answers] for q in tree.questions], -1).astype(np.float32)
+    return np.asarray(labels.joint(jnp.asarray(conditional), tree))
+
+
+def draw_votes(
+    truth: np.ndarray, galaxy_ids: np.ndarray, *, seed: int, tree: Tree = GALAXY_ZOO_2, volunteers: int = 44
+) -> np.ndarray:
+    """Vote fractions of people who each walk down the tree, answering by the true conditional fractions.
+
+    A question is answered by those who gave one of the answers that lead to it, or by everyone where none does; where
+    nobody was asked, its fractions are 0.
+
+    Args:
+      truth: float32 [n, answers] joint fractions that obey the tree (see `true_fractions`).
       galaxy_ids: int64 [n].
       seed: any int.
+      tree: of the answers.
       volunteers: people per galaxy.
 
     Returns:
-      float32 [n, 37] joint vote fractions, multiples of 1/volunteers; the tree holds exactly.
+      float32 [n, answers] joint vote fractions, multiples of 1/volunteers; the tree holds exactly.
     """
-    conditional = np.asarray(labels.conditional(np.asarray(truth, np.float32)))
+    conditional = np.asarray(labels.conditional(jnp.asarray(truth, np.float32), tree))
     votes = np.zeros(conditional.shape, np.float32)
     for row, (chances, galaxy_id) in enumerate(zip(conditional, galaxy_ids, strict=True)):
-        luck = generator(seed, galaxy_id, 1).random((len(labels.QUESTIONS), volunteers), np.float32)
-        given = np.zeros((labels.NUM_ANSWERS, volunteers), bool)
-        for q, lots in zip(labels.QUESTIONS, luck, strict=True):
-            choice = np.searchsorted(np.cumsum(chances[q.columns])[:-1], lots, side="right")
-            asked = True if q.parent is None else given[q.parent]
-            given[q.columns] = (np.arange(q.stop - q.start)[:, None] == choice) & asked
-        votes[row] = given.sum(-1) / np.float32(volunteers)
+        luck = generator(seed, galaxy_id, 1).random((len(tree.questions), volunteers), np.float32)
+        given = np.zeros((len(tree.columns), volunteers), np.bool)
+        for q in tree.order:
+            columns, parents = tree.slices[q], list(tree.parents[q])
+            choice = np.searchsorted(np.cumsum(chances[columns])[:-1], luck[q], side="right")
+            asked = given[parents].any(0) if parents else np.True_
+            given[columns] = (np.arange(len(tree.questions[q].answers))[:, None] == choice) & asked
+        votes[row] = np.count_nonzero(given, -1) / np.float32(volunteers)
     return votes

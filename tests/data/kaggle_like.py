@@ -28,11 +28,11 @@ def jpeg(seed: int, size: tuple[int, int] = (424, 424), mode: str = "RGB", forma
 def fractions(count: int, seed: int = 0) -> np.ndarray:
     """Joint vote fractions [count, 37] that obey the tree."""
     rng = np.random.default_rng(seed)
-    conditional = [rng.dirichlet(np.ones(len(q.answers)), count) for q in labels.QUESTIONS]
+    conditional = [rng.dirichlet(np.ones(len(q.answers)), count) for q in labels.GALAXY_ZOO_2.questions]
     return np.asarray(labels.joint(np.concatenate(conditional, 1, dtype=np.float32)), np.float64)
 
 
-def solutions(rows: dict, columns=("GalaxyID", *labels.COLUMNS)) -> bytes:
+def solutions(rows: dict, columns=("GalaxyID", *labels.GALAXY_ZOO_2.columns)) -> bytes:
     """A CSV of {galaxy_id: values}; a value may be text."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

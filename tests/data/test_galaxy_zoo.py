@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gz_jax import labels
-from gz_jax.data import galaxy_zoo, galaxy_zoo_builder, kaggle, kaggle_split
+from gz_jax.data import augment, galaxy_zoo, galaxy_zoo_builder, kaggle, kaggle_split, packed, synthetic
 from gz_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(galaxy_zoo.__file__).parents[2]
@@ -90,6 +90,94 @@ def test_other_files_or_another_split_are_another_data_set(tmp_path):
     assert set(opened[-1].splits) == {"train", "validation"}
     sides = kaggle_split.side(np.array(IDS), 1, 0.2)
     assert list(everything(opened[1])["validation"]) == np.array(IDS)[sides].tolist()
+
+
+def _one_question(*columns, after=(), name="mine"):
+    """A tree of these columns, and their answers 0, 1, ..."""
+    answers = tuple(map(str, range(len(columns))))
+    return labels.Tree(name, (labels.Question("shape", "shape?", answers, answers, columns, after),))
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_a_tree_of_one_question(tmp_path, is_prepared):
+    synthetic.write_kaggle_files(tmp_path / "data", 30, seed=0, num_test=3, size=48)
+    options = {"store": tmp_path / "store", "image_size": 48, "prepared": is_prepared}
+    whole = galaxy_zoo.open_dataset(tmp_path / "data", **options)
+    tree = _one_question("Class1.2", "Class1.1", "Class1.3")
+    for _ in range(2):
+        some = galaxy_zoo.open_dataset(tmp_path / "data", tree=tree, **options)
+        assert some.tree == tree
+        for name, split in whole.splits.items():
+            one, other = (s.read(np.arange(s.size)) for s in (split, some.splits[name]))
+            np.testing.assert_array_equal(other["vote_fractions"], one["vote_fractions"][:, [1, 0, 2]])
+            assert (other["galaxy_id"].tolist(), other["image"].tolist()) == (
+                one["galaxy_id"].tolist(),
+                one["image"].tolist(),
+            )
+        assert list(some.statistics["train_mean"]) == list(tree.columns)
+        assert some.statistics["galaxies"] == whole.statistics["galaxies"]
+        assert some.splits["test"].read(np.arange(0))["vote_fractions"].shape == (0, 3)
+    if is_prepared:
+        assert prepared(tmp_path / "store") == ["1.0.0"]
+    others = [_one_question("Class1.1", "Class1.2", "Class1.3"), _one_question("Class6.1", "Class6.2")]
+    opened = [whole, some, *(galaxy_zoo.open_dataset(tmp_path / "data", tree=t, **options) for t in others)]
+    assert len({d.fingerprint for d in opened}) == len({d.labelled for d in opened}) == 4
+    renamed = labels.from_dict(labels.as_dict(labels.GALAXY_ZOO_2) | {"name": "mine"})
+    assert galaxy_zoo.open_dataset(tmp_path / "data", tree=renamed, **options).fingerprint == whole.fingerprint
+
+
+def test_kept_cutouts_do_not_mix_trees(tmp_path):
+    synthetic.write_kaggle_files(tmp_path / "data", 20, seed=0, num_test=0, size=48)
+    view = augment.view(16, 32, 48)
+    for tree in (labels.GALAXY_ZOO_2, _one_question("Class1.1", "Class1.2", "Class1.3")) * 2:
+        dataset = galaxy_zoo.open_dataset(
+            tmp_path / "data", tree=tree, store=tmp_path / "store", image_size=48, prepared=False
+        )
+        path = galaxy_zoo.cache_dir(tmp_path / "store", dataset.fingerprint) / "train.npy"
+        kept = packed.pack(dataset.splits["train"], view, final=True, path=path)
+        expected = dataset.splits["train"].read(np.arange(dataset.splits["train"].size))
+        np.testing.assert_array_equal(kept.vote_fractions, expected["vote_fractions"])
+    whole = galaxy_zoo.open_dataset(tmp_path / "data", store=tmp_path / "store", image_size=48, prepared=False)
+    with pytest.raises(UserError, match="is a cache of other images"):  # of three answers, for a split of 37
+        packed.pack(whole.splits["train"], view, final=True, path=path)
+
+
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_rows_that_break_the_chosen_tree(tmp_path, is_prepared):
+    rows = dict(zip(IDS, kaggle_like.fractions(24), strict=True))
+    for i in IDS[3:]:
+        rows[i][13:15], rows[i][18:25] = [1, 0], rows[i][18:25] / rows[i][18:25].sum()
+    files = {**FILES, "training_solutions_rev1.csv": kaggle_like.solutions(rows)}
+    options = {"store": tmp_path / "store", "prepared": is_prepared}
+    directory = kaggle_like.write(tmp_path / "data", files)
+    odd = _one_question(*(f"Class8.{i}" for i in range(1, 8)), name="kinds of odd")  # three galaxies are not odd
+    with pytest.raises(UserError) as caught:
+        galaxy_zoo.open_dataset(directory, tree=odd, **options)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"3 problems in Kaggle's files at {directory}:"
+    broken = ", ".join(f"{i} (line {n}, question shape)" for n, i in enumerate(IDS[:3], 2))
+    assert lines[1] == f"  vote fractions break the decision tree kinds of odd: 3: {broken}"
+    assert not any((tmp_path / "store").rglob("*.array_record*"))
+    whole = galaxy_zoo.open_dataset(directory, on_bad="skip", **options)
+    for _ in range(2):
+        some = galaxy_zoo.open_dataset(directory, tree=odd, on_bad="skip", **options)
+        assert [i for i, *_ in some.skipped] == list(map(str, IDS[:3]))
+        seen, left = everything(whole), everything(some)
+        for name in ("train", "validation"):
+            assert list(left[name]) == [i for i in seen[name] if i not in IDS[:3]]
+            for galaxy_id, (image, votes) in left[name].items():
+                assert image == FILES[f"images_training_rev1/{galaxy_id}.jpg"]
+                assert votes == seen[name][galaxy_id][1][18:25]
+    assert galaxy_zoo.open_dataset(directory, **options).skipped == ()
+
+
+def test_a_tree_with_other_columns_is_refused(tmp_path):
+    directory = kaggle_like.write(tmp_path / "data", FILES)
+    decals = labels.load("galaxy_zoo_decals")
+    with pytest.raises(UserError, match=r"lack the columns smooth-or-featured-dr5_smooth, .*source=synthetic has them"):
+        galaxy_zoo.open_dataset(directory, tree=decals, store=tmp_path / "store")
+    with pytest.raises(UserError, match=r"lack the columns ring of .*'mine': name a tree of Kaggle's columns"):
+        galaxy_zoo.open_dataset(directory, tree=_one_question("Class1.1", "ring"), store=tmp_path / "store")
 
 
 def test_random_access_in_any_order_over_shards(tmp_path, monkeypatch):
@@ -211,7 +299,7 @@ def test_a_shift_between_the_sides_is_warned_of(tmp_path, caplog, monkeypatch):
     assert dataset.statistics["ks_exceeded"] == ["Class7.1", "Class7.2", "Class7.3"]
     assert "train and validation differ more than chance allows" in caplog.text
     assert "Class7.3" in caplog.text
-    assert dataset.statistics["majority_column"] in labels.COLUMNS
+    assert dataset.statistics["majority_column"] in labels.GALAXY_ZOO_2.columns
 
 
 def test_nothing_there_says_what_to_do(tmp_path):

@@ -148,7 +148,7 @@ def test_solutions_read_exactly_in_any_column_order():
     expected = kaggle_like.fractions(12)
     order = np.random.default_rng(0).permutation(37)
     shuffled = {i: [v[j] for j in order] for i, v in reversed(rows().items())}
-    columns = ["GalaxyID", *(labels.COLUMNS[j] for j in order)]
+    columns = ["GalaxyID", *(labels.GALAXY_ZOO_2.columns[j] for j in order)]
     for content in (
         FILES[CSV],
         b"\xef\xbb\xbf" + FILES[CSV].replace(b"\n", b"\r\n"),
@@ -194,7 +194,7 @@ def test_csv_wrong_as_a_whole(content, message):
 
 def _changed(galaxy: int, column: str, value) -> bytes:
     changed = rows()
-    changed[IDS[galaxy]][labels.COLUMNS.index(column)] = value
+    changed[IDS[galaxy]][labels.GALAXY_ZOO_2.columns.index(column)] = value
     return kaggle_like.solutions(changed)
 
 
@@ -218,10 +218,10 @@ def test_bad_row_is_named_and_left_out(content, kind, detail):
 
 def test_broken_tree_names_the_questions():
     values = rows()
-    value = values[IDS[5]][labels.COLUMNS.index("Class7.1")]
+    value = values[IDS[5]][labels.GALAXY_ZOO_2.columns.index("Class7.1")]
     (problem,) = read_csv(_changed(5, "Class7.1", value + (0.002 if value < 0.5 else -0.002))).problems
-    assert problem.kind == "vote fractions break the decision tree"
-    assert problem.detail == "line 7, question 7"
+    assert problem.kind == "vote fractions break the decision tree Galaxy Zoo 2"
+    assert problem.detail == "line 7, question how-rounded"
     assert read_csv(_changed(5, "Class7.1", value + (5e-4 if value < 0.5 else -5e-4))).problems == ()
 
 
@@ -391,7 +391,7 @@ def test_compare_splits_by_hand():
     train, validation = np.zeros((4, 37)), np.zeros((2, 37))
     train[:, 0], validation[:, 0] = [0.1, 0.2, 0.3, 0.4], [0.35, 0.5]
     train[:, 14], validation[:, 14] = 0.5, [0.4, 0.4]
-    result = kaggle_split.compare_splits(train, validation)
+    result = kaggle_split.compare_splits(train, validation, labels.GALAXY_ZOO_2)
     assert result["ks_distance"]["Class1.1"] == pytest.approx(0.75)
     assert result["ks_distance"]["Class6.2"] == 1
     assert result["ks_distance"]["Class1.2"] == 0
@@ -404,9 +404,9 @@ def test_compare_splits_by_hand():
 
 def test_compare_splits_warns_of_a_shift_only():
     values = kaggle_like.fractions(4000)
-    assert kaggle_split.compare_splits(values[:3000], values[3000:])["ks_exceeded"] == []
+    assert kaggle_split.compare_splits(values[:3000], values[3000:], labels.GALAXY_ZOO_2)["ks_exceeded"] == []
     biased = values[3000:].copy()
     biased[:, 3] += 0.1
-    result = kaggle_split.compare_splits(values[:3000], biased)
+    result = kaggle_split.compare_splits(values[:3000], biased, labels.GALAXY_ZOO_2)
     assert result["ks_exceeded"] == ["Class2.1"]
     assert all(isinstance(v, float) for v in result["ks_distance"].values())

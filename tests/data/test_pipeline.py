@@ -115,9 +115,8 @@ def test_cached_cutouts_give_the_same_batches(split, augmentation, to_file, tmp_
     if to_file:
         files = sorted(p.name for p in path.parent.iterdir())
         assert files == [".lock", "train.labels.npz", "train.npy"]
-        again = packed.pack(
-            Split(23, lambda index: {"image": np.empty(1, object)}), view, final=augmentation.is_identity, path=path
-        ).split()
+        nothing = {"image": np.empty(1, object), "vote_fractions": np.empty((0, 37))}
+        again = packed.pack(Split(23, lambda index: nothing), view, final=augmentation.is_identity, path=path).split()
         assert same([again.read(np.arange(23))], [cached.read(np.arange(23))])
         (path.parent / "train.labels.npz").unlink()  # half of it is lost: decoded again
         anew = packed.pack(split, view, final=augmentation.is_identity, path=path).split()
