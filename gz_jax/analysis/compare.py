@@ -15,15 +15,16 @@ import numpy as np
 from scipy import stats
 
 from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, check
+from gz_jax.labels import Tree, differences
 from gz_jax.runtime.errors import UserError
 
 
 class Run(NamedTuple):
     """One finished run, at its best checkpoint.
 
-    `history` are the log's rows with Keras' names (epoch, loss, accuracy, val_loss, ...); `truth` and
-    `predicted` are [N, 37] for the validation galaxies `galaxy_id`, int64 [N], in any order. `config` has every field
-    that decides the run, with the fingerprints of data and pretrained weights. `data` is the fingerprint of the data
+    `history` are the log's rows with Keras' names (epoch, loss, accuracy, val_loss, ...); `truth` and `predicted` are
+    [N, answers] for the validation galaxies `galaxy_id`, int64 [N], in any order. `config` has every field that decides
+    the run, with the fingerprints of data and pretrained weights. `data` is the fingerprint of the data
     set, `weights` that of the network; None where unknown. `finished`: trained to its last epoch or early stopping.
     """
 
@@ -33,6 +34,7 @@ class Run(NamedTuple):
     galaxy_id: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
+    tree: Tree
     config: Mapping[str, Any] | None = None
     data: str | None = None
     weights: str | None = None
@@ -77,24 +79,29 @@ def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]
     """The galaxies all runs were validated on: (galaxy_id, truth, predicted of each run, a note or None).
 
     Raises:
-      UserError: two runs of one name, no galaxy in common, a galaxy twice in a run, or labels that differ between runs.
+      UserError: two runs of one name, no galaxy in common, a galaxy twice in a run, other trees or labels.
     """
     if not runs:
         raise UserError("there are no runs to compare")
     if len({run.name for run in runs}) < len(runs):
         raise UserError(f"two runs have the same name: {', '.join(run.name for run in runs)}")
     for run in runs:
+        if unlike := differences(runs[0].tree, run.tree):
+            raise UserError(
+                f"runs {runs[0].name!r} and {run.name!r} cannot be compared: they have different decision trees "
+                f"({runs[0].tree.name} and {run.tree.name}): {'; '.join(unlike)}"
+            )
         if len(np.unique(run.galaxy_id)) != len(run.galaxy_id):
             raise UserError(f"run {run.name!r} has predictions for some galaxies more than once")
     common = reduce(np.intersect1d, [run.galaxy_id for run in runs])
     if not len(common):
         raise UserError("the runs share no validation galaxy, so they cannot be compared: use the same data and split")
-    truth, predicted = [], []
+    truth, predicted = list[np.ndarray](), list[np.ndarray]()
     for run in runs:
         order = np.argsort(run.galaxy_id)
         rows = order[np.searchsorted(run.galaxy_id, common, sorter=order)]
         true_rows, predicted_rows = run.truth[rows], run.predicted[rows]
-        check(true_rows, predicted_rows)
+        check(true_rows, predicted_rows, run.tree)
         if truth and not np.allclose(true_rows, truth[0], atol=1e-5):
             why = "they have different labels for the same GalaxyIDs"
             if run.data != runs[0].data:
@@ -153,27 +160,18 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
         }
         for i, run in enumerate(runs)
     ]
-    differences, statements = [], []
+    paired: list[dict[str, Any]] = []
+    statements: list[str] = []
     for k, (i, j) in enumerate(pairs):
-        names, mse, accuracy = (
-            (runs[i].name, runs[j].name),
-            at("mse difference", k),
-            at("accuracy difference", k),
-        )
-        verdicts = _verdict(*names, mse, True), _verdict(*names, accuracy, False)
-        differences.append(
-            {
-                "first": names[0],
-                "second": names[1],
-                "MSE difference": mse,
-                "MSE verdict": verdicts[0],
-                "accuracy difference": accuracy,
-                "accuracy verdict": verdicts[1],
-            }
-        )
-        statements.append(f"{names[0]} against {names[1]}: MSE, {verdicts[0]}; accuracy, {verdicts[1]}.")
+        first, second = runs[i].name, runs[j].name
+        row: dict[str, Any] = {"first": first, "second": second}
+        for name, lower_is_better in (("MSE", True), ("accuracy", False)):
+            row[f"{name} difference"] = difference = at(f"{name.lower()} difference", k)
+            row[f"{name} verdict"] = _verdict(first, second, difference, lower_is_better)
+        paired.append(row)
+        statements.append(f"{first} against {second}: MSE, {row['MSE verdict']}; accuracy, {row['accuracy verdict']}.")
     spread, seed_statements = seed_spread(runs, found["mse"].value, found["accuracy"].value)
-    return Comparison(len(common), note, table, differences, spread, statements + seed_statements)
+    return Comparison(len(common), note, table, paired, spread, statements + seed_statements)
 
 
 def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> tuple[list[dict[str, Any]], list[str]]:
@@ -196,8 +194,8 @@ def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> t
         if not run.finished:
             statements.append(f"{run.name} does not count for the spread across seeds: its training is not finished.")
         elif why := next((why for why, members in same.items() if members), None):
-            first = runs[same[why][0]].name
-            statements.append(f"{run.name} does not count as another seed beside {first}: {why}.")
+            beside = runs[same[why][0]].name
+            statements.append(f"{run.name} does not count as another seed beside {beside}: {why}.")
         else:
             group.append(i)
     repeated = [members for members in groups.values() if len(members) > 1]

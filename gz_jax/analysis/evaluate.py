@@ -2,7 +2,7 @@
 
 Every score is a function of sums over galaxies. The sums are taken per galaxy once; the bootstrap then
 resamples galaxies by multiplying a matrix of multinomial weights with them, so that a thousand resamples of
-all scores take seconds. Sums are float64. Arguments are `truth` and `predicted`, both [N, 37].
+all scores take seconds. Sums are float64. Arguments are `truth` and `predicted`, both [N, answers].
 """
 
 from collections.abc import Callable, Mapping
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gz_jax.labels import ANSWERS, COLUMNS, NUM_ANSWERS, QUESTION_OF, QUESTIONS, tree_violation
+from gz_jax.labels import Tree, tree_violation
 from gz_jax.runtime.errors import UserError
 
 Sums = Mapping[str, np.ndarray]
 
 
-APPLIES = 0.5  # from this fraction of the answer that leads to it, a question applies to a galaxy
+APPLIES = 0.5  # from this share of the answers that lead to it, a question applies to a galaxy
 
 
 class Estimate(NamedTuple):
@@ -27,14 +27,15 @@ class Estimate(NamedTuple):
     high: Any
 
 
-def check(truth: np.ndarray, predicted: np.ndarray) -> None:
-    """Both must be [N, 37] and finite.
+def check(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> None:
+    """Both must be [N, answers] and finite.
 
     Raises:
       UserError: shapes differ, there is no galaxy, or a value is not finite.
     """
-    if truth.shape != predicted.shape or truth.shape[-1:] != (NUM_ANSWERS,):
-        raise UserError(f"true {truth.shape} and predicted {predicted.shape} vote fractions must both be [N, 37]")
+    answers = len(tree.columns)
+    if truth.shape != predicted.shape or truth.shape[1:] != (answers,):
+        raise UserError(f"true {truth.shape} and predicted {predicted.shape} fractions must both be [N, {answers}]")
     if not len(truth):
         raise UserError("there is no galaxy to evaluate")
     for name, array in (("true", truth), ("predicted", predicted)):
@@ -46,55 +47,55 @@ def check(truth: np.ndarray, predicted: np.ndarray) -> None:
 
 
 def agreement(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Keras' `categorical_accuracy` per galaxy, bool [N]: the largest of all 37 answers is the same one."""
+    """Keras' `categorical_accuracy` per galaxy, bool [N]: the largest of all answers is the same one."""
     return truth.argmax(-1) == predicted.argmax(-1)
 
 
-def galaxy_sums(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Everything that the scores add up, per galaxy: name -> float64 [N, k].
+def applies(truth: np.ndarray, tree: Tree) -> np.ndarray:
+    """Where a question applies: the answers that lead to it add up to APPLIES, or are none; bool [N, questions]."""
+    slack = 1e-6  # of the sum of several float32 shares
+    shares = [truth[:, list(p)].sum(1) + (slack if len(p) != 1 else 0) + (not p) for p in tree.parents]
+    return np.stack(shares, axis=1) >= APPLIES
 
-    A question applies to a galaxy when the true joint fraction of the answer that leads to it is at least
-    APPLIES (root questions always do).
-    """
+
+def galaxy_sums(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> dict[str, np.ndarray]:
+    """Everything that the scores add up, per galaxy: name -> float64 [N, k]."""
     error = np.subtract(predicted, truth, dtype=np.float64)
     centred = np.subtract(truth, truth.mean(0, dtype=np.float64), dtype=np.float64)
-    asked = np.stack(
-        [np.ones(len(truth), bool) if q.parent is None else truth[:, q.parent] >= APPLIES for q in QUESTIONS],
-        axis=1,
-    )
-    right = np.stack([truth[:, q.columns].argmax(1) == predicted[:, q.columns].argmax(1) for q in QUESTIONS], axis=1)
-    top = np.concatenate([np.eye(q.stop - q.start)[truth[:, q.columns].argmax(1)] for q in QUESTIONS], axis=1)
+    asked = applies(truth, tree)
+    right = np.stack([truth[:, s].argmax(1) == predicted[:, s].argmax(1) for s in tree.slices], axis=1)
+    top = np.concatenate([np.eye(s.stop - s.start)[truth[:, s].argmax(1)] for s in tree.slices], axis=1)
     sums = {
         "galaxies": np.ones((len(truth), 1)),
         "agree": agreement(truth, predicted)[:, None],
-        "top": np.eye(NUM_ANSWERS)[truth.argmax(1)],
+        "top": np.eye(truth.shape[1])[truth.argmax(1)],
         "error": error,
         "squared": error**2,
         "label": centred,
         "label_squared": centred**2,
         "asked": asked,
         "right": asked & right,
-        "question_top": top * asked[:, list(QUESTION_OF)],
+        "question_top": top * asked[:, list(tree.question_of)],
     }
     return {name: values.astype(np.float64, copy=False) for name, values in sums.items()}
 
 
-def scores(sums: Sums) -> dict[str, np.ndarray]:
+def scores(sums: Sums, tree: Tree) -> dict[str, np.ndarray]:
     """The scores that totals of `galaxy_sums` ([..., k] each) give.
 
     Returns:
       Shape [...]: mse, rmse, guess_rmse (of always answering the mean of these very galaxies), r2, accuracy,
-      majority_share (the accuracy of always naming the commonest largest answer). Shape [..., 37]:
-      answer_rmse, answer_bias (predicted minus true), answer_std, answer_r2. Shape [..., 11]:
+      majority_share (the accuracy of always naming the commonest largest answer). Shape [..., answers]:
+      answer_rmse, answer_bias (predicted minus true), answer_std, answer_r2. Shape [..., questions]:
       question_accuracy, question_majority. NaN where undefined (a label that never varies, a question that
       applies to nobody).
     """
     n = sums["galaxies"]
     spread = sums["label_squared"] - sums["label"] ** 2 / n
-    starts = [q.start for q in QUESTIONS]
+    starts, answers = [s.start for s in tree.slices], len(tree.columns)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mse = sums["squared"].sum(-1) / (n[..., 0] * NUM_ANSWERS)
-        guess = spread.sum(-1) / (n[..., 0] * NUM_ANSWERS)
+        mse = sums["squared"].sum(-1) / (n[..., 0] * answers)
+        guess = spread.sum(-1) / (n[..., 0] * answers)
         return {
             "mse": mse,
             "rmse": np.sqrt(mse),
@@ -152,15 +153,16 @@ def reliability(truth: np.ndarray, predicted: np.ndarray, bins: int = 10) -> dic
     """Calibration of every answer: the mean true fraction where a certain fraction was predicted.
 
     Returns:
-      count [37, bins], predicted [37, bins] and true [37, bins] (means in each bin of the predicted fraction,
-      NaN in empty bins), error [37]: the root mean square of their difference over galaxies (the Brier
+      count, predicted and true, all [answers, bins] (the last two: means in each bin of the predicted fraction, NaN
+      in empty bins), error [answers]: the root mean square of their difference over galaxies (the Brier
       score's reliability term, as a fraction).
     """
-    which = np.clip((predicted * bins).astype(np.int64), 0, bins - 1) + np.arange(NUM_ANSWERS) * bins
+    answers = predicted.shape[1]
+    which = np.clip((predicted * bins).astype(np.int64), 0, bins - 1) + np.arange(answers) * bins
 
     def total(values: np.ndarray | None) -> np.ndarray:
         weights = None if values is None else values.astype(np.float64).ravel()
-        return np.bincount(which.ravel(), weights, NUM_ANSWERS * bins).reshape(NUM_ANSWERS, bins)
+        return np.bincount(which.ravel(), weights, answers * bins).reshape(answers, bins)
 
     count = total(None)
     with np.errstate(invalid="ignore"):
@@ -173,42 +175,43 @@ def reliability(truth: np.ndarray, predicted: np.ndarray, bins: int = 10) -> dic
     }
 
 
-def reliability_table(table: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def reliability_table(table: Mapping[str, np.ndarray], tree: Tree) -> list[dict[str, Any]]:
     """The bins of `reliability` that hold galaxies, one row each."""
     return [
-        {"column": COLUMNS[j], "galaxies": int(n), "mean predicted": p, "mean true": t}
-        for j in range(NUM_ANSWERS)
+        {"column": column, "galaxies": int(n), "mean predicted": p, "mean true": t}
+        for j, column in enumerate(tree.columns)
         for n, p, t in zip(*(table[name][j] for name in ("count", "predicted", "true")), strict=True)
         if n
     ]
 
 
 def density(truth: np.ndarray, predicted: np.ndarray, bins: int = 40) -> np.ndarray:
-    """Galaxies per cell of the true-predicted plane, 0..1 both ways: int64 [37, predicted bin, true bin]."""
+    """Galaxies per cell of the true-predicted plane, 0..1 both ways: int64 [answers, predicted bin, true bin]."""
     t, p = (np.clip((values * bins).astype(np.int64), 0, bins - 1) for values in (truth, predicted))
-    cell = (np.arange(NUM_ANSWERS) * bins + p) * bins + t
-    return np.bincount(cell.ravel(), minlength=NUM_ANSWERS * bins * bins).reshape(NUM_ANSWERS, bins, bins)
+    answers = truth.shape[1]
+    cell = (np.arange(answers) * bins + p) * bins + t
+    return np.bincount(cell.ravel(), minlength=answers * bins * bins).reshape(answers, bins, bins)
 
 
 def most_confident(predicted: np.ndarray, galaxy_id: np.ndarray) -> np.ndarray:
-    """Row of each answer's highest prediction, int64 [37]; the lowest galaxy_id among equals (figure 11)."""
+    """Row of each answer's highest prediction, int64 [answers]; the lowest galaxy_id among equals (figure 11)."""
     ids = np.where(predicted == predicted.max(0), np.asarray(galaxy_id)[:, None], np.iinfo(np.int64).max)
     return ids.argmin(0)
 
 
 def worst_failures(truth: np.ndarray, predicted: np.ndarray, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with the largest RMSE over the 37 answers, worst first, and that RMSE: both [count]."""
+    """Rows with the largest RMSE over the answers, worst first, and that RMSE: both [count]."""
     error = np.sqrt(np.square(np.subtract(predicted, truth, dtype=np.float64)).mean(1))
     rows = np.argsort(-error, kind="stable")[:count]
     return rows, error[rows]
 
 
-def tree_check(predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Per question, how far the predicted sum lies from the answer that leads to it: mean and maximum."""
-    off = tree_violation(predicted)
+def tree_check(predicted: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
+    """Per question, how far the predicted sum lies from that of the answers that lead to it: mean and maximum."""
+    off = tree_violation(predicted, tree)
     return [
         {"question": q.text, "mean violation": mean, "largest violation": largest}
-        for q, mean, largest in zip(QUESTIONS, off.mean(0), off.max(0), strict=True)
+        for q, mean, largest in zip(tree.questions, off.mean(0), off.max(0), strict=True)
     ]
 
 
@@ -218,8 +221,8 @@ def views_gain(
     """What averaging predictions over rotated and flipped views gains, one row per entry of `views`.
 
     Args:
-      truth: [N, 37].
-      views: name -> predicted [N, 37]; the first is what the others are compared with.
+      truth: [N, answers].
+      views: name -> predicted [N, answers]; the first is what the others are compared with.
 
     Returns:
       Rows with `views`, `rmse` and `gain in rmse`: RMSE of the first minus this one's (positive is better),
@@ -242,7 +245,7 @@ def views_gain(
     return rows
 
 
-def answer_table(estimates: Mapping[str, Estimate], calibration: np.ndarray) -> list[dict[str, Any]]:
+def answer_table(estimates: Mapping[str, Estimate], calibration: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
     """One row per answer: RMSE, bias and R2 with intervals, the labels' own spread, the calibration error."""
 
     def at(name: str, j: int) -> Estimate:
@@ -250,20 +253,20 @@ def answer_table(estimates: Mapping[str, Estimate], calibration: np.ndarray) -> 
 
     return [
         {
-            "column": COLUMNS[j],
-            "question": QUESTIONS[QUESTION_OF[j]].text,
-            "answer": ANSWERS[j],
+            "column": column,
+            "question": tree.questions[tree.question_of[j]].text,
+            "answer": tree.texts[j],
             "rmse": at("answer_rmse", j),
             "std of labels": estimates["answer_std"].value[j],
             "bias": at("answer_bias", j),
             "r2": at("answer_r2", j),
             "calibration error": calibration[j],
         }
-        for j in range(NUM_ANSWERS)
+        for j, column in enumerate(tree.columns)
     ]
 
 
-def question_table(estimates: Mapping[str, Estimate], asked: np.ndarray) -> list[dict[str, Any]]:
+def question_table(estimates: Mapping[str, Estimate], asked: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
     """One row per question: galaxies it applies to, accuracy among them, the majority share beside it."""
     return [
         {
@@ -272,5 +275,5 @@ def question_table(estimates: Mapping[str, Estimate], asked: np.ndarray) -> list
             "accuracy": Estimate(*(part[i] for part in estimates["question_accuracy"])),
             "majority share": estimates["question_majority"].value[i],
         }
-        for i, q in enumerate(QUESTIONS)
+        for i, q in enumerate(tree.questions)
     ]

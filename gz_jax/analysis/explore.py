@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gz_jax.labels import ANSWERS, COLUMNS, NUM_ANSWERS, QUESTION_OF, QUESTIONS
+from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
 
 STEPS = 10_000  # labels are counted to the nearest 1/STEPS, so 0 and 1, which are common, are exact
@@ -21,7 +21,7 @@ Block = tuple[np.ndarray, np.ndarray]
 class Side(NamedTuple):
     """One side of the data, as the figures need it.
 
-    `blocks()` starts a pass over (galaxy_id int64 [n], vote_fractions [n, 37]); `images(positions)` takes
+    `blocks()` starts a pass over (galaxy_id int64 [n], vote_fractions [n, answers]); `images(positions)` takes
     int64 [n] positions in that order and returns uint8 [n, S, S, 3] RGB.
     """
 
@@ -30,25 +30,22 @@ class Side(NamedTuple):
 
 
 class LabelSummary(NamedTuple):
-    """Sufficient statistics of the labels seen so far.
-
-    Galaxies without labels are counted in `seen` alone.
-    """
+    """Sufficient statistics of the labels seen so far; galaxies without labels are counted in `seen` alone."""
 
     seen: int
-    count: int
-    mean: np.ndarray  # float64 [37]
-    comoment: np.ndarray  # float64 [37, 37]: sum of (x - mean)(y - mean)
-    low: np.ndarray  # float64 [37]
-    high: np.ndarray  # float64 [37]
-    counts: np.ndarray  # int64 [37, STEPS + 1]
-    prototype: np.ndarray  # int64 [37]: position of the galaxy with the highest label
-    prototype_id: np.ndarray  # int64 [37]: its galaxy_id; the lowest one among equals
+    count: int  # type: ignore[assignment]  # in place of tuple.count
+    mean: np.ndarray  # float64 [answers]
+    comoment: np.ndarray  # float64 [answers, answers]: sum of (x - mean)(y - mean)
+    low: np.ndarray  # float64 [answers]
+    high: np.ndarray  # float64 [answers]
+    counts: np.ndarray  # int64 [answers, STEPS + 1]
+    prototype: np.ndarray  # int64 [answers]: position of the galaxy with the highest label
+    prototype_id: np.ndarray  # int64 [answers]: its galaxy_id; the lowest one among equals
 
 
-def empty_summary() -> LabelSummary:
+def empty_summary(tree: Tree) -> LabelSummary:
     """The summary of no galaxies."""
-    k = NUM_ANSWERS
+    k = len(tree.columns)
     unset = np.full(k, -1, np.int64)
     return LabelSummary(
         0, 0, np.zeros(k), np.zeros((k, k)), np.full(k, np.inf), np.full(k, -np.inf),
@@ -62,7 +59,7 @@ def update(summary: LabelSummary, galaxy_id: np.ndarray, vote_fractions: np.ndar
     Args:
       summary: so far.
       galaxy_id: int64 [n].
-      vote_fractions: [n, 37]; a row with a NaN is a galaxy without labels.
+      vote_fractions: [n, answers]; a row with a NaN is a galaxy without labels.
     """
     x = np.asarray(vote_fractions, np.float64)
     known = np.isfinite(x).all(axis=1)
@@ -74,8 +71,7 @@ def update(summary: LabelSummary, galaxy_id: np.ndarray, vote_fractions: np.ndar
     centred, delta = x - x.mean(0), x.mean(0) - summary.mean
     rounded = np.clip(np.rint(x * STEPS), 0, STEPS).astype(np.int64)
     fresh = np.stack([np.bincount(column, minlength=STEPS + 1) for column in rounded.T])
-    # The highest label of this block; among equals the lowest galaxy_id, so the order of files does not
-    # matter.
+    # The highest label of this block; among equals the lowest galaxy_id, so the order of files does not matter.
     best = np.where(x == x.max(0), ids[:, None], np.iinfo(np.int64).max).argmin(0)
     better = (x.max(0) > summary.high) | ((x.max(0) == summary.high) & (ids[best] < summary.prototype_id))
     return LabelSummary(
@@ -91,48 +87,45 @@ def update(summary: LabelSummary, galaxy_id: np.ndarray, vote_fractions: np.ndar
     )
 
 
-def summarise(blocks: Iterable[Block]) -> LabelSummary:
+def summarise(blocks: Iterable[Block], tree: Tree) -> LabelSummary:
     """One pass over (galaxy_id, vote_fractions) blocks.
 
     Raises:
       UserError: no galaxy has labels.
     """
-    summary = reduce(lambda so_far, block: update(so_far, *block), blocks, empty_summary())
+    summary = reduce(lambda so_far, block: update(so_far, *block), blocks, empty_summary(tree))
     if not summary.count:
         raise UserError(f"none of the {summary.seen} galaxies has vote fractions: there is nothing to explore")
     return summary
 
 
 def std(summary: LabelSummary) -> np.ndarray:
-    """Population standard deviation of each label, float64 [37]."""
+    """Population standard deviation of each label, float64 [answers]."""
     return np.sqrt(np.diag(summary.comoment) / summary.count)
 
 
 def correlation(summary: LabelSummary) -> np.ndarray:
-    """Pearson correlation of the labels, float64 [37, 37] (paper, equation 1).
-
-    NaN where a label never varies.
-    """
+    """Pearson correlation of the labels, float64 [answers, answers] (equation 1); NaN where a label never varies."""
     scale = np.sqrt(np.diag(summary.comoment))
     with np.errstate(invalid="ignore", divide="ignore"):
         return summary.comoment / np.outer(scale, scale)
 
 
 def quantiles(summary: LabelSummary, q: Iterable[float]) -> np.ndarray:
-    """Quantiles of each label to 1/20,000, float64 [len(q), 37] (NumPy's method 'inverted_cdf')."""
+    """Quantiles of each label to 1/20,000, float64 [len(q), answers] (NumPy's method 'inverted_cdf')."""
     rank = np.clip(np.ceil(np.asarray(list(q)) * summary.count), 1, None)
     return np.stack([np.searchsorted(cdf, rank) for cdf in summary.counts.cumsum(1)], axis=1) / STEPS
 
 
 def histograms(summary: LabelSummary, bins: int = 20) -> np.ndarray:
-    """Share of the galaxies in `bins` equal bins of 0..1 (the last includes 1), float64 [37, bins]."""
+    """Share of the galaxies in `bins` equal bins of 0..1 (the last includes 1), float64 [answers, bins]."""
     which = np.minimum(np.arange(STEPS + 1) * bins // STEPS, bins - 1)
     starts = np.searchsorted(which, np.arange(bins))
     return np.add.reduceat(summary.counts, starts, axis=1) / summary.count
 
 
 def ks_distance(a: LabelSummary, b: LabelSummary) -> np.ndarray:
-    """Two-sample Kolmogorov-Smirnov distance of each label, float64 [37]."""
+    """Two-sample Kolmogorov-Smirnov distance of each label, float64 [answers]."""
     return np.abs(a.counts.cumsum(1) / a.count - b.counts.cumsum(1) / b.count).max(1)
 
 
@@ -141,15 +134,15 @@ def guess_rmse(train: LabelSummary, validation: LabelSummary) -> float:
     return float(np.sqrt(np.mean(std(validation) ** 2 + (validation.mean - train.mean) ** 2)))
 
 
-def label_table(train: LabelSummary, validation: LabelSummary | None = None) -> list[dict[str, Any]]:
+def label_table(train: LabelSummary, validation: LabelSummary | None, tree: Tree) -> list[dict[str, Any]]:
     """One row per answer: statistics of the training labels, and how far the validation labels stand off."""
     five, half, most = quantiles(train, (0.05, 0.5, 0.95))
     zeros, ones = train.counts[:, 0] / train.count, train.counts[:, -1] / train.count
     rows = [
         {
-            "column": COLUMNS[j],
-            "question": QUESTIONS[QUESTION_OF[j]].text,
-            "answer": ANSWERS[j],
+            "column": column,
+            "question": tree.questions[tree.question_of[j]].text,
+            "answer": tree.texts[j],
             "mean": train.mean[j],
             "std": std(train)[j],
             "min": train.low[j],
@@ -160,7 +153,7 @@ def label_table(train: LabelSummary, validation: LabelSummary | None = None) -> 
             "share at 0": zeros[j],
             "share at 1": ones[j],
         }
-        for j in range(NUM_ANSWERS)
+        for j, column in enumerate(tree.columns)
     ]
     if validation is not None:
         distance = ks_distance(train, validation)

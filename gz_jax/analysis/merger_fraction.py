@@ -1,4 +1,4 @@
-"""The fraction of a catalogue's galaxies with an answer (mergers, or any of the 37), with honest error bars.
+"""The fraction of a catalogue's galaxies with an answer (mergers, or any other), with honest error bars.
 
 Counting predictions above a threshold (paper, section 5.6) counts the network's mistakes as well. Four
 estimates stand side by side: (a) that count; (b) the sum of the predicted vote fractions; (c) the count
@@ -226,9 +226,7 @@ def merger_rate(
         return Estimate(float(value), 0.0, float(high * np.exp(spread)))
     below = np.hypot(np.log(value / low), spread) if low > 0 else np.inf
     return Estimate(
-        float(value),
-        float(value * np.exp(-below)),
-        float(value * np.exp(np.hypot(np.log(high / value), spread))),
+        float(value), float(value * np.exp(-below)), float(value * np.exp(np.hypot(np.log(high / value), spread)))
     )
 
 

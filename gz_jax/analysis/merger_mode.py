@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from gz_jax import labels
 from gz_jax.analysis import plots_mergers
 from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
 from gz_jax.analysis.plots_mergers import ESTIMATES
 from gz_jax.inference import tables as table_files
 from gz_jax.inference.manifest import described, networks_of, same_networks
+from gz_jax.labels import Tree, differences
 from gz_jax.runtime.errors import UserError
 
 Path = str | os.PathLike[str]
@@ -40,7 +40,7 @@ def merger_mode(
     validation: Path | Sequence[Path],
     outdir: Path,
     *,
-    answer: str = "Class8.6",
+    answer: str | None = None,
     threshold: float = 0.3,
     observability: tuple[float, float] | None = None,
     merging: float = 1.0,
@@ -57,17 +57,19 @@ def merger_mode(
         network of an ensemble that made the predictions will do too; they are averaged.
       labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
         the training labels' own fraction.
-      answer, threshold, observability, merging, confidence: see `merger_report.merger_report`.
+      answer: as its column or as '<question>_<answer>'; None: the one that means a merger.
+      threshold, observability, merging, confidence: see `merger_report.merger_report`.
       context: what the page should say of the run.
 
     Returns:
       The results of `merger_report`, which metrics.json has too.
 
     Raises:
-      UserError: unknown answer; tables that are unfinished, no such tables, of other networks, or without labels.
+      UserError: unknown answer, or none that means a merger; tables that are unfinished, no such tables, of different
+        trees or networks, or without labels.
     """
-    if answer not in labels.COLUMNS:
-        raise UserError(f"answer {answer!r} is not one of {labels.COLUMNS[0]} ... {labels.COLUMNS[-1]}")
+    tree = common_tree([*_several(predictions), *_several(validation)])
+    answer = tree.columns[place_of(answer, tree)]
     catalogue, tables = ([_load(path, answer) for path in _several(paths)] for paths in (predictions, validation))
     _check_distinct(catalogue)
     everyone = [one for table in tables for one in table.networks]
@@ -96,12 +98,13 @@ def merger_mode(
                 raise UserError(f"none of the validation galaxies is in {labels_csv}")
             held_out, votes = held_out[:, known], listed
     if votes is None:
-        raise UserError("the validation table has no labels: give Kaggle's training_solutions_rev1.csv as well")
+        raise UserError("the validation table has no labels: give a CSV of votes (--labels), too")
     results = merger_report(
         scores,
         held_out,
         votes,
         training,
+        tree=tree,
         answer=answer,
         threshold=threshold,
         observability=observability,
@@ -114,9 +117,27 @@ def merger_mode(
         value, _, limits = text(estimate).partition(" [")
         limits = limits.rstrip("]").replace(", ", " to ") or "0 to 1"
         cards.append((ESTIMATES[name], value, f"{100 * confidence:g} % interval {limits}"))
-    title = f"Galaxy Zoo: {results['meaning']} ({answer})"
+    title = f"{tree.name}: {results['meaning']} ({answer})"
     publish(outdir, title, _sections(results), results, cards, context)
     return results
+
+
+def common_tree(paths: Sequence[Path]) -> Tree:
+    """The decision tree of tables. Raises UserError: a table has none, or another than the first."""
+    trees = [table_files.tree_of(table_files.manifest(path), path) for path in paths]
+    for path, other in zip(paths, trees, strict=True):
+        if unlike := differences(trees[0], other):
+            raise UserError(f"{paths[0]} and {path} are of different decision trees: {'; '.join(unlike)}")
+    return trees[0]
+
+
+def place_of(answer: str | None, tree: Tree) -> int:
+    """Place in the tree of an answer, None being that of a merger. Raises UserError: there is no such answer."""
+    named = tree.merger if answer is None else answer
+    if named is None:
+        some = ", ".join(tree.columns[:5])
+        raise UserError(f"{tree.name} has no answer that means a merger: name one with --answer, for example {some}.")
+    return tree.index(named)
 
 
 def _sections(results: dict[str, Any]) -> list[Section]:

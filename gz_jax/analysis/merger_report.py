@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from gz_jax import labels
 from gz_jax.analysis import merger_fraction as mf
 from gz_jax.analysis.evaluate import Estimate
+from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
 
 # Fractions published for the local Universe; NaN where only a range is given. Definitions differ (pairs or disturbed
@@ -43,7 +43,8 @@ def merger_report(
     validation_votes: np.ndarray,
     training_votes: np.ndarray | None = None,
     *,
-    answer: str = "Class8.6",
+    tree: Tree,
+    answer: str,
     threshold: float = 0.3,
     observability: tuple[float, float] | None = None,
     merging: float = 1.0,
@@ -56,7 +57,7 @@ def merger_report(
       predicted: [n] or [seeds, n], the answer's joint fraction for the catalogue, by one network or several.
       validation_predicted: [m] or [seeds, m], the same of labelled galaxies outside training.
       validation_votes: [m], their volunteers' fractions; training_votes: [t], for the labels' own fraction.
-      answer: one of `labels.COLUMNS`.
+      answer: of `tree`, as its column or as '<question>_<answer>'.
       threshold: of predictions and of votes: a galaxy is positive where its vote fraction is above.
       observability: (time, standard error) in Gyr, to turn the fraction into a rate; `merging` is C_merg.
 
@@ -66,8 +67,7 @@ def merger_report(
     Raises:
       UserError: unknown answer, shapes that do not fit, values outside 0..1, or no galaxy left.
     """
-    if answer not in labels.COLUMNS:
-        raise UserError(f"answer {answer!r} is not one of {labels.COLUMNS[0]} ... {labels.COLUMNS[-1]}")
+    place = tree.index(answer)
     if not 0 <= threshold < 1:
         raise UserError(f"threshold {threshold} must be a vote fraction from 0 to below 1")
     catalogue, _ = _clean("the catalogue", predicted)
@@ -88,16 +88,16 @@ def merger_report(
     }
     seeds = _seeds(catalogue, tables, truth, threshold, seed) if len(catalogue) > 1 else {}
     curves = {"calibrated": mf.reliability(held_out, truth.astype(float), confidence)} if held_out is not None else {}
-    rates = {} if observability is None else {k: found[k] for k in ("corrected", "calibrated")}
+    rates: dict[str, Estimate] = {}
+    if observability is not None:
+        kept = {k: found[k] for k in ("corrected", "calibrated")}
+        rates = {k: mf.merger_rate(e, *observability, merging, confidence) for k, e in kept.items()}
     return {
-        "answer": answer,
-        "meaning": labels.ANSWERS[labels.COLUMNS.index(answer)],
+        "answer": tree.columns[place],
+        "meaning": tree.texts[place],
         "threshold": threshold,
         "confidence": confidence,
-        "catalogue": {
-            "galaxies": catalogue.shape[1],
-            "left_out": np.shape(predicted)[-1] - catalogue.shape[1],
-        },
+        "catalogue": {"galaxies": catalogue.shape[1], "left_out": np.shape(predicted)[-1] - catalogue.shape[1]},
         "validation": {"galaxies": len(votes), "left_out": len(validation_votes) - len(votes)},
         "estimates": found,
         "labels": {k: mf.threshold_count(v, threshold, confidence) for k, v in given.items()},
@@ -107,10 +107,8 @@ def merger_report(
         "seed_scatter": {k: float(np.std(v, ddof=1)) for k, v in seeds.items()},
         "curve": _curve(catalogue.mean(0), scores, votes, given, confidence),
         "reliability": {"votes": mf.reliability(scores, votes, confidence)} | curves,
-        "rate_per_gyr": {
-            k: mf.merger_rate(e, *observability, merging=merging, confidence=confidence) for k, e in rates.items()
-        },
-        "published": PUBLISHED if answer == "Class8.6" else {},
+        "rate_per_gyr": rates,
+        "published": PUBLISHED if tree.keys[place] == tree.merger else {},
         "caveats": [*CAVEATS, *_warnings(found, int(truth.sum()))],
     }
 
@@ -129,11 +127,7 @@ def _seeds(
 
 
 def _curve(
-    catalogue: np.ndarray,
-    scores: np.ndarray,
-    votes: np.ndarray,
-    given: dict[str, np.ndarray],
-    confidence: float,
+    catalogue: np.ndarray, scores: np.ndarray, votes: np.ndarray, given: dict[str, np.ndarray], confidence: float
 ) -> dict[str, Any]:
     """At each threshold, of scores and votes alike: the count, its correction, and the labels' own share."""
     thresholds = np.round(np.linspace(0.05, 0.95, 19), 2)

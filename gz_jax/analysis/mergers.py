@@ -6,34 +6,32 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from gz_jax.analysis.merger_fraction import Estimate, confusion, threshold_count
-from gz_jax.labels import MERGER
 
 
 def mergers(
     predicted: np.ndarray, truth: np.ndarray | None, threshold: float = 0.3
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Galaxies whose predicted merger fraction (Class8.6, joint) is above a threshold (paper, section 5.6).
+    """Galaxies whose predicted merger fraction (joint) is above a threshold (paper, section 5.6).
 
     Args:
-      predicted: [N, 37].
-      truth: [N, 37], or None where there are no labels (the test set).
+      predicted: [N], the fraction of the answer that means a merger.
+      truth: [N], or None where there are no labels (the test set).
       threshold: of both the predicted and, for purity and completeness, the true fraction.
 
     Returns:
       (scores, rows): `selected`, `fraction` and, with labels, `true_fraction`, `purity`, `completeness` (with
       Wilson intervals) and `average_precision` (see there); and the selected rows, highest prediction first.
     """
-    score = predicted[:, MERGER]
-    rows = np.flatnonzero(score > threshold)
-    rows = rows[np.argsort(-score[rows], kind="stable")]
-    result = {"threshold": threshold, "galaxies": len(score), "selected": len(rows)}
-    result["fraction"] = threshold_count(score, threshold)
+    rows = np.flatnonzero(predicted > threshold)
+    rows = rows[np.argsort(-predicted[rows], kind="stable")]
+    result: dict[str, Any] = {"threshold": threshold, "galaxies": len(predicted), "selected": len(rows)}
+    result["fraction"] = threshold_count(predicted, threshold)
     if truth is not None:
-        real = truth[:, MERGER] > threshold
-        shares = confusion(score, real, threshold)
-        result |= {"true_fraction": threshold_count(truth[:, MERGER], threshold)}
+        real = truth > threshold
+        shares = confusion(predicted, real, threshold)
+        result["true_fraction"] = threshold_count(truth, threshold)
         result |= {name: shares[name] for name in ("purity", "completeness")}
-        result["average_precision"] = average_precision(score, real)
+        result["average_precision"] = average_precision(predicted, real)
     return result, rows
 
 
@@ -56,9 +54,14 @@ def average_precision(score: np.ndarray, real: np.ndarray, resamples: int = 1000
 
 
 def merger_curve(truth: np.ndarray, predicted: np.ndarray, thresholds: np.ndarray, real: float = 0.3) -> np.ndarray:
-    """Purity and completeness above each predicted threshold: [2, len(thresholds)], NaN where undefined."""
-    positive = truth[:, MERGER] > real
-    chosen = predicted[:, MERGER] > np.asarray(thresholds)[:, None]
+    """Purity and completeness above each predicted threshold: [2, len(thresholds)], NaN where undefined.
+
+    Args:
+      truth, predicted: [N], fractions of the answer that means a merger.
+      real: true fraction above which a galaxy is a merger.
+    """
+    positive = truth > real
+    chosen = predicted > np.asarray(thresholds)[:, None]
     both = (chosen & positive).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.stack([both / chosen.sum(1), both / np.float64(positive.sum())])

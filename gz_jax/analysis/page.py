@@ -26,6 +26,8 @@ from gz_jax.analysis import plots
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.runtime.files import atomic, harmless
 
+MOST_PIXELS = 16_000  # on a side of a picture; WebP has no more than 16,383
+
 
 class Picture(NamedTuple):
     """A figure to draw; its caption is in report.toml under its name, which is also its files'."""
@@ -84,7 +86,7 @@ def text(value: Any) -> str:
     if isinstance(value, bool | str):
         return str(value)
     if isinstance(value, int | np.integer):
-        return f"{value:,}" if abs(value) < 10_000_000 else str(value)
+        return f"{value:,}" if abs(int(value)) < 10_000_000 else str(value)
     return f"{float(value):.4g}" if np.ndim(value) == 0 else str(plain(value))
 
 
@@ -102,11 +104,7 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
             value = plain(row.get(name))
             if name in wide:
                 parts = value if isinstance(value, Mapping) else {"value": value}
-                out |= {
-                    name: parts.get("value"),
-                    f"{name}_low": parts.get("low"),
-                    f"{name}_high": parts.get("high"),
-                }
+                out |= {name: parts.get("value"), f"{name}_low": parts.get("low"), f"{name}_high": parts.get("high")}
             else:
                 out[name] = harmless(value) if isinstance(value, str) else value
         return out
@@ -142,12 +140,10 @@ def render(
 
     Args:
       title: of the page.
-      sections: dicts with title, text, and items: pictures (name, caption, alt, source, width, height) and
-      tables
+      sections: dicts with title, text, and items: pictures (name, caption, alt, source, width, height) and tables
         (name, caption, columns, rows of texts, numeric: which columns hold numbers).
       highlights: (what, value, remark), shown large at the top.
-      context: what is known of the run (config, versions, commit, data fingerprint, timings); nested dicts
-      fold.
+      context: what is known of the run (config, versions, commit, data fingerprint, timings); nested dicts fold.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -183,8 +179,9 @@ def _table(item: Table, caption: str, folder: pathlib.Path) -> dict[str, Any]:
 def _picture(item: Picture, words: Mapping[str, str], folder: pathlib.Path) -> dict[str, Any]:
     """Write the PNG and the PDF; what the page needs of it."""
     figure = item.draw()
-    png = plots.save(figure, "png", dpi=200)
-    for kind, content in (("png", png), ("pdf", plots.save(figure, "pdf", dpi=200))):
+    dpi = min(200, int(MOST_PIXELS / max(figure.get_size_inches())))
+    png = plots.save(figure, "png", dpi=dpi)
+    for kind, content in (("png", png), ("pdf", plots.save(figure, "pdf", dpi=dpi))):
         with atomic(folder / "figures" / f"{item.name}.{kind}", "wb") as file:
             file.write(content)
     return {"kind": "picture", "name": item.name, **words, **_inlined(png)}
@@ -197,20 +194,23 @@ def publish(
     numbers: Mapping[str, Any],
     highlights: Sequence[tuple[str, str, str]] = (),
     context: Mapping[str, Any] | None = None,
+    common: Mapping[str, Any] = {},
 ) -> pathlib.Path:
-    """Write figures/, the tables' CSVs, metrics.json and, last, report.html to `outdir`; returns the page."""
+    """Write figures/, the tables' CSVs, metrics.json and, last, report.html to `outdir`; returns the page.
+
+    `common` fills the braces of every section's texts, beside its own `values`.
+    """
     folder, words, prepared = pathlib.Path(outdir), tomllib.loads(_packaged("report.toml")), []
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for key, items, values, extra in sections:
-        heading, blocks = words["section"][key], []
+        heading, blocks, values = words["section"][key], [], {**common, **values}
         for item in items:
             if isinstance(item, Table):
-                blocks.append(_table(item, words["table"][item.name], folder))
+                blocks.append(_table(item, words["table"][item.name].format(**values), folder))
             else:
                 filled = {name: words["picture"][item.name][name].format(**values) for name in ("caption", "alt")}
                 blocks.append(_picture(item, filled, folder))
-        filled = [paragraph.format(**values) for paragraph in heading.get("text", ())]
-        paragraphs = [*extra, *filter(None, filled)]
+        paragraphs = [*extra, *filter(None, (paragraph.format(**values) for paragraph in heading.get("text", ())))]
         prepared.append({"title": heading["title"], "text": paragraphs, "items": blocks})
     tables = {item.name: item.rows for section in sections for item in section.items if isinstance(item, Table)}
     with atomic(folder / "metrics.json", encoding="utf-8") as file:

@@ -5,18 +5,22 @@ Colours are Okabe & Ito's (distinct to colour-blind readers, and in grey) and ci
 as in print.
 """
 
+import bisect
 import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 
-from gz_jax.labels import QUESTIONS, Question
+from gz_jax.labels import Tree
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#767676",
@@ -24,7 +28,8 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
 INK = "#1a1a1a"
 CYCLE = (BLUE, RED, GREEN, PINK, ORANGE, SKY, INK)
 WIDTH, NARROW = 7.2, 4.6  # inches: two columns of a journal page, and a single chart
-STYLE = {
+BELOW = 0.1726  # inches of the panels' common x label above the figure's edge
+STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "font.family": ["DejaVu Sans"],
@@ -63,55 +68,88 @@ def save(figure: Figure, kind: str, dpi: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def _rows_of_questions(columns: int = 7) -> list[list[Question]]:
-    """Questions packed into rows of at most `columns` answers, none broken across rows."""
-    rows: list[list[Question]] = [[]]
-    for q in QUESTIONS:
-        if sum(len(p.answers) for p in rows[-1]) + len(q.answers) > columns:
-            rows.append([])
-        rows[-1].append(q)
+def fit(text: str, width: float, size: float, lines: int = 1, weight: str = "normal") -> str:
+    """The text in at most `lines` lines of `width` inches at a font size in points; the rest becomes '…'."""
+    font, done = FontProperties(family="DejaVu Sans", size=size, weight=weight), list[str]()
+
+    def inches(part: str) -> float:
+        return text_to_path.get_text_width_height_descent(part, font, False)[0] / 72
+
+    while text and len(done) < lines:
+        last = "…" if len(done) == lines - 1 and inches(text) > width else ""
+        end = max(bisect.bisect(range(1, len(text) + 1), width, key=lambda i: inches(text[:i] + last)), 1)
+        if end < len(text) and not last and (space := text.rfind(" ", 1, end + 1)) > 0:
+            end = space
+        done.append(text[:end].rstrip() + last)
+        text = text[end:].lstrip()
+    return "\n".join(done).replace("$", r"\$")  # no formula begins
+
+
+def _rows(tree: Tree, columns: int = 7) -> list[list[slice]]:
+    """Answers packed into rows of at most `columns`, by question; only a question with more is broken across rows."""
+    rows: list[list[slice]] = [[]]
+    for s in tree.slices:
+        many = math.ceil((s.stop - s.start) / columns)
+        edges = np.linspace(s.start, s.stop, many + 1).round().astype(int).tolist()
+        for start, stop in itertools.pairwise(edges):
+            if rows[-1] and stop - start + sum(part.stop - part.start for part in rows[-1]) > columns:
+                rows.append([])
+            rows[-1].append(slice(start, stop))
     return rows
 
 
-def answer_panels(bottom: float = 0.55, left: float = 0.47) -> tuple[Figure, list[Axes]]:
-    """One square panel for each of the 37 answers, in their order, under a heading for each question.
+def heading(tree: Tree, question: int) -> str:
+    """A question's text after its number; a single question needs none."""
+    text = tree.questions[question].text
+    return f"{question + 1}  {text}" if len(tree.questions) > 1 else text
+
+
+def answer_panels(tree: Tree, bottom: float = 0.55, left: float = 0.47) -> tuple[Figure, list[Axes]]:
+    """One square panel for each answer, in their order, under a heading for each question.
 
     Args:
       bottom, left: inches kept free below and beside the panels.
     """
-    rows, columns, right, gap = _rows_of_questions(), 7, 0.08, 0.13
-    side = (WIDTH - left - right - gap * (columns - 1)) / columns
-    pitch, top = side + 0.5, 0.05
-    height = top + pitch * len(rows) + bottom
-    figure, axes = Figure(figsize=(WIDTH, height)), []
-    for r, questions in enumerate(rows):
-        column, y = 0, height - top - pitch * (r + 1) + 0.12
-        for q in questions:
-            start = left + column * (side + gap)
-            stop = start + len(q.answers) * (side + gap) - gap
-            for i, answer in enumerate(q.answers):
-                box = ((start + i * (side + gap)) / WIDTH, y / height, side / WIDTH, side / height)
-                ax = figure.add_axes(box)
-                ax.set_title(answer, fontsize=6.8, pad=2.5)
-                axes.append(ax)
-            head = (y + side + 0.2) / height
-            rule = Line2D([start / WIDTH, stop / WIDTH], [head, head], color=GREY, linewidth=0.6)
-            figure.add_artist(rule)
-            text = f"{q.number}  {q.text}"
-            figure.text(start / WIDTH, head + 0.03 / height, text, fontsize=7.2, weight="bold", va="bottom")
-            column += len(q.answers)
+    rows, starts, right, gap, top = _rows(tree), [s.start for s in tree.slices], 0.08, 0.13, 0.05
+    columns = max(sum(part.stop - part.start for part in row) for row in rows)
+    side = min((WIDTH - left - right - gap * (columns - 1)) / columns, 2.5)
+    width = left + right + columns * side + gap * (columns - 1)
+    titles = [fit(text, side + gap - 0.06, 6.8, 3) for text in tree.texts]
+    widths = [min(len(q.answers), columns) * (side + gap) - gap for q in tree.questions]
+    heads = [fit(heading(tree, i), wide, 7.2, 3, "bold") for i, wide in enumerate(widths)]
+    pitches = []  # of each row, and how much of that is for titles of several lines
+    for row in rows:
+        above = 0.11 * max(titles[j].count("\n") for part in row for j in range(part.start, part.stop))
+        lines = max(heads[tree.question_of[part.start]].count("\n") for part in row)
+        pitches.append((side + 0.5 + above + 0.12 * lines, above))
+    height = top + sum(pitch for pitch, _ in pitches) + bottom
+    figure, axes, y = Figure(figsize=(width, height)), [], height - top + 0.12
+    for row, (pitch, above) in zip(rows, pitches, strict=True):
+        x, y = left, y - pitch
+        head = (y + side + 0.2 + above) / height
+        for part in row:
+            start = x / width
+            for j in range(part.start, part.stop):
+                axes.append(figure.add_axes((x / width, y / height, side / width, side / height)))
+                axes[-1].set_title(titles[j], fontsize=6.8, pad=2.5)
+                x += side + gap
+            figure.add_artist(Line2D([start, (x - gap) / width], [head, head], color=GREY, linewidth=0.6))
+            text = heads[tree.question_of[part.start]] if part.start in starts else "(continued)"
+            figure.text(start, head + 0.03 / height, text, fontsize=7.2, weight="bold", va="bottom")
     return figure, axes
 
 
 def outer_ticks(
+    figure: Figure,
     axes: Sequence[Axes],
+    tree: Tree,
     x: str,
     y: str,
     heights: Sequence[float] = (0, 0.5, 1),
     names: Sequence[str] | None = None,
 ) -> None:
-    """Ticks at 0, 0.5, 1 on the 37 panels' x and at `heights` on y, numbered at the outer edges only."""
-    sizes = [sum(len(q.answers) for q in row) for row in _rows_of_questions()]
+    """Ticks at 0, 0.5, 1 on the panels' x and at `heights` on y, numbered at the outer edges only."""
+    sizes = [sum(part.stop - part.start for part in row) for row in _rows(tree)]
     names, first = names or [f"{height:g}" for height in heights], 0
     for size, below in zip(sizes, [*sizes[1:], 0], strict=True):
         for i, ax in enumerate(axes[first : first + size]):
@@ -120,9 +158,9 @@ def outer_ticks(
             ax.minorticks_off()
             ax.tick_params(pad=1.5)
         first += size
-    figure = axes[0].figure
-    figure.supxlabel(x, fontsize=7.8, y=0.02)
-    figure.supylabel(y, fontsize=7.8, x=0.003)
+    height = figure.get_size_inches()[1]
+    figure.supxlabel(x, fontsize=7.8, y=BELOW / height)
+    figure.supylabel(fit(y, height - 0.1, 7.8, 2), fontsize=7.8, x=0.003)
 
 
 def show(ax: Axes, image: np.ndarray) -> None:
@@ -178,8 +216,7 @@ def loss_curve(history: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """Training and validation loss of one run, its best epoch and cuts of the learning rate (figures 5-7).
 
     Args:
-      history: float [epochs] columns with Keras' names; 'loss' is needed, 'epoch', 'val_loss' and
-      'learning_rate' may
+      history: float [epochs] columns with Keras' names; 'loss' is needed, 'epoch', 'val_loss' and 'learning_rate' may
         be absent. NaN where an epoch has no value.
       title: the run's name.
     """
@@ -195,21 +232,16 @@ def loss_curve(history: Mapping[str, np.ndarray], title: str = "") -> Figure:
     for values, name, colour in lines:
         known = np.isfinite(values) & (values > 0)
         if known.any():
-            ax.plot(
-                epoch[known],
-                values[known],
-                color=colour,
-                marker="o" if known.sum() < 30 else None,
-                markersize=3,
-            )
+            ax.plot(epoch[known], values[known], color=colour, marker="o" if known.sum() < 30 else None, markersize=3)
             ends.append((epoch[known][-1], values[known][-1], name, colour))
     _pad_epochs(ax, epoch)
     if rate is not None:
         cuts = np.flatnonzero(np.asarray(rate)[1:] < 0.95 * np.asarray(rate)[:-1]) + 1
-        cuts = cuts if len(cuts) <= min(10, len(loss) / 3) else ()  # a schedule that always falls has no cuts
+        if len(cuts) > min(10, len(loss) / 3):  # a schedule that always falls has no cuts
+            cuts = cuts[:0]
         for cut in cuts:
             ax.axvline(epoch[cut] - 0.5, color=ORANGE, linewidth=0.9, linestyle=(0, (4, 2)), zorder=0)
-            place = {"transform": ax.get_xaxis_transform(), "va": "top"}
+            place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "va": "top"}
             ax.text(epoch[cut] - 0.5, 0.99, f" {rate[cut]:.2g}", fontsize=7, color="#8a5f00", **place)
         if len(cuts):
             ax.set_title("dashed: learning rate cut to", loc="right", color="#8a5f00", fontsize=7)

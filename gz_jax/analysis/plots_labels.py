@@ -1,22 +1,23 @@
 """Figures of the labels and of the images that go with them. Arrays in, `Figure` out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from gz_jax.analysis.plots import GREY, RED, WIDTH, answer_panels, outer_ticks, show, styled
-from gz_jax.labels import ANSWERS, NUM_ANSWERS, QUESTIONS
+from gz_jax.analysis.plots import BELOW, GREY, RED, WIDTH, answer_panels, fit, outer_ticks, show, styled
+from gz_jax.labels import Tree
 
 
 @styled
-def label_histograms(train: np.ndarray, validation: np.ndarray | None = None) -> Figure:
+def label_histograms(train: np.ndarray, validation: np.ndarray | None, tree: Tree) -> Figure:
     """Distribution of each label, training filled and validation outlined, on a log scale (figure 2).
 
     Args:
-      train, validation: share of the galaxies per bin of 0..1, [37, bins].
+      train, validation: share of the galaxies per bin of 0..1, [answers, bins].
     """
-    figure, axes = answer_panels()
+    figure, axes = answer_panels(tree)
     edges, floor = np.linspace(0, 1, train.shape[1] + 1), 3e-5
     for j, ax in enumerate(axes):
         ax.stairs(np.maximum(train[j], floor), edges, fill=True, color="#9ecae1", baseline=floor)
@@ -24,22 +25,23 @@ def label_histograms(train: np.ndarray, validation: np.ndarray | None = None) ->
             ax.stairs(np.maximum(validation[j], floor), edges, color=RED, linewidth=0.9, baseline=floor)
         ax.set(yscale="log", ylim=(floor, 1.6), xlim=(0, 1))
     share = f"share of the galaxies in a bin of width {edges[1]:.2g}"
-    outer_ticks(axes, "vote fraction", share, (1e-4, 1e-2, 1), ("10⁻⁴", "10⁻²", "1"))
+    outer_ticks(figure, axes, tree, "vote fraction", share, (1e-4, 1e-2, 1), ("10⁻⁴", "10⁻²", "1"))
     if validation is not None:
-        figure.text(0.68, 0.02, "filled: training", color="#2f6f97", fontsize=7.5, weight="bold")
-        figure.text(0.835, 0.02, "line: validation", color=RED, fontsize=7.5, weight="bold")
+        width, height = figure.get_size_inches()
+        for right, words, colour in ((2.304, "filled: training", "#2f6f97"), (1.188, "line: validation", RED)):
+            figure.text(1 - right / width, BELOW / height, words, color=colour, fontsize=7.5, weight="bold")
     return figure
 
 
 @styled
-def answer_images(images: np.ndarray, values: np.ndarray) -> Figure:
+def answer_images(images: np.ndarray, values: np.ndarray, tree: Tree) -> Figure:
     """One galaxy for each answer: prototypes by label (figure 3), or the surest predictions (figure 11).
 
     Args:
-      images: uint8 [37, S, S, 3].
-      values: [37] vote fractions, written into the pictures.
+      images: uint8 [answers, S, S, 3].
+      values: [answers] vote fractions, written into the pictures.
     """
-    figure, axes = answer_panels(bottom=0.0, left=0.08)
+    figure, axes = answer_panels(tree, bottom=0.0, left=0.08)
     for ax, image, value in zip(axes, images, values, strict=True):
         show(ax, image)
         ax.text(
@@ -50,29 +52,43 @@ def answer_images(images: np.ndarray, values: np.ndarray) -> Figure:
 
 
 @styled
-def correlation_matrix(correlation: np.ndarray) -> Figure:
-    """The labels' correlations (equation 1), grouped by question (figure 4): [37, 37], NaN drawn grey."""
-    height = 6.5
-    figure = Figure(figsize=(WIDTH, height))
-    ax = figure.add_axes((0.34, 0.085, 0.645, 0.645 * WIDTH / height))
-    bar = figure.add_axes((0.34, 0.065, 0.645, 0.01))
+def correlation_matrix(correlation: np.ndarray, tree: Tree) -> Figure:
+    """The labels' correlations (equation 1), grouped by question (figure 4): [answers, answers], NaN drawn grey."""
+    n, alone = len(correlation), len(tree.questions) == 1
+    room, above, below = 2.448 - 0.9 * alone, 1.303, 0.5532  # inches beside, above and below the matrix
+    side = min(max(4.644, 0.1 * n), 0.9 * n, 16)
+    width, height, cell = room + side + 0.108, above + side + below, side / n
+    size = 6.4 * min(1, cell / 0.1)
+    figure = Figure(figsize=(width, height))
+    ax = figure.add_axes((room / width, below / height, side / width, side / height))
+    bar = figure.add_axes((room / width, (below - 0.13) / height, side / width, 0.065 / height))
     ax.set_facecolor("#cccccc")
     mesh = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-    ax.set_xticks(range(NUM_ANSWERS), ANSWERS, rotation=90, fontsize=6.4)
-    ax.set_yticks(range(NUM_ANSWERS), ANSWERS, fontsize=6.4)
+
+    def lines(inches: float) -> int:  # that fit into this height
+        return max(int((inches - 0.089) / 0.107) + 1, 1)
+
+    texts = [fit(text, 1.2 if alone else 0.88, size, lines(0.9 * cell)) for text in tree.texts]
+    ax.set_xticks(range(n), texts, rotation=90, fontsize=size)
+    ax.set_yticks(range(n), texts, fontsize=size)
     ax.xaxis.tick_top()
     ax.tick_params(length=0, pad=2)
     ax.spines[:].set_visible(False)
-    for q in QUESTIONS:
-        if q.start:
-            ax.axhline(q.start - 0.5, color="white", linewidth=1.6)
-            ax.axvline(q.start - 0.5, color="white", linewidth=1.6)
-        low, high, middle = q.start - 0.35, q.stop - 0.65, (q.start + q.stop - 1) / 2
-        ax.plot([-7.65, -7.65], [low, high], color=GREY, linewidth=1.2, clip_on=False)
-        ax.text(-8.0, middle, f"{q.number} {q.text}", ha="right", va="center", fontsize=6.4, weight="bold")
-        ax.plot([low, high], [-7.65, -7.65], color=GREY, linewidth=1.2, clip_on=False)
-        ax.text(middle, -7.95, str(q.number), ha="center", va="bottom", fontsize=6.4, weight="bold")
-    ax.set(xlim=(-0.5, NUM_ANSWERS - 0.5), ylim=(NUM_ANSWERS - 0.5, -0.5))
+    edge = -0.5 - 0.897 / cell
+    style: dict[str, Any] = {"fontsize": size, "weight": "bold"}
+    for i, s in enumerate(() if alone else tree.slices):
+        if s.start:
+            ax.axhline(s.start - 0.5, color="white", linewidth=1.6)
+            ax.axvline(s.start - 0.5, color="white", linewidth=1.6)
+        low, high, middle = s.start - 0.35, s.stop - 0.65, (s.start + s.stop - 1) / 2
+        text = fit(f"{i + 1} {tree.questions[i].text}", 1.42, size, lines((s.stop - s.start) * cell), "bold")
+        ax.plot([edge, edge], [low, high], color=GREY, linewidth=1.2, clip_on=False)
+        ax.text(edge - 0.044 / cell, middle, text, ha="right", va="center", **style)
+        ax.plot([low, high], [edge, edge], color=GREY, linewidth=1.2, clip_on=False)
+        ax.text(middle, edge - 0.038 / cell, str(i + 1), ha="center", va="bottom", **style)
+    for (i, j), value in np.ndenumerate(correlation if cell > 0.4 else np.zeros((0, 0))):
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
+    ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_xlabel("correlation of two vote fractions", fontsize=7.5, labelpad=1)
     bar.tick_params(labelsize=6.8, pad=1)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from gz_jax.analysis.plots import fit
+
 BLUE, RED, GREEN, GREY = "#1f5a96", "#c8442d", "#2c7f4f", "#8a8a8a"
 ESTIMATES = {
     "count": "(a) count above threshold",
@@ -14,8 +16,9 @@ ESTIMATES = {
 }
 
 
-def _title(results: dict[str, Any]) -> str:
-    return f"{results['answer']} ({results['meaning']}), {results['catalogue']['galaxies']:,} galaxies"
+def _title(results: dict[str, Any], width: float) -> str:
+    text = f"{results['answer']} ({results['meaning']}), {results['catalogue']['galaxies']:,} galaxies"
+    return fit(text, width, 12, 3)
 
 
 def comparison(results: dict[str, Any]) -> Figure:
@@ -40,7 +43,7 @@ def comparison(results: dict[str, Any]) -> Figure:
     axes.set_xlim(0, top * 1.08)
     ticks = "; ticks: single networks" if any(seeds_of.values()) else ""
     axes.set_xlabel(f"fraction of galaxies, {100 * results['confidence']:g} % intervals{ticks}")
-    axes.set_title(_title(results))
+    axes.set_title(_title(results, 4.4))
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -50,10 +53,7 @@ def threshold_curve(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes, curve = figure.subplots(), results["curve"]
     x = np.array(curve["threshold"])
-    for key, text, colour in (
-        ("count", "predictions above", BLUE),
-        ("corrected", "corrected count", GREEN),
-    ):
+    for key, text, colour in (("count", "predictions above", BLUE), ("corrected", "corrected count", GREEN)):
         value, low, high = np.array(curve[key]).T
         axes.plot(x, np.where(value > 0, value, np.nan), "o-", color=colour, ms=4, label=text)
         axes.fill_between(x, np.maximum(low, 1e-9), high, where=value > 0, color=colour, alpha=0.2, lw=0)
@@ -68,7 +68,7 @@ def threshold_curve(results: dict[str, Any]) -> Figure:
     axes.set_ylim(min(positive, default=1e-3) / 2, min(1.0, 2 * max(positive, default=1)))
     axes.set_xlabel("threshold of the vote fraction")
     axes.set_ylabel("fraction of galaxies above")
-    axes.set_title(_title(results))
+    axes.set_title(_title(results, 6))
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
@@ -96,7 +96,8 @@ def reliability(results: dict[str, Any]) -> Figure:
         axes.set_aspect("equal")
         axes.grid(alpha=0.3)
     known, name = results["validation"]["galaxies"], f"{results['answer']} ({results['meaning']})"
-    figure.suptitle(f"{name}: {known:,} validation galaxies, their number at each point", fontsize=10)
+    text = f"{name}: {known:,} validation galaxies, their number at each point"
+    figure.suptitle(fit(text, 8.6, 10, 3), fontsize=10)
     return figure
 
 

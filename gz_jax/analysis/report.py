@@ -14,7 +14,7 @@ import numpy as np
 from gz_jax.analysis import compare, evaluate, mergers, plots, plots_labels, plots_predictions
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
-from gz_jax.labels import COLUMNS, MERGER, NUM_ANSWERS
+from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic
 
@@ -24,7 +24,7 @@ THRESHOLDS = np.linspace(0.01, 0.99, 99)
 
 
 class TestSet(NamedTuple):
-    """Galaxies without labels: int64 [M], predicted [M, 37], and their images by row."""
+    """Galaxies without labels: int64 [M], predicted [M, answers], and their images by row."""
 
     galaxy_id: np.ndarray
     predicted: np.ndarray
@@ -34,16 +34,17 @@ class TestSet(NamedTuple):
 class EvaluationInputs(NamedTuple):
     """A run's predictions for labelled galaxies and what is known of it.
 
-    `truth` and `predicted` are [N, 37]. `images(rows)` reads galaxies by row of these arrays; without it the pictures
-    are left out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to predictions
-    [N, 37], the first being what the others are compared with. `context` may hold config, versions, commit, data
-    fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was chosen on these galaxies.
+    `truth` and `predicted` are [N, answers] of `tree`. `images(rows)` reads galaxies by row of these arrays; without it
+    the pictures are left out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to
+    predictions [N, answers], the first being what the others are compared with. `context` may hold config, versions,
+    commit, data fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was chosen on these galaxies.
     """
 
     name: str
     galaxy_id: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
+    tree: Tree
     history: Sequence[Mapping[str, Any]] = ()
     images: Images | None = None
     views: Mapping[str, np.ndarray] | None = None
@@ -60,10 +61,10 @@ OPTIMISM = (
 )
 SCORES = {
     "mse": "mean squared error over galaxies and answers",
-    "rmse": "its root, the competition's metric",
+    "rmse": "its root, the metric of Kaggle's competition",
     "guess_rmse": "RMSE of always answering these galaxies' mean labels",
     "r2": "share of the labels' variance explained",
-    "accuracy": "share where the largest of the 37 answers is the right one (Keras' accuracy)",
+    "accuracy": "share where the largest of the {answers} answers is the right one (Keras' accuracy)",
     "majority_share": "the accuracy of always naming the commonest such answer",
 }
 
@@ -74,14 +75,13 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     Raises:
       UserError: nothing to evaluate, or values that are not finite.
     """
-    truth, predicted, ids, images = inputs.truth, inputs.predicted, np.asarray(inputs.galaxy_id), inputs.images
-    evaluate.check(truth, predicted)
-    sums = evaluate.galaxy_sums(truth, predicted)
-    found = evaluate.bootstrap(sums, evaluate.scores, inputs.resamples)
-    selection, merger_section = _mergers(inputs, images, ids, truth, predicted)
+    truth, predicted, tree = inputs.truth, inputs.predicted, inputs.tree
+    ids, words = np.asarray(inputs.galaxy_id), {"answers": len(tree.columns)}
+    evaluate.check(truth, predicted, tree)
+    sums = evaluate.galaxy_sums(truth, predicted, tree)
+    found = evaluate.bootstrap(sums, functools.partial(evaluate.scores, tree=tree), inputs.resamples)
     numbers = {"run": inputs.name, "galaxies": len(truth), **{name: found[name] for name in SCORES}}
-    numbers["mergers"] = selection
-    rows = [{"score": name, "value": found[name], "meaning": meaning} for name, meaning in SCORES.items()]
+    rows = [{"score": name, "value": found[name], "meaning": SCORES[name].format(**words)} for name in SCORES]
     sections = [
         *_training(inputs),
         Section(
@@ -89,16 +89,19 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
             [Table("scores", rows)],
             {"galaxies": len(truth), "optimism": OPTIMISM if inputs.chosen_here else ""},
         ),
-        *_answers(found, sums, truth, predicted),
-        *([] if images is None else _galaxies(images, ids, truth, predicted)),
-        merger_section,
-        _tree(predicted),
+        *_answers(found, sums, inputs),
+        *([] if inputs.images is None else _galaxies(inputs.images, inputs, ids)),
     ]
+    merger = None if tree.merger is None else tree.index(tree.merger)
+    if merger is not None:
+        numbers["mergers"], section = _mergers(inputs, ids, merger)
+        sections.append(section)
+    sections.append(_tree(predicted, tree))
     if inputs.views:
         gains = evaluate.views_gain(truth, inputs.views, inputs.resamples)
         sections.append(Section("views", [Table("views", gains)]))
-    if inputs.test is not None:
-        numbers["test"], section = _test(inputs.test, inputs.merger_threshold)
+    if inputs.test is not None and merger is not None:
+        numbers["test"], section = _test(inputs.test, merger, inputs.merger_threshold)
         sections.append(section)
     value = {name: float(found[name].value) for name in SCORES}
     low, high = found["rmse"].low, found["rmse"].high
@@ -108,7 +111,7 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
         ("accuracy", f"{value['accuracy']:.1%}", f"the commonest answer: {value['majority_share']:.1%}"),
         ("galaxies", text(len(truth)), "predicted and compared"),
     ]
-    publish(outdir, f"Galaxy Zoo: {inputs.name}", sections, numbers, cards, inputs.context)
+    publish(outdir, f"{tree.name}: {inputs.name}", sections, numbers, cards, inputs.context, words)
     return numbers
 
 
@@ -125,44 +128,45 @@ def _training(inputs: EvaluationInputs) -> list[Section]:
     return [Section("training", [picture, Table("history", inputs.history)], text=[" ".join(prose)])]
 
 
-def _answers(
-    found: Mapping[str, Estimate],
-    sums: evaluate.Sums,
-    truth: np.ndarray,
-    predicted: np.ndarray,
-) -> list[Section]:
+def _answers(found: Mapping[str, Estimate], sums: evaluate.Sums, inputs: EvaluationInputs) -> list[Section]:
+    truth, predicted, tree = inputs.truth, inputs.predicted, inputs.tree
     calibration, asked = evaluate.reliability(truth, predicted), sums["asked"].sum(0)
     spread, majority = found["answer_std"].value, found["question_majority"].value
     pictures = {
-        "answer_rmse": lambda: plots_predictions.answer_scores(*found["answer_rmse"], spread),
-        "question_accuracy": lambda: plots_predictions.question_scores(*found["question_accuracy"], majority, asked),
-        "predicted_vs_true": lambda: plots_predictions.predicted_vs_true(
-            evaluate.density(truth, predicted), found["answer_rmse"].value
+        "answer_rmse": lambda: plots_predictions.answer_scores(*found["answer_rmse"], spread, tree),
+        "question_accuracy": lambda: plots_predictions.question_scores(
+            *found["question_accuracy"], majority, asked, tree
         ),
-        "reliability": lambda: plots_predictions.reliability_diagrams(calibration),
+        "predicted_vs_true": lambda: plots_predictions.predicted_vs_true(
+            evaluate.density(truth, predicted), found["answer_rmse"].value, tree
+        ),
+        "reliability": lambda: plots_predictions.reliability_diagrams(calibration, tree),
     }
     answers, questions, against, diagrams = (Picture(name, draw) for name, draw in pictures.items())
-    answer_rows = evaluate.answer_table(found, calibration["error"])
-    question_rows = evaluate.question_table(found, asked)
+    answer_rows = evaluate.answer_table(found, calibration["error"], tree)
+    question_rows = evaluate.question_table(found, asked, tree)
     return [
         Section("answers", [answers, Table("per_answer", answer_rows)]),
         Section("questions", [questions, Table("per_question", question_rows)], {"percent": 100 * evaluate.APPLIES}),
         Section("predicted", [against]),
-        Section("calibration", [diagrams, Table("reliability", evaluate.reliability_table(calibration))]),
+        Section("calibration", [diagrams, Table("reliability", evaluate.reliability_table(calibration, tree))]),
     ]
 
 
-def _galaxies(images: Images, ids: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> list[Section]:
+def _galaxies(images: Images, inputs: EvaluationInputs, ids: np.ndarray) -> list[Section]:
+    truth, predicted, tree = inputs.truth, inputs.predicted, inputs.tree
     top, (worst, error) = evaluate.most_confident(predicted, ids), evaluate.worst_failures(truth, predicted)
     best_rows = [
         {"column": c, "galaxy_id": str(ids[r]), "predicted": predicted[r, j], "true": truth[r, j]}
-        for j, (c, r) in enumerate(zip(COLUMNS, top, strict=True))
+        for j, (c, r) in enumerate(zip(tree.columns, top, strict=True))
     ]
     worst_rows = [{"galaxy_id": str(ids[r]), "rmse": e} for r, e in zip(worst, error, strict=True)]
     titles = [f"{row['galaxy_id']}, RMSE {row['rmse']:.2f}" for row in worst_rows]
     pictures = {
-        "most_confident": lambda: plots_labels.answer_images(images(top), predicted.max(0)),
-        "worst_failures": lambda: plots_predictions.failures(images(worst), truth[worst], predicted[worst], titles),
+        "most_confident": lambda: plots_labels.answer_images(images(top), predicted.max(0), tree),
+        "worst_failures": lambda: plots_predictions.failures(
+            images(worst), truth[worst], predicted[worst], titles, tree
+        ),
     }
     confident, failures = (Picture(name, draw) for name, draw in pictures.items())
     return [
@@ -172,12 +176,7 @@ def _galaxies(images: Images, ids: np.ndarray, truth: np.ndarray, predicted: np.
 
 
 def _selection(
-    name: str,
-    table: str,
-    found: Mapping[str, Any],
-    images: Images | None,
-    rows: np.ndarray,
-    captions: Sequence[str],
+    name: str, table: str, found: Mapping[str, Any], images: Images | None, rows: np.ndarray, captions: Sequence[str]
 ) -> tuple[list[Picture | Table], dict[str, Any]]:
     """The grid of the first selected galaxies with the table of the selection, and what their texts need."""
     shown = rows[:GRID]
@@ -187,28 +186,28 @@ def _selection(
     return items, {**found, "shown": len(shown)}
 
 
-def _mergers(
-    inputs: EvaluationInputs, images: Images | None, ids: np.ndarray, truth: np.ndarray, predicted: np.ndarray
-) -> tuple[dict[str, Any], Section]:
+def _mergers(inputs: EvaluationInputs, ids: np.ndarray, merger: int) -> tuple[dict[str, Any], Section]:
+    truth, predicted, column = inputs.truth[:, merger], inputs.predicted[:, merger], inputs.tree.columns[merger]
     found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold)
     curve = mergers.merger_curve(truth, predicted, THRESHOLDS, inputs.merger_threshold)
-    captions = [f"{ids[r]}\n{predicted[r, MERGER]:.2f} (volunteers {truth[r, MERGER]:.2f})" for r in rows[:GRID]]
-    items, values = _selection("mergers_validation", "mergers", found, images, rows, captions)
+    captions = [f"{ids[r]}\n{predicted[r]:.2f} (volunteers {truth[r]:.2f})" for r in rows[:GRID]]
+    items, values = _selection("mergers_validation", "mergers", found, inputs.images, rows, captions)
     steps = [{"threshold": t, "purity": p, "completeness": c} for t, p, c in zip(THRESHOLDS, *curve, strict=True)]
-    draw = lambda: plots_predictions.purity_completeness(THRESHOLDS, curve, inputs.merger_threshold)  # noqa: E731
+    draw = lambda: plots_predictions.purity_completeness(THRESHOLDS, curve, inputs.merger_threshold, column)  # noqa: E731
     items += [Picture("purity_completeness", draw), Table("merger_curve", steps)]
     return found, Section("mergers", items, values)
 
 
-def _test(test: TestSet, threshold: float) -> tuple[dict[str, Any], Section]:
-    found, rows = mergers.mergers(test.predicted, None, threshold)
-    captions = [f"{test.galaxy_id[r]}\n{test.predicted[r, MERGER]:.2f}" for r in rows[:GRID]]
+def _test(test: TestSet, merger: int, threshold: float) -> tuple[dict[str, Any], Section]:
+    predicted = test.predicted[:, merger]
+    found, rows = mergers.mergers(predicted, None, threshold)
+    captions = [f"{test.galaxy_id[r]}\n{predicted[r]:.2f}" for r in rows[:GRID]]
     items, values = _selection("mergers_test", "mergers_test", found, test.images, rows, captions)
     return found, Section("test", items, values)
 
 
-def _tree(predicted: np.ndarray) -> Section:
-    rows = evaluate.tree_check(predicted)
+def _tree(predicted: np.ndarray, tree: Tree) -> Section:
+    rows = evaluate.tree_check(predicted, tree)
     largest = max(row["largest violation"] for row in rows)
     verdict = "They do here." if largest < 1e-3 else f"Here they do not, by up to {largest:.3f}."
     return Section("tree", [Table("tree", rows)], {"verdict": verdict})
@@ -225,14 +224,16 @@ def compare_report(
     Raises:
       UserError: the runs cannot be compared (see `compare.align`).
     """
-    result = compare.compare(runs, resamples)
+    result, tree = compare.compare(runs, resamples), runs[0].tree
     histories = {run.name: compare.columns(run.history) for run in runs}
     curves = []
     if any("val_loss" in history for history in histories.values()):
         draw = functools.partial(plots.run_curves, histories)
         curves = [
             Picture("runs_loss", lambda: draw("val_loss", "mean squared error", log=True)),
-            Picture("runs_accuracy", lambda: draw("val_accuracy", "accuracy (largest of the 37 answers)")),
+            Picture(
+                "runs_accuracy", lambda: draw("val_accuracy", f"accuracy (largest of the {len(tree.columns)} answers)")
+            ),
         ]
     notes = [result.note] if result.note else []
     values = {"galaxies": result.galaxies, "optimism": OPTIMISM}
@@ -246,12 +247,9 @@ def compare_report(
     if result.seeds or of_seeds:
         sections.append(Section("seeds", [Table("seeds", result.seeds)] if result.seeds else [], text=of_seeds))
     best = min(result.runs, key=lambda row: row["val. MSE"].value)
-    cards = [
-        ("lowest MSE", f"{best['val. MSE'].value:.5f}", best["run"]),
-        ("runs", str(len(runs)), "compared"),
-    ]
+    cards = [("lowest MSE", f"{best['val. MSE'].value:.5f}", best["run"]), ("runs", str(len(runs)), "compared")]
     numbers = {"galaxies": result.galaxies, "note": result.note, "statements": result.statements}
-    publish(outdir, "Galaxy Zoo: runs compared", sections, numbers, cards, context)
+    publish(outdir, f"{tree.name}: runs compared", sections, numbers, cards, context)
     return result
 
 
@@ -260,19 +258,20 @@ def write_submission(path: str | os.PathLike[str], galaxy_id: np.ndarray, predic
 
     Args:
       galaxy_id: int64 [N], each once.
-      predicted: [N, 37], finite.
+      predicted: [N, 37], of Galaxy Zoo 2's answers as Kaggle orders them; finite.
 
     Raises:
       UserError: what Kaggle would refuse.
     """
-    if predicted.shape != (len(galaxy_id), NUM_ANSWERS) or not len(galaxy_id):
-        raise UserError(f"a submission needs {NUM_ANSWERS} predictions for each galaxy, not {predicted.shape}")
+    columns = GALAXY_ZOO_2.columns
+    if predicted.shape != (len(galaxy_id), len(columns)) or not len(galaxy_id):
+        raise UserError(f"a submission needs {len(columns)} predictions for each galaxy, not {predicted.shape}")
     if bad := int((~np.isfinite(predicted)).any(axis=1).sum()):
         raise UserError(f"{bad} galaxies have predictions that are not finite numbers; Kaggle would refuse them")
     order = np.argsort(galaxy_id, kind="stable")
     if (np.diff(np.asarray(galaxy_id)[order]) == 0).any():
         raise UserError("some galaxies are predicted more than once; a submission has each once")
     with atomic(pathlib.Path(path), encoding="ascii", newline="") as file:
-        file.write(",".join(("GalaxyID", *COLUMNS)) + "\n")
+        file.write(",".join(("GalaxyID", *columns)) + "\n")
         for i in order:
             file.write(f"{galaxy_id[i]}," + ",".join(f"{x:.7g}" for x in predicted[i].tolist()) + "\n")

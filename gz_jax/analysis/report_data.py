@@ -10,7 +10,7 @@ import numpy as np
 
 from gz_jax.analysis import explore, plots, plots_labels
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
-from gz_jax.labels import COLUMNS, NUM_ANSWERS, QUESTION_OF
+from gz_jax.labels import Tree
 
 EXAMPLES = 24
 
@@ -31,28 +31,30 @@ def explore_report(
     context: Mapping[str, Any] | None = None,
     pipeline: PipelineExamples | None = None,
     seed: int = 0,
+    *,
+    tree: Tree,
 ) -> pathlib.Path:
     """What the data look like (the paper's figures 1 to 4).
 
     One pass over the labels of each side; returns the page.
     """
-    a = explore.summarise(train.blocks())
-    b = None if validation is None else explore.summarise(validation.blocks())
+    a = explore.summarise(train.blocks(), tree)
+    b = None if validation is None else explore.summarise(validation.blocks(), tree)
     chosen = np.sort(np.random.default_rng(seed).choice(a.seen, min(EXAMPLES, a.seen), replace=False))
     correlation = explore.correlation(a)
     pairs = [
-        {"first": COLUMNS[i], "second": COLUMNS[j], "correlation": correlation[i, j]}
-        for i, j in itertools.combinations(range(NUM_ANSWERS), 2)
-        if QUESTION_OF[i] != QUESTION_OF[j]
+        {"first": tree.columns[i], "second": tree.columns[j], "correlation": correlation[i, j]}
+        for i, j in itertools.combinations(range(len(tree.columns)), 2)
+        if tree.question_of[i] != tree.question_of[j]
     ]
     pairs.sort(key=lambda row: -abs(np.nan_to_num(row["correlation"])))
     prototypes = [
         {"column": c, "galaxy_id": str(i), "vote fraction": v}
-        for c, i, v in zip(COLUMNS, a.prototype_id, a.high, strict=True)
+        for c, i, v in zip(tree.columns, a.prototype_id, a.high, strict=True)
     ]
     numbers = {"training galaxies": a.count, "correlation": correlation}
     cards = [("training galaxies", text(a.count), f"{a.seen - a.count:,} more have no labels")]
-    prose = []
+    prose: list[str] = []
     if b is not None:
         compared, prose = _against(a, b)
         numbers |= compared
@@ -66,30 +68,30 @@ def explore_report(
         Section(
             "labels",
             [
-                Picture("label_histograms", lambda: plots_labels.label_histograms(*shares)),
-                Table("labels", explore.label_table(a, b)),
+                Picture("label_histograms", lambda: plots_labels.label_histograms(*shares, tree)),
+                Table("labels", explore.label_table(a, b, tree)),
             ],
             text=prose,
         ),
         Section(
             "prototypes",
             [
-                Picture("prototypes", lambda: plots_labels.answer_images(train.images(a.prototype), a.high)),
+                Picture("prototypes", lambda: plots_labels.answer_images(train.images(a.prototype), a.high, tree)),
                 Table("prototypes", prototypes),
             ],
         ),
         Section(
             "correlation",
             [
-                Picture("correlation", lambda: plots_labels.correlation_matrix(correlation)),
-                Table("correlations", pairs[:15]),
+                Picture("correlation", lambda: plots_labels.correlation_matrix(correlation, tree)),
+                *([Table("correlations", pairs[:15])] if pairs else []),
             ],
         ),
     ]
     if pipeline is not None:
         picture = Picture("pipeline", lambda: plots_labels.pipeline_examples(*pipeline))
         sections.append(Section("pipeline", [picture]))
-    return publish(outdir, "Galaxy Zoo: the data", sections, numbers, cards, context)
+    return publish(outdir, f"{tree.name}: the data", sections, numbers, cards, context, {"answers": len(tree.columns)})
 
 
 def _against(a: explore.LabelSummary, b: explore.LabelSummary) -> tuple[dict[str, Any], list[str]]:
@@ -107,5 +109,5 @@ def _against(a: explore.LabelSummary, b: explore.LabelSummary) -> tuple[dict[str
         f"Always answering with the training means gives an RMSE of {guess:.4f} on the validation galaxies: "
         "what any model has to beat.",
         f"With a random split, the Kolmogorov-Smirnov distance of training and validation labels is above "
-        f"{critical:.3f} for about one answer in twenty; here for {beyond} of {NUM_ANSWERS}.",
+        f"{critical:.3f} for about one answer in twenty; here for {beyond} of {len(distance)}.",
     ]

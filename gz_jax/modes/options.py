@@ -36,7 +36,9 @@ flags.DEFINE_list("sky", [], "predict: sky level of FITS images, one number or t
 flags.DEFINE_list("noise", [], "... and the sky's noise, in the same unit: for cutouts that show little sky.")
 flags.DEFINE_string("validation", None, "mergers: tables of labelled galaxies, if not those of --workdir.")
 flags.DEFINE_string("labels", None, "mergers: training_solutions_rev1.csv, for the training labels' own fraction.")
-flags.DEFINE_string("answer", "Class8.6", "mergers: the answer whose fraction is estimated.")
+flags.DEFINE_string(
+    "answer", None, "mergers: the answer whose fraction is estimated; the one that means a merger unless given."
+)
 flags.DEFINE_float("threshold", 0.3, "mergers: the vote fraction above which a galaxy is counted.")
 flags.DEFINE_list("observability", [], "mergers: observability time and its error in Gyr, for a rate.")
 flags.DEFINE_list("peers", [], "benchmark: torch, torch.compile, torch.max-autotune, keras, timed in the same rounds.")

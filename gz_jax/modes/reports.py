@@ -25,6 +25,7 @@ from gz_jax.data.split import Dataset, Split
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import described, networks_of, same_networks
 from gz_jax.inference.tables import read_validation, write_validation
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.runtime.errors import UserError
 from gz_jax.training.workdir import read as read_workdir
 
@@ -38,9 +39,15 @@ def explore_mode(config: ConfigDict, workdir: str) -> int:
     resolve.check(config, 1)
     dataset = resolve.dataset(config, resolve.tree(config))
     outdir = pathlib.Path(workdir) / "explore"
-    sides = [_side(dataset.splits[name]) for name in ("train", "validation")]
+    train, validation = (_side(dataset.splits[name]) for name in ("train", "validation"))
     page = report_data.explore_report(
-        *sides, outdir, context(config, dataset), _examples(config, dataset.splits["train"]), config.seed
+        train,
+        validation,
+        outdir,
+        context(config, dataset),
+        _examples(config, dataset.splits["train"]),
+        config.seed,
+        tree=dataset.tree,
     )
     print(f"{page} ({time.monotonic() - start:.0f} s)")
     return 0
@@ -83,7 +90,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
     """Predict, write the report and the tables of predictions into `report_folder`; returns the scores.
 
     The tables are `validation.parquet`, `validation_<n>_views.parquet` for several views, and `submission.csv` where
-    there are test images.
+    there are test images and the answers are Kaggle's.
     """
     outdir, own = report_folder(model, dataset), dataset.identity == model.data
     outdir.mkdir(exist_ok=True)
@@ -93,16 +100,19 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
     single, best = predicted[0], predicted.mean(0)
     by_views = {f"{n} view{'s' * (n > 1)}": predicted[:n].mean(0) for n in (1, 8, 16) if n <= views}
     # What runs are compared by, and merger fractions corrected with.
-    write_validation(outdir / "validation.parquet", ids, truth, single, [model.identity], dataset.identity)
+    write_validation(
+        outdir / "validation.parquet", ids, truth, single, dataset.tree, [model.identity], dataset.identity
+    )
     if many:
         path = outdir / f"validation_{views}_views.parquet"
-        write_validation(path, ids, truth, best, [many.identity], dataset.identity)
+        write_validation(path, ids, truth, best, dataset.tree, [many.identity], dataset.identity)
     test_set = None
     if "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
         test_ids, _, test_predicted = predict_split(many or model, split)
         test_set = report.TestSet(test_ids, test_predicted.mean(0), functools.partial(images, split))
-        report.write_submission(outdir / "submission.csv", test_ids, test_predicted.mean(0))
+        if dataset.tree.columns == GALAXY_ZOO_2.columns:
+            report.write_submission(outdir / "submission.csv", test_ids, test_predicted.mean(0))
     return report.evaluation_report(
         report.EvaluationInputs(
             name=model.workdir.name if own else f"{model.workdir.name} on other galaxies than its own",
@@ -110,6 +120,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
             galaxy_id=ids,
             truth=truth,
             predicted=best,
+            tree=dataset.tree,
             history=read_log(model.workdir),
             images=functools.partial(images, validation),
             views=by_views if many else None,
@@ -149,8 +160,10 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
         history = read_log(path)
         flat |= {"data": made.get("data"), "pretrained weights": str(record.weights)}
         flat["num_epochs"] = max(config.num_epochs, len(history))  # what was asked for last may have been fewer
-        known = (flat, made.get("data"), model.weights, finished(config, history))
-        runs.append(compare.Run(name, config.seed, history, *read_validation(table), *known))
+        tree, is_finished = tables.tree_of(made, table), finished(config, history)
+        ids, truth, predicted = read_validation(table)
+        known = compare.Run(name, config.seed, history, ids, truth, predicted, tree, flat)
+        runs.append(known._replace(data=made.get("data"), weights=model.weights, finished=is_finished))
     result = report.compare_report(runs, outdir, versions())
     for statement in result.statements:
         print(statement)
@@ -166,7 +179,7 @@ def finished(config: ConfigDict, history: Sequence[dict[str, float]]) -> bool:
 
 
 def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A split in order: galaxy_id int64 [n], vote fractions float32 [n, 37], predictions float32 [views, n, 37].
+    """A split in order: galaxy_id int64 [n], vote fractions float32 [n, answers], predictions [views, n, answers].
 
     The images are those of training's validation, bit for bit, whatever the pipeline was. (So the mean squared error
     is the log's, up to the order of float32 sums: about 1e-6 of it.) For 16 views the turned images are cut from the

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from gz_jax import labels
 from gz_jax.data import images
 from gz_jax.inference import predict as prediction
 from gz_jax.inference import tables, trained
@@ -104,7 +103,9 @@ def mergers(workdir: str, flags: Any) -> int:
     runs = [pathlib.Path(run) for run in workdir.split(",")]
     predictions = flags.input.split(",")
     labelled = flags.validation.split(",") if flags.validation else [_validation(run, predictions) for run in runs]
-    own = "mergers" if flags.answer == labels.COLUMNS[labels.MERGER] else f"mergers_{flags.answer}"
+    tree = merger_mode.common_tree([*predictions, *labelled])
+    place = merger_mode.place_of(flags.answer, tree)
+    own = "mergers" if tree.keys[place] == tree.merger else f"mergers_{tree.columns[place].replace('/', '_')}"
     output = pathlib.Path(flags.output or runs[0] / own)  # one answer's report never replaces another's
     merger_mode.merger_mode(
         predictions,
