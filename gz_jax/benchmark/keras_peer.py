@@ -3,15 +3,13 @@
 import os
 from typing import Any
 
-import flax.linen as flax_nn
 import numpy as np
 
 from gz_jax.benchmark.timing import Stage
-from gz_jax.labels import NUM_ANSWERS
 
 
-def build(module: flax_nn.Module, size: int) -> Any:
-    """The Keras model like `module`: uint8 images [B, size, size, 3] to sigmoids [B, 37].
+def build(module: Any, size: int) -> Any:
+    """The Keras model like `module`: uint8 images [B, size, size, 3] to sigmoids [B, answers].
 
     Raises:
       ImportError: Keras or TensorFlow is not installed; or there is no such network in Keras.
@@ -41,12 +39,12 @@ def build(module: flax_nn.Module, size: int) -> Any:
         x = k.Flatten()(k.Dropout(early)(x))
     for width in module.hidden:
         x = k.Dropout(dropout)(k.Dense(width, activation="relu")(x))
-    model = keras.Model(inputs, k.Dense(NUM_ANSWERS, activation="sigmoid", dtype="float32")(x))
+    model = keras.Model(inputs, k.Dense(module.num_outputs, activation="sigmoid", dtype="float32")(x))
     model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="mse")
     return model
 
 
-def stages(module: flax_nn.Module, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage]:
+def stages(module: Any, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage]:
     """Keras' number of trainable parameters, forward pass and train step, as `torch_peer.stages`."""
     images, votes = batch["image"], batch["vote_fractions"]
     model = build(module, images.shape[1])

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from gz_jax.benchmark.timing import Stage
-from gz_jax.labels import NUM_ANSWERS
 from gz_jax.models.resnet import PREPROCESS, STAGES, Variant
 
 MODES = {"torch": None, "torch.compile": "default", "torch.max-autotune": "max-autotune"}
@@ -62,9 +61,9 @@ class ResNet50(nn.Module):
         return self.fc(self.pool(self.layer4(self.layer3(self.layer2(self.layer1(x))))))
 
 
-def _dense(hidden: Sequence[int], dropout: float) -> nn.Sequential:
+def _dense(hidden: Sequence[int], dropout: float, outputs: int) -> nn.Sequential:
     layers = [layer for width in hidden for layer in (nn.LazyLinear(width), nn.ReLU(), nn.Dropout(dropout))]
-    return nn.Sequential(*layers, nn.LazyLinear(NUM_ANSWERS))
+    return nn.Sequential(*layers, nn.LazyLinear(outputs))
 
 
 def _cnn(module: Any) -> nn.Sequential:
@@ -73,17 +72,25 @@ def _cnn(module: Any) -> nn.Sequential:
     return nn.Sequential(
         *(nn.Conv2d(3, a, 3), nn.BatchNorm2d(a, 1e-3, 1 - module.momentum), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Dropout(early), nn.Conv2d(a, b, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(early)),
-        *(nn.Conv2d(b, c, 6), nn.ReLU(), nn.Dropout(early), nn.Flatten(), _dense(module.hidden, late)),
+        *(
+            nn.Conv2d(b, c, 6),
+            nn.ReLU(),
+            nn.Dropout(early),
+            nn.Flatten(),
+            _dense(module.hidden, late, module.num_outputs),
+        ),
     )
 
 
 class Network(nn.Module):
-    """uint8 images [B, S, S, 3] to vote fractions [B, 37], preprocessing included; the outputs are sigmoids."""
+    """uint8 images [B, S, S, 3] to vote fractions [B, answers], preprocessing included; the outputs are sigmoids."""
 
     def __init__(self, module: flax_nn.Module) -> None:
         super().__init__()
         if resnet := hasattr(module, "variant"):
-            self.body = ResNet50(module.variant, _dense(module.hidden, module.dropout), module.pooling)
+            self.body = ResNet50(
+                module.variant, _dense(module.hidden, module.dropout, module.num_outputs), module.pooling
+            )
         else:
             self.body = _cnn(module)
         how = module.preprocess or (PREPROCESS[module.variant] if resnet else "unit")
@@ -114,7 +121,7 @@ def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray], devi
     """PyTorch's number of parameters, forward pass and train step (Adam, mean squared error).
 
     Args:
-      name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3], vote_fractions [B, 37].
+      name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3], vote_fractions [B, answers].
       device: PyTorch's name of it.
     """
     device = torch.device(device)

@@ -1,7 +1,7 @@
-"""Networks that turn galaxy images into the logits of 37 vote fractions.
+"""Networks that turn galaxy images into the logits of vote fractions.
 
 `create` makes one by name. Call `module.init(key, images)` for its variables, {'params', 'batch_stats'}, and
-`module.apply(variables, images)` for logits, float32 [B, 37]; in training add `train=True`, `rngs={'dropout':
+`module.apply(variables, images)` for logits, float32 [B, num_outputs]; in training add `train=True`, `rngs={'dropout':
 key}` and `mutable=['batch_stats']`. `gz_jax.labels.activate` makes vote fractions of logits.
 """
 
@@ -21,6 +21,7 @@ NAMES = ("cnn", "resnet50")
 def create(
     name: str,
     *,
+    num_outputs: int,
     hidden: Sequence[int] | None = None,
     dropout: float | None = None,
     preprocess: Preprocess | None = None,
@@ -34,7 +35,8 @@ def create(
 
     Args:
       name: one of `NAMES`.
-      hidden: widths of the dense layers before the 37 outputs; None for the paper's: (128, 64) for the CNN,
+      num_outputs: how many answers the decision tree has.
+      hidden: widths of the dense layers before the outputs; None for the paper's: (128, 64) for the CNN,
         (200, 100) for ResNet50 (whose plain version has ()).
       dropout: rate after each hidden layer; None for the paper's, 0.15 for the CNN and 0.1 for ResNet50.
       preprocess: 'unit', 'keras' or 'torch' (see `layers.preprocess`); None for 'unit' with the CNN, and with
@@ -55,6 +57,7 @@ def create(
         rates = (0.1, 0.15 if dropout is None else dropout)
         widths = (128, 64) if hidden is None else tuple(hidden)
         return CNN(
+            num_outputs=num_outputs,
             hidden=widths,
             dropout=rates,
             momentum=0.99 if momentum is None else momentum,
@@ -63,6 +66,7 @@ def create(
         )
     if name == "resnet50":
         return ResNet50Classifier(
+            num_outputs=num_outputs,
             variant=variant,
             hidden=(200, 100) if hidden is None else tuple(hidden),
             dropout=0.1 if dropout is None else dropout,

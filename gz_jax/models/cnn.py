@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gz_jax.labels import NUM_ANSWERS
 from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 from gz_jax.runtime.errors import UserError
 
@@ -18,18 +17,19 @@ class CNN(nn.Module):
     """Three unpadded convolutions, then dense layers; logits out. Initialised as Keras does by default.
 
     Attributes:
+      num_outputs: answers of the decision tree.
       features: channels of the 3x3, 3x3 and 6x6 convolutions.
-      hidden: widths of the dense layers before the 37 outputs.
+      hidden: widths of the dense layers before the outputs.
       dropout: rates after each convolution block and after each hidden layer.
       momentum: weight of the old value in batch normalisation's running statistics; Keras' default is 0.99.
       preprocess: see `layers.preprocess`; the paper's pixels are 0..1.
       dtype: what is computed in; parameters and logits are float32.
     """
 
+    num_outputs: int
     features: tuple[int, int, int] = (32, 64, 128)
     hidden: Sequence[int] = (128, 64)
     dropout: tuple[float, float] = (0.1, 0.15)
-    num_outputs: int = NUM_ANSWERS
     momentum: float = 0.99
     preprocess: Preprocess = "unit"
     dtype: jnp.dtype = jnp.float32

@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gz_jax.labels import NUM_ANSWERS
 from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 from gz_jax.runtime.errors import UserError
 
@@ -97,6 +96,7 @@ class ResNet50Classifier(nn.Module):
     """ResNet50 with a head: pooling, hidden dense layers with ReLU and dropout, then the outputs' logits.
 
     Attributes:
+      num_outputs: answers of the decision tree.
       variant: 'keras' or 'torchvision'; must be that of any weights put in.
       hidden: widths of the dense layers before the outputs; the paper's default model has (), its optimised
         one (200, 100).
@@ -108,11 +108,11 @@ class ResNet50Classifier(nn.Module):
       dtype: what is computed in; parameters, statistics and logits are float32.
     """
 
+    num_outputs: int
     variant: Variant = "keras"
     hidden: Sequence[int] = ()
     dropout: float = 0.1
     pooling: Pooling = "flatten"
-    num_outputs: int = NUM_ANSWERS
     preprocess: Preprocess | None = None
     freeze_statistics: bool = False
     momentum: float | None = None

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gz_jax import labels
 from gz_jax.models import create
 
 pytestmark = pytest.mark.peers
@@ -23,7 +22,7 @@ SIZE = 68
 
 
 def ours(which):
-    module = create(**{"name": which} | NETWORKS[which])
+    module = create(num_outputs=37, **{"name": which} | NETWORKS[which])
     images = jax.ShapeDtypeStruct((2, SIZE, SIZE, 3), jnp.uint8)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), images)
     with mock.patch.object(jax, "default_backend", return_value="gpu"):  # convolutions as such, not as a CPU does them
@@ -80,9 +79,9 @@ def test_a_peer_learns(peer):
     from gz_jax.modes.benchmark import peer_stages
 
     rng = np.random.default_rng(0)
-    votes = np.full((8, labels.NUM_ANSWERS), 0.9, np.float32)
+    votes = np.full((8, 37), 0.9, np.float32)
     batch = {"image": rng.integers(0, 256, (8, 34, 34, 3), dtype=np.uint8), "vote_fractions": votes}
-    _, forward, train = peer_stages(peer, create("cnn", momentum=0.5), batch, "cpu")
+    _, forward, train = peer_stages(peer, create("cnn", num_outputs=37, momentum=0.5), batch, "cpu")
     before = np.square(np.asarray(forward.call(1)) - votes).mean()
     train.call(30)
     assert np.square(np.asarray(forward.call(1)) - votes).mean() < before / 2

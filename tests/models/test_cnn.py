@@ -13,7 +13,7 @@ def _images(size=68, batch=2, seed=0):
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.jit(create("cnn").init)(jax.random.key(0), _images())
+    return jax.jit(create("cnn", num_outputs=37).init)(jax.random.key(0), _images())
 
 
 def test_papers_parameter_count(variables):
@@ -36,7 +36,7 @@ def test_initialised_as_keras_does(variables):
 
 
 def test_bytes_and_fractions_are_the_same_image(variables):
-    model, images = create("cnn"), _images()
+    model, images = create("cnn", num_outputs=37), _images()
     from_bytes = model.apply(variables, images)
     assert from_bytes.shape == (2, 37)
     assert from_bytes.dtype == jnp.float32
@@ -46,7 +46,7 @@ def test_bytes_and_fractions_are_the_same_image(variables):
 
 
 def test_dropout_follows_its_key_and_evaluation_has_none(variables):
-    model, images = create("cnn"), _images()
+    model, images = create("cnn", num_outputs=37), _images()
 
     def train(seed):
         return model.apply(
@@ -59,11 +59,11 @@ def test_dropout_follows_its_key_and_evaluation_has_none(variables):
 
 
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_variables(variables):
-    half = create("cnn", dtype="bfloat16")
+    half = create("cnn", num_outputs=37, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(half.init, jax.random.key(0), _images()))} == {
         jnp.dtype("float32")
     }
-    full = create("cnn").apply(variables, _images())
+    full = create("cnn", num_outputs=37).apply(variables, _images())
     logits = half.apply(variables, _images())
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, full, atol=0.05 * np.abs(full).max())
@@ -71,16 +71,16 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_variables(variable
 
 def test_too_small_images_are_refused():
     with pytest.raises(UserError, match="30 x 30"):
-        create("cnn").init(jax.random.key(0), _images(29))
-    assert create("cnn").init_with_output(jax.random.key(0), _images(30))[0].shape == (2, 37)
+        create("cnn", num_outputs=37).init(jax.random.key(0), _images(29))
+    assert create("cnn", num_outputs=37).init_with_output(jax.random.key(0), _images(30))[0].shape == (2, 37)
 
 
 @pytest.mark.parametrize("bad", [{"dtype": "float16"}, {"preprocess": "caffe"}])
 def test_unknown_options_are_refused(bad):
     with pytest.raises(UserError, match="is not one of"):
-        create("cnn", **bad)
+        create("cnn", num_outputs=37, **bad)
 
 
 def test_unknown_model_is_refused():
     with pytest.raises(UserError, match="'cnn', 'resnet50'"):
-        create("vgg16")
+        create("vgg16", num_outputs=37)

@@ -228,7 +228,7 @@ def test_offline_fetch_says_which_file_to_put_where(tmp_path, monkeypatch):
 
 
 def test_insert_replaces_the_body_alone(keras_weights, torch_weights):
-    model = create("resnet50", hidden=(), pooling="average")
+    model = create("resnet50", num_outputs=37, hidden=(), pooling="average")
     abstract = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8))
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, leaf.dtype), abstract)
     result = imagenet.insert(variables, keras_weights)

@@ -188,9 +188,9 @@ def test_cnn_is_kerass(keras):
             params[name] = {"kernel": values[0], "bias": values[1]}
     variables = {"params": params, "batch_stats": statistics}
     images = np.random.default_rng(0).uniform(size=(4, 68, 68, 3)).astype(np.float32)
-    assert relative_error(create("cnn").apply(variables, images), theirs(images, training=False)) < 1e-5
+    assert relative_error(create("cnn", num_outputs=37).apply(variables, images), theirs(images, training=False)) < 1e-5
     trained = theirs(images, training=True)
-    ours, updates = CNN(dropout=(0.0, 0.0)).apply(variables, images, train=True, mutable=["batch_stats"])
+    ours, updates = CNN(37, dropout=(0.0, 0.0)).apply(variables, images, train=True, mutable=["batch_stats"])
     assert relative_error(ours, trained) < 1e-5
     after = parameterised[1].get_weights()
     assert relative_error(updates["batch_stats"]["bn1"]["mean"], after[2]) < 1e-5

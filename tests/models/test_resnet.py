@@ -16,7 +16,7 @@ def _count(tree):
 
 
 def _shapes(**options):
-    model = create("resnet50", **options)
+    model = create("resnet50", num_outputs=37, **options)
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 68, 68, 3)))
 
 
@@ -137,7 +137,7 @@ def test_batch_norm_is_over_the_global_batch_of_a_mesh():
 @pytest.mark.parametrize("variant", ["keras", "torchvision"])
 def test_training_moves_statistics_unless_frozen(variant):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    model = create("resnet50", variant=variant, hidden=(), pooling="average")
+    model = create("resnet50", num_outputs=37, variant=variant, hidden=(), pooling="average")
     weights = random_weights(variant, top=False)
     head = {"kernel": np.full((2048, 37), 0.01, np.float32), "bias": np.zeros(37, np.float32)}
     variables = {
@@ -151,7 +151,7 @@ def test_training_moves_statistics_unless_frozen(variant):
     logits, updates = train(model)
     moved = jax.tree.map(lambda a, b: np.any(a != b), variables["batch_stats"], updates["batch_stats"])
     assert all(jax.tree.leaves(moved))
-    frozen = create("resnet50", variant=variant, hidden=(), pooling="average", freeze_statistics=True)
+    frozen = create("resnet50", num_outputs=37, variant=variant, hidden=(), pooling="average", freeze_statistics=True)
     still, updates = train(frozen)
     evaluated = jax.jit(model.apply)(variables, images)
     np.testing.assert_allclose(still, evaluated, rtol=1e-4, atol=1e-4 * np.abs(evaluated).max())
