@@ -121,9 +121,11 @@ def dataset(config: ConfigDict, tree: Tree) -> Dataset:
             validation_fraction=d.validation_fraction,
             merger_fraction=d.merger_fraction,
         )
-        sides = (found.splits[name] for name in ("train", "validation"))
-        votes = [split.read(np.arange(split.size))["vote_fractions"] for split in sides]
-        return found._replace(statistics=compare_splits(*votes, tree))
+        train, validation = (
+            split.read(np.arange(split.size))["vote_fractions"]
+            for split in (found.splits["train"], found.splits["validation"])
+        )
+        return found._replace(statistics=compare_splits(train, validation, tree))
     from gz_jax.data import galaxy_zoo
 
     return galaxy_zoo.open_dataset(

@@ -62,7 +62,7 @@ def update(summary: LabelSummary, galaxy_id: np.ndarray, vote_fractions: np.ndar
       vote_fractions: [n, answers]; a row with a NaN is a galaxy without labels.
     """
     x = np.asarray(vote_fractions, np.float64)
-    known = np.isfinite(x).all(axis=1)
+    known = np.asarray(np.isfinite(x).all(axis=1))
     positions = summary.seen + np.flatnonzero(known)
     x, ids, seen = x[known], np.asarray(galaxy_id)[known], summary.seen + len(known)
     if not len(x):

@@ -43,7 +43,10 @@ def contender(make: Make, *arguments: Any, our_memory: bool = False) -> Iterator
     try:
         here.send((make, arguments))
         parameters, stages = _answer(here)
-        yield Contender(parameters, [Stage(*s, functools.partial(_call, here, i)) for i, s in enumerate(stages)])
+        yield Contender(
+            parameters,
+            [Stage(name, items, functools.partial(_call, here, i)) for i, (name, items) in enumerate(stages)],
+        )
     finally:
         here.close()
         process.join()

@@ -40,7 +40,7 @@ def device_stages(
     on_device, split = steps.put(batch), state.by_galaxy(state.make_mesh())
     maps = augment.draw(Augmentation(rotate=True), 0, 0, batch["galaxy_id"])
     size, warp = len(batch["image"]), jax.jit(functools.partial(augment.warp, view=view))
-    functions = {
+    functions: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "warp (JAX)": (warp, jax.device_put((batch["cutout"], maps), split)),
         "forward": (jax.jit(predict), (params, stats, on_device["image"])),
         "evaluation step": (steps.evaluate, (params, stats, on_device)),
@@ -61,7 +61,8 @@ def device_stages(
             result = jitted(*arguments)
         jax.block_until_ready(result)
 
-    stages, compiling = [Stage("host to device", size, put)], {}
+    stages = [Stage("host to device", size, put)]
+    compiling: dict[str, dict[str, float]] = {}
     if contested:
         stages, functions = [], {name: functions[name] for name in CONTESTED}
     for name, (jitted, arguments) in functions.items():

@@ -1,7 +1,6 @@
 """The same networks in PyTorch, as fast as its users would have them."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as flax_nn
@@ -61,9 +60,9 @@ class ResNet50(nn.Module):
         return self.fc(self.pool(self.layer4(self.layer3(self.layer2(self.layer1(x))))))
 
 
-def _dense(hidden: Sequence[int], dropout: float, outputs: int) -> nn.Sequential:
-    layers = [layer for width in hidden for layer in (nn.LazyLinear(width), nn.ReLU(), nn.Dropout(dropout))]
-    return nn.Sequential(*layers, nn.LazyLinear(outputs))
+def _dense(module: Any, dropout: float) -> nn.Sequential:
+    layers = [layer for width in module.hidden for layer in (nn.LazyLinear(width), nn.ReLU(), nn.Dropout(dropout))]
+    return nn.Sequential(*layers, nn.LazyLinear(module.num_outputs))
 
 
 def _cnn(module: Any) -> nn.Sequential:
@@ -77,7 +76,7 @@ def _cnn(module: Any) -> nn.Sequential:
             nn.ReLU(),
             nn.Dropout(early),
             nn.Flatten(),
-            _dense(module.hidden, late, module.num_outputs),
+            _dense(module, late),
         ),
     )
 
@@ -88,9 +87,7 @@ class Network(nn.Module):
     def __init__(self, module: flax_nn.Module) -> None:
         super().__init__()
         if resnet := hasattr(module, "variant"):
-            self.body = ResNet50(
-                module.variant, _dense(module.hidden, module.dropout, module.num_outputs), module.pooling
-            )
+            self.body = ResNet50(module.variant, _dense(module, module.dropout), module.pooling)
         else:
             self.body = _cnn(module)
         how = module.preprocess or (PREPROCESS[module.variant] if resnet else "unit")
@@ -121,10 +118,9 @@ def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray], devi
     """PyTorch's number of parameters, forward pass and train step (Adam, mean squared error).
 
     Args:
-      name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3], vote_fractions [B, answers].
-      device: PyTorch's name of it.
+      name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3] and vote_fractions.
+      device: 'cpu' or 'cuda'.
     """
-    device = torch.device(device)
     torch.set_float32_matmul_precision("high")  # TF32 where there is any, as JAX does
     torch.backends.cudnn.benchmark = True  # the shapes are fixed; XLA tries algorithms, too
     images, votes = (torch.from_numpy(batch[key]).to(device) for key in ("image", "vote_fractions"))
@@ -132,12 +128,10 @@ def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray], devi
     parameters = sum(p.numel() for p in network.parameters())
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, eps=1e-7, fused=True)
     run = network if MODES[name] is None else torch.compile(network, mode=MODES[name])
-    half = functools.partial(
-        torch.autocast, device.type, torch.bfloat16, enabled=np.dtype(module.dtype).name == "bfloat16"
-    )
+    half = functools.partial(torch.autocast, device, torch.bfloat16, enabled=np.dtype(module.dtype).name == "bfloat16")
 
     def wait() -> None:
-        if device.type == "cuda":
+        if device == "cuda":
             torch.cuda.synchronize()
 
     def forward(n: int) -> torch.Tensor:

@@ -280,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         names = class_names([args.class_index] if args.class_index else [f / CLASS_INDEX for f in folders])
         model, variables = classifier(load(args.weights))
         variables = jax.device_put(variables)
-        probabilities = jax.jit(lambda v, photos: jax.nn.softmax(model.apply(v, photos)))
+        probabilities = jax.jit(lambda v, photos: jax.nn.softmax(jnp.asarray(model.apply(v, photos))))
         for path in args.images:
             p = np.asarray(probabilities(variables, read_photo(path)[None])[0])
             lines = [f"{p[i]:8.4f}  {i:4d}  {names.get(int(i), '')}".rstrip() for i in np.argsort(-p)[:5]]

@@ -192,7 +192,11 @@ def _torch(path: pathlib.Path):
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state_dict of tensors")
-    yield {k: Tensor(k, tuple(v.shape), lambda v=v: v.float().numpy()) for k, v in state.items()}, {}
+
+    def read(tensor: Any) -> np.ndarray:
+        return tensor.float().numpy()
+
+    yield {k: Tensor(k, tuple(v.shape), functools.partial(read, v)) for k, v in state.items()}, {}
 
 
 # Keras 1 called the variance 'running_std'.

@@ -12,6 +12,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 from gz_jax.runtime.errors import UserError
@@ -30,7 +31,7 @@ class Bottleneck(nn.Module):
     stride: int
     project: bool
     variant: Variant
-    dtype: jnp.dtype
+    dtype: DTypeLike
     momentum: float | None = None
 
     @nn.compact
@@ -69,7 +70,7 @@ class ResNet50(nn.Module):
     """
 
     variant: Variant = "keras"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     momentum: float | None = None
 
     @nn.compact
@@ -116,7 +117,7 @@ class ResNet50Classifier(nn.Module):
     preprocess: Preprocess | None = None
     freeze_statistics: bool = False
     momentum: float | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         if self.variant not in PREPROCESS:

@@ -53,7 +53,7 @@ def arguments(method: str, coordinator: str | None, num_processes: int | None, p
     given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) < len(given):
-        if missing or method != "off":
+        if coordinator is None or num_processes is None or process_id is None or method != "off":
             wrong = f"{', '.join(missing)} is missing" if missing else "--distributed=auto finds them by itself"
             raise UserError(f"--coordinator, --num_processes and --process_id belong together: {wrong}.")
         if not re.fullmatch(r".+:\d+", coordinator) or not 0 < int(coordinator.rpartition(":")[2]) < 2**16:
@@ -124,9 +124,11 @@ def _divert_native_stderr() -> None:
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     # Not a fork: JAX may have threads already.
-    reader = subprocess.Popen([sys.executable, "-S", last_words.__file__], stdin=subprocess.PIPE, stdout=sys.stderr)
-    os.dup2(reader.stdin.fileno(), 2)
-    reader.stdin.close()
+    read_end, write_end = os.pipe()
+    reader = subprocess.Popen([sys.executable, "-S", last_words.__file__], stdin=read_end, stdout=sys.stderr)
+    os.dup2(write_end, 2)
+    os.close(read_end)
+    os.close(write_end)
     reader.returncode = 0  # it outlives this process, and is not waited for
 
 

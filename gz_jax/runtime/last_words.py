@@ -4,6 +4,7 @@ When another process dies, JAX's C++ writes twenty lines and aborts; no Python c
 `distributed` starts this file as a script that reads those lines. Everything else is passed on as it is.
 """
 
+import io
 import json
 import signal
 import sys
@@ -25,7 +26,8 @@ def own(text: str) -> bytes:
 
 def main() -> None:
     said = False
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when what it reads from does
     for line in sys.stdin.buffer:

@@ -40,5 +40,6 @@ def exhausted(error: BaseException) -> str | None:
 
 def _set(*options: tuple[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in options if mallopt else ():
-        mallopt(option, value)
+    if mallopt is not None:
+        for option, value in options:
+            mallopt(option, value)

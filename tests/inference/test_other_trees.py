@@ -152,7 +152,7 @@ def test_galaxy_zoo_decals_from_training_to_the_merger_fraction(tmp_path):
     ids = np.arange(200_001, 200_501)  # none of the training's
     parameters, fractions = synthetic.truth(ids, tree=DECALS, seed=0, merger_fraction=0.15)
     images = synthetic.render(parameters, size=68, field=synthetic.CENTRE_FIELD)
-    votes = synthetic.draw_votes(fractions, ids, DECALS, seed=0)
+    votes = synthetic.draw_votes(fractions, ids, tree=DECALS, seed=0)
     folder = tmp_path / "images"
     folder.mkdir()
     for galaxy_id, image in zip(ids, images, strict=True):
