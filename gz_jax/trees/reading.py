@@ -1,7 +1,9 @@
 """Decision trees read from TOML files, and as records for JSON."""
 
+import collections
 import os
 import pathlib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +13,7 @@ from gz_jax.trees.tree import Question, Tree, nearest
 
 _SHIPPED = pathlib.Path(__file__).parent
 _LARGEST = 1 << 20  # bytes of a tree's file
+_QUOTED = re.compile(r"""\"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|#[^\n]*""")
 
 
 def names() -> tuple[str, ...]:
@@ -24,44 +27,55 @@ def load(name_or_path: str | os.PathLike[str]) -> Tree:
     Raises:
       UserError: no such name or file; it is no TOML; it is no tree (see `Tree`).
     """
-    return from_dict(_read(os.fspath(name_or_path)), os.fspath(name_or_path))
+    name = os.fspath(name_or_path)
+    return from_dict(_read(name), name)
 
 
-def _read(name: str, depth: int = 0) -> dict[str, Any]:
-    """The record of a tree's file, with what it says it is `like` filled in."""
-    path = _SHIPPED / f"{name}.toml" if name in names() else pathlib.Path(name).expanduser()
-    if name not in names() and path.suffix != ".toml" and not path.is_file():
-        near = nearest(name, names()) or f"; the trees are {', '.join(names())}"
-        raise UserError(f"no decision tree {name!r}{near}. A file of your own ends in .toml.")
+def _error(where: str, fault: str) -> UserError:
+    return UserError(f"the decision tree{where and f' {where!r}'}: {fault}")
+
+
+def _read(name: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The record of a tree's file, with what it says it is `like` filled in; `derived`: the files that are like it."""
     try:
+        path = os.path.realpath(_SHIPPED / f"{name}.toml" if name in names() else os.path.expanduser(name))
+        if not os.path.isfile(path):
+            near = nearest(name[:100], names()) or f"; the trees are {', '.join(names())}, or a TOML file of your own"
+            raise _error(name, f"there is no such tree and no such file{near}")
+        if path in derived or len(derived) > 8:
+            raise _error(derived[0], f"'like' leads in a circle, or through too many files, to {name!r}")
         with open(path, "rb") as file:
             data = file.read(_LARGEST + 1)
         if len(data) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST} bytes")
-        record = tomllib.loads(data.decode())
+        text = data.decode()
+        if '"""' in text or "'''" in text or "." in _QUOTED.sub("", text):  # Python's parser hangs on a.a.a. ... a
+            raise ValueError("it has three quotes in a row, or a dot outside of quotes")
+        record = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:  # no UTF-8 and no TOML are ValueErrors
-        raise UserError(f"the decision tree {name} cannot be read as TOML: {error}") from error
-    base = record.pop("like", None)
-    if base is None:
+        raise _error(name, f"it cannot be read as TOML: {' '.join(str(error).split())}") from error
+    if "like" not in record:
         return record
-    if not isinstance(base, str) or depth > 5:
-        raise UserError(f"the decision tree {name}: 'like' must name another tree, not {base!r}.")
-    found, own = _read(base, depth + 1), {q["name"]: q for q in _questions(name, record)}
-    before = {q["name"]: q for q in _questions(base, found)}
-    without = record.pop("without", [])
-    if not isinstance(without, list) or (unknown := [q for q in without if q not in before]):
-        raise UserError(
-            f"the decision tree {name}: 'without' must list questions of {base}, not {unknown or without!r}."
-        )
-    merged = {key: q for key, q in (before | own).items() if key not in without}
-    return found | record | {"questions": list(merged.values())}
+    base, without, own = record.pop("like"), record.pop("without", []), _questions(record, name)
+    if not isinstance(base, str):
+        raise _error(name, "'like' must be the name or the file of another tree, in quotes")
+    if base not in names():
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    found = _read(base, (*derived, path))
+    before = {q["name"]: q for q in _questions(found, base)}
+    if not isinstance(without, list) or not all(isinstance(q, str) and q in before for q in without):
+        raise _error(name, f"'without' must list questions of {base!r}, which are {', '.join(before)}")
+    merged = {key: q for key, q in before.items() if key not in without} | {q["name"]: q for q in own}
+    return found | {"name": ""} | record | {"questions": list(merged.values())}
 
 
-def _questions(name: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _questions(record: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     questions = record.get("questions", [])
     whole = isinstance(questions, list) and all(isinstance(q, dict) for q in questions)
     if not whole or not all(isinstance(q.get("name"), str) for q in questions):
-        raise UserError(f"the decision tree {name}: 'questions' must be a list of tables, each with a name.")
+        raise _error(where, "'questions' must be a list of tables, each with a name in quotes")
+    if twice := [name for name, n in collections.Counter(q["name"] for q in questions).items() if n > 1]:
+        raise _error(where, f"the question {twice[0][:100]!r} is there twice")
     return questions
 
 
@@ -80,33 +94,34 @@ def from_dict(record: Any, where: str = "") -> Tree:
     def field(part: Mapping[str, Any], name: str, default: Any, of: str) -> Any:
         value = part.get(name, default)
         many = isinstance(default, tuple)
-        fits = isinstance(value, list | tuple if many else str)
-        if not fits or (many and not all(isinstance(one, str) for one in value)):
-            kind = "a list of texts" if many else "a text"
-            raise UserError(f"the decision tree {where}: '{name}' of {of} must be {kind}, not {value!r}.")
+        if not isinstance(value, list | tuple if many else str) or not all(isinstance(one, str) for one in value):
+            kind = "a list of texts, each" if many else "a text"
+            raise _error(where, f"'{name}' of {of} must be {kind} in quotes")
         return tuple(value) if many else value
 
     def known(part: Mapping[str, Any], allowed: Sequence[str], of: str) -> None:
         if extra := [name for name in part if name not in allowed]:
-            raise UserError(
-                f"the decision tree {where}: {of} has the unknown field {extra[0]!r}; it may have {', '.join(allowed)}."
-            )
+            may = f"it may have {', '.join(allowed)}{' and (a file) like, without' * (of == 'the tree')}"
+            raise _error(where, f"{of} has the unknown field {str(extra[0])[:100]!r}; {may}")
 
     if not isinstance(record, Mapping):
-        raise UserError(f"the decision tree {where} is no table of names and values.")
+        raise _error(where, "it is no table of names and values")
     known(record, ("name", "citation", "merger", "suffix", "questions"), "the tree")
-    suffix, questions = field(record, "suffix", "", "the tree"), []
-    for part in _questions(where, record):
-        of = f"question {part['name']!r}"
+    suffix, parts, questions = field(record, "suffix", "", "the tree"), _questions(record, where), []
+    for part in parts:
+        of = f"question {part['name'][:100]!r}"
         known(part, ("name", "text", "answers", "texts", "columns", "after"), of)
-        answers = field(part, "answers", (), of)
-        texts = field(part, "texts", tuple(answer.replace("-", " ").replace("_", " ") for answer in answers), of)
+        answers, words = field(part, "answers", (), of), part["name"].replace("-", " ").replace("_", " ")
+        text = field(part, "text", f"{words}?", of)
+        texts = field(part, "texts", tuple(f"{words}: {answer}" for answer in answers), of)
         columns = field(part, "columns", tuple(f"{part['name']}{suffix}_{answer}" for answer in answers), of)
-        text = field(part, "text", part["name"].replace("-", " ").replace("_", " ") + "?", of)
         questions.append(Question(part["name"], text, answers, texts, columns, field(part, "after", (), of)))
-    merger = None if record.get("merger") is None else field(record, "merger", "", "the tree")
+    merger = None if record.get("merger") is None else field(record, "merger", "", "the tree") or None
     name = field(record, "name", "", "the tree") or pathlib.Path(where).stem
-    return Tree(name, tuple(questions), field(record, "citation", "", "the tree"), merger)
+    try:
+        return Tree(name, tuple(questions), field(record, "citation", "", "the tree"), merger)
+    except UserError as error:
+        raise _error(where, str(error)) from error
 
 
 def as_dict(tree: Tree) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """A decision tree as a value: its questions and answers, what follows from them, and what may be wrong with it."""
 
+import collections
 import dataclasses
 import difflib
 import functools
+import graphlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 from gz_jax.runtime.errors import UserError
 
 _MOST = 1000  # answers of a tree
+_LONGEST = 200  # characters of a name or text
 _TAKEN = ("id", "file", "flag", "reason", "galaxy_id", "galaxyid")  # other columns of our tables
 _PREFIXES = ("cond_", "spread_", "true_")
 
@@ -90,12 +93,14 @@ class Tree:
     @functools.cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
         """Of each question, the answers that lead to it, by their place among all."""
-        return tuple(tuple(map(self.keys.index, q.after)) for q in self.questions)
+        place = {key: i for i, key in enumerate(self.keys)}
+        return tuple(tuple(place[key] for key in q.after) for q in self.questions)
 
     @functools.cached_property
     def order(self) -> tuple[int, ...]:
         """Questions such that each comes after those that lead to it (topological order)."""
-        return tuple(map(self.questions.index, _ordered(self.questions)))
+        graph = {i: [self.question_of[key] for key in parents] for i, parents in enumerate(self.parents)}
+        return tuple(graphlib.TopologicalSorter(graph).static_order())
 
     def index(self, answer: str) -> int:
         """Place of an answer, given as its column or as '<question>_<answer>'.
@@ -155,85 +160,76 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def _fault(tree: Tree) -> str:
     """What is wrong with a tree; '' if nothing is."""
-    questions, keys = tree.questions, tree.keys
-    columns = [column.casefold() for column in tree.columns]
+    questions, keys, columns = tree.questions, tree.keys, [column.casefold() for column in tree.columns]
+    known, folded = set(keys), [key.casefold() for key in keys]
     if not questions:
         return "it has no question"
-    if len(columns) > _MOST:
-        return f"it has {len(columns)} answers, more than {_MOST}"
+    if len(keys) > _MOST:
+        return f"it has {len(keys)} answers, more than {_MOST}"
+    named = [("the tree", {"name": (tree.name,), "citation": (tree.citation,) if tree.citation else ()})]
+    for i, q in enumerate(questions, 1):
+        texts = {
+            "name": (q.name,),
+            "text": (q.text, *q.texts),
+            "answer": q.answers,
+            "column": q.columns,
+            "after": q.after,
+        }
+        named.append((f"question {i}", texts))
+    for of, texts in named:
+        for what, values in texts.items():
+            if bad := [text for text in values if not _is_text(text)]:
+                shown = bad[0][:40] + "..." * (len(bad[0]) > 40)
+                return f"{of} has the {what} {shown!r}: it must be 1 to {_LONGEST} characters on one line"
     for q in questions:
-        named = {"name": (q.name,), "answer": q.answers, "column": q.columns, "text": (q.text, *q.texts)}
-        for what, texts in named.items():
-            if bad := [text for text in texts if not text.strip() or not text.isprintable() or len(text) > 200]:
-                return (
-                    f"question {q.name!r} has the {what} {bad[0]!r}: it must be text of 1 to 200 characters on one line"
-                )
         if len(q.answers) < 2:
-            return (
-                f"question {q.name!r} has one answer only, {q.answers[0]!r}"
-                if q.answers
-                else f"{q.name!r} has no answer"
-            )
+            return f"question {q.name!r} has {'one answer only' if q.answers else 'no answer'}; it needs at least two"
         if not len(q.answers) == len(q.texts) == len(q.columns):
             return f"question {q.name!r} has {len(q.answers)} answers, {len(q.texts)} texts, {len(q.columns)} columns"
-    for what, names in (("question", [q.name for q in questions]), ("answer", keys), ("column", columns)):
-        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            return f"the {what} {twice[0]!r} is there twice"
-    for column in columns:
-        if column in _TAKEN or any(column == prefix + other for prefix in _PREFIXES for other in columns):
-            return f"the column {column!r} has another meaning in tables; name it otherwise"
-    for q in questions:
-        if unknown := [key for key in q.after if key not in keys]:
-            return f"question {q.name!r} comes after {unknown[0]!r}, which is no answer{nearest(unknown[0], keys)}"
         if len(set(q.after)) < len(q.after):
             return f"question {q.name!r} comes after the same answer twice"
+        if unknown := [key for key in q.after if key not in known]:
+            return f"question {q.name!r} comes after {unknown[0]!r}, which is no answer{nearest(unknown[0], keys)}"
+    for what, names in (("question", [q.name for q in questions]), ("answer", keys), ("column", columns)):
+        if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+            return f"the {what} {twice[0]!r} is there twice"
+    for column, key in zip(columns, folded, strict=True):
+        others = {column.removeprefix(prefix) for prefix in _PREFIXES} - {column}
+        if column in _TAKEN or not others.isdisjoint(columns) or (column != key and column in folded):
+            return f"the column {column!r} has another meaning in tables; name it otherwise"
     if tree.merger is not None and tree.merger not in keys:
-        return f"its merger is {tree.merger!r}, which is no answer{nearest(tree.merger, keys)}"
-    ordered = _ordered(questions)
-    if len(ordered) < len(questions):
-        left = [q for q in questions if q not in ordered]
-        return f"these questions lead to themselves: {', '.join(repr(q.name) for q in left if _is_in_cycle(q, left))}"
-    return _overlap(ordered)
+        return f"its merger is {tree.merger[:_LONGEST]!r}, which is no answer{nearest(tree.merger[:_LONGEST], keys)}"
+    try:
+        order = tree.order
+    except graphlib.CycleError as error:
+        return f"these questions lead to themselves: {_list([questions[i].name for i in error.args[1][:0:-1]])}"
+    return _overlap(tree, order)
 
 
-def _ordered(questions: Sequence[Question]) -> list[Question]:
-    """Each after those that lead to it; questions of a cycle, and what follows from them, are left out."""
-    ordered: list[Question] = []
-    asked: set[str] = set()
-    while ready := [q for q in questions if q not in ordered and asked.issuperset(q.after)]:
-        ordered += ready
-        asked.update(key for q in ready for key in q.keys)
-    return ordered
+def _is_text(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST and text.isprintable() and text == text.strip()
 
 
-def _is_in_cycle(question: Question, among: Sequence[Question]) -> bool:
-    """Whether its own answers lead to it."""
-    reached, new = set[str](), set(question.keys)
-    while new:
-        reached |= new
-        new = {key for q in among if reached.intersection(q.after) for key in q.keys} - reached
-    return not reached.isdisjoint(question.after)
-
-
-def _overlap(ordered: Sequence[Question]) -> str:
+def _overlap(tree: Tree, order: Sequence[int]) -> str:
     """Two answers that lead to the same question although one volunteer may give both; '' if there are none.
 
-    For each answer: the questions that everyone who gives it has been asked, and what they may have answered there. Two
-    answers exclude one another where these sets have nothing in common for one of the questions.
+    A volunteer may give an answer and an earlier one if he may give the earlier one and one of those that lead to the
+    later one's question.
     """
-    given: dict[str, dict[str, set[str]]] = {}
-    for q in ordered:
-        for i, one in enumerate(q.after):
-            for other in q.after[:i]:
-                if not any(
-                    given[one][name].isdisjoint(given[other][name]) for name in given[one].keys() & given[other]
-                ):
-                    return (
-                        f"question {q.name!r} comes after {other!r} and {one!r}, which one volunteer may both give: "
-                        "their shares cannot be added"
-                    )
-        paths = [given[key] for key in q.after]
-        common = set.intersection(*(set(path) for path in paths)) if paths else set[str]()
-        before = {name: set.union(*(path[name] for path in paths)) for name in common}
-        given |= {key: before | {q.name: {key}} for key in q.keys}
+    both = np.zeros((len(tree.keys),) * 2, bool)
+    done = np.zeros(len(tree.keys), bool)
+    for question in order:
+        own, parents = tree.slices[question], list(tree.parents[question])
+        clash = np.argwhere(np.triu(both[np.ix_(parents, parents)], 1))
+        if clash.size:
+            one, other = (tree.keys[parents[i]] for i in clash[0])
+            return (
+                f"question {tree.questions[question].name!r} comes after {one!r} and {other!r}, which one volunteer "
+                "may both give: their shares cannot be added"
+            )
+        with_earlier = both[parents].any(0) if parents else done.copy()
+        both[own] = with_earlier
+        both[:, own] = with_earlier[:, None]
+        both[own, own] = np.eye(own.stop - own.start, dtype=bool)
+        done[own] = True
     return ""
