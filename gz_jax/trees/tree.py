@@ -166,7 +166,9 @@ def _fault(tree: Tree) -> str:
         return "it has no question"
     if len(keys) > _MOST:
         return f"it has {len(keys)} answers, more than {_MOST}"
-    named = [("the tree", {"name": (tree.name,), "citation": (tree.citation,) if tree.citation else ()})]
+    named: list[tuple[str, dict[str, tuple[str, ...]]]] = [
+        ("the tree", {"name": (tree.name,), "citation": (tree.citation,) if tree.citation else ()})
+    ]
     for i, q in enumerate(questions, 1):
         texts = {
             "name": (q.name,),
