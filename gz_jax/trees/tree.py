@@ -229,7 +229,7 @@ def _overlap(tree: Tree, order: Sequence[int]) -> str:
                 f"question {tree.questions[question].name!r} comes after {one!r} and {other!r}, which one volunteer "
                 "may both give: their shares cannot be added"
             )
-        with_earlier = both[parents].any(0) if parents else done.copy()
+        with_earlier: np.ndarray = np.any(both[parents], 0) if parents else done.copy()
         both[own] = with_earlier
         both[:, own] = with_earlier[:, None]
         both[own, own] = np.eye(own.stop - own.start, dtype=bool)
