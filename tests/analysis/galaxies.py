@@ -3,20 +3,57 @@
 import numpy as np
 
 from gz_jax import labels
+from gz_jax.labels import GALAXY_ZOO_2, Tree
 
 
-def fractions(n: int, seed: int, sharpness: float = 2.0) -> np.ndarray:
-    """float32 [n, 37]."""
-    logits = np.random.default_rng(seed).normal(scale=sharpness, size=(n, 37)).astype(np.float32)
-    return np.array(labels.rescale(logits, "softmax"))
+def fractions(n: int, seed: int, sharpness: float = 2.0, tree: Tree = GALAXY_ZOO_2) -> np.ndarray:
+    """float32 [n, answers]."""
+    logits = np.random.default_rng(seed).normal(scale=sharpness, size=(n, len(tree.columns))).astype(np.float32)
+    return np.array(labels.rescale(logits, "softmax", tree))
 
 
-def pair(n: int, seed: int = 0, noise: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
-    """(truth, predicted), both float32 [n, 37]."""
+def pair(n: int, seed: int = 0, noise: float = 0.6, tree: Tree = GALAXY_ZOO_2) -> tuple[np.ndarray, np.ndarray]:
+    """(truth, predicted), both float32 [n, answers]."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(scale=2.0, size=(n, 37)).astype(np.float32)
+    logits = rng.normal(scale=2.0, size=(n, len(tree.columns))).astype(np.float32)
     noisy = logits + rng.normal(scale=noise, size=logits.shape).astype(np.float32)
-    return np.array(labels.rescale(logits, "softmax")), np.array(labels.rescale(noisy, "softmax"))
+    return np.array(labels.rescale(logits, "softmax", tree)), np.array(labels.rescale(noisy, "softmax", tree))
+
+
+ONE_QUESTION = labels.from_dict(
+    {
+        "name": "Kinds of galaxies",
+        "questions": [
+            {
+                "name": "kind",
+                "text": "Which of these kinds describes the galaxy in the middle of the picture best?",
+                "answers": ["early", "late", "$x$"],
+                "texts": [
+                    "a smooth galaxy with no sign of a disk or of anything else",
+                    "a disk",
+                    "costs $5, or $\\frac$6",
+                ],
+            }
+        ],
+    }
+)
+
+
+def wide_tree(answers: int = 45) -> Tree:
+    """Questions of 2 to 17 answers, which add up to `answers`; the third comes after several; no merger."""
+    sizes = (2, 17, 9, 8, 7, answers - 43)
+    after = {2: ["q1_a2", "q1_a3", "q1_a4"], 4: ["q2_a1"]}
+    questions = [
+        {
+            "name": f"q{i}",
+            "text": f"question {i} " + "with many words " * i,
+            "answers": [f"a{j}" for j in range(size)],
+            "texts": [f"answer {j} " + "of many words " * (j % 4) for j in range(size)],
+            "after": after.get(i, []),
+        }
+        for i, size in enumerate(sizes)
+    ]
+    return labels.from_dict({"name": "wide", "questions": questions})
 
 
 def images(rows: np.ndarray) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Runs side by side: alignment, verdicts, spread across seeds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from galaxies import fractions, history
 
 from gz_jax.analysis import compare
+from gz_jax.labels import GALAXY_ZOO_2, load
 from gz_jax.runtime.errors import UserError
 
 TRUTH = fractions(600, seed=0)
@@ -15,7 +18,7 @@ def run(name, noise, seed=0, order=None, config=None, truth=TRUTH):
     rng = np.random.default_rng(hash_of(name))
     predicted = np.clip(truth + rng.normal(scale=noise, size=truth.shape), 0, 1).astype(np.float32)
     order = np.arange(len(truth)) if order is None else order
-    return compare.Run(name, seed, history(6), IDS[order], truth[order], predicted[order], config)
+    return compare.Run(name, seed, history(6), IDS[order], truth[order], predicted[order], GALAXY_ZOO_2, config)
 
 
 def hash_of(name):
@@ -133,3 +136,17 @@ def test_runs_on_other_data_are_told_apart_from_other_labels():
     other = run("b", 0.1, truth=fractions(600, seed=5))._replace(data="real")
     with pytest.raises(UserError, match=r"validated on different data \(fingerprints drawn and real\)"):
         compare.compare([run("a", 0.1)._replace(data="drawn"), other], resamples=10)
+
+
+def test_runs_with_other_trees_are_refused_by_name_of_what_differs():
+    """Even where they have as many answers."""
+    renamed = GALAXY_ZOO_2.questions[1]._replace(answers=("yes", "perhaps"), columns=("Class2.1", "Class2.3"))
+    first, _, *others = GALAXY_ZOO_2.questions
+    others = [q._replace(after=tuple(a.replace("edge-on_no", "edge-on_perhaps") for a in q.after)) for q in others]
+    other = dataclasses.replace(GALAXY_ZOO_2, questions=(first, renamed, *others))
+    same = dataclasses.replace(GALAXY_ZOO_2, name="another name of the same tree")
+    a, b = run("a", 0.1), run("b", 0.1)
+    assert compare.compare([a, b._replace(tree=same)], resamples=10).galaxies == 600
+    for tree, message in ((load("galaxy_zoo_decals"), "the question 'merging' was not there"), (other, "edge-on")):
+        with pytest.raises(UserError, match=f"'a' and 'b' cannot be compared: they have .*{message}"):
+            compare.compare([a, b._replace(tree=tree)], resamples=10)

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from galaxies import fractions, pair
+from galaxies import ONE_QUESTION, fractions, pair, wide_tree
 
 from gz_jax.analysis import evaluate, mergers
-from gz_jax.labels import MERGER, QUESTIONS
+from gz_jax.labels import GALAXY_ZOO_2, load
 from gz_jax.runtime.errors import UserError
 
 
-def scored(truth, predicted, **kwargs):
-    sums = evaluate.galaxy_sums(truth, predicted, **kwargs)
-    return evaluate.scores({name: values.sum(0) for name, values in sums.items()})
+def scored(truth, predicted, tree=GALAXY_ZOO_2):
+    sums = evaluate.galaxy_sums(truth, predicted, tree)
+    return evaluate.scores({name: values.sum(0) for name, values in sums.items()}, tree)
 
 
 def test_by_hand():
@@ -37,7 +37,7 @@ def test_by_hand():
     # Question 1 is asked of all, right for two; question 7 follows 'smooth', at least half for one galaxy only.
     assert got["question_accuracy"][0] == pytest.approx(2 / 3)
     assert got["question_majority"][0] == pytest.approx(2 / 3)
-    sums = evaluate.galaxy_sums(truth, predicted)
+    sums = evaluate.galaxy_sums(truth, predicted, GALAXY_ZOO_2)
     np.testing.assert_array_equal(sums["asked"].sum(0), [3, 2, 0, 0, 0, 3, 1, 0, 0, 0, 0])
     assert np.isnan(got["question_accuracy"][2])
 
@@ -51,9 +51,9 @@ def test_scores_equal_the_plain_formulas():
     np.testing.assert_allclose(
         got["answer_r2"], 1 - (error**2).sum(0) / ((truth - truth.mean(0, dtype=np.float64)) ** 2).sum(0), rtol=1e-6
     )
-    for i, q in enumerate(QUESTIONS):
-        asked = np.ones(300, bool) if q.parent is None else truth[:, q.parent] >= 0.5
-        right = truth[asked][:, q.columns].argmax(1) == predicted[asked][:, q.columns].argmax(1)
+    for i, (answers, parents) in enumerate(zip(GALAXY_ZOO_2.slices, GALAXY_ZOO_2.parents, strict=True)):
+        asked = truth[:, parents[0]] >= 0.5 if parents else np.ones(300, bool)
+        right = truth[asked][:, answers].argmax(1) == predicted[asked][:, answers].argmax(1)
         np.testing.assert_allclose(got["question_accuracy"][i], right.mean() if asked.any() else np.nan)
 
 
@@ -90,7 +90,7 @@ def test_accuracy_on_ties_takes_the_first_answer():
 )
 def test_bad_arrays_are_refused(change, message):
     with pytest.raises(UserError, match=message), np.errstate(invalid="ignore"):
-        evaluate.check(*change(*pair(9)))
+        evaluate.check(*change(*pair(9)), GALAXY_ZOO_2)
 
 
 def test_bootstrap_covers_the_truth_in_95_of_100():
@@ -120,7 +120,8 @@ def test_bootstrap_of_undefined_scores_is_quiet():
     truth, predicted = pair(40)
     truth, predicted = truth.copy(), predicted.copy()
     truth[:, [0, 15, 16, 17]] = 0  # nobody calls them smooth
-    found = evaluate.bootstrap(evaluate.galaxy_sums(truth, predicted), evaluate.scores, resamples=50)
+    sums = evaluate.galaxy_sums(truth, predicted, GALAXY_ZOO_2)
+    found = evaluate.bootstrap(sums, lambda s: evaluate.scores(s, GALAXY_ZOO_2), resamples=50)
     assert np.isnan(found["question_accuracy"].value[6])
     assert np.isnan(found["question_accuracy"].low[6])
     assert np.isfinite(found["rmse"].low)
@@ -174,9 +175,8 @@ def test_average_precision_interval_holds_its_expectation():
 
 
 def test_mergers_by_hand():
-    truth, predicted = np.zeros((6, 37)), np.zeros((6, 37))
-    truth[:, MERGER] = [0.5, 0.4, 0.3, 0.1, 0.9, 0.0]  # above 0.3: rows 0, 1, 4
-    predicted[:, MERGER] = [0.6, 0.2, 0.8, 0.3, 0.7, 0.0]  # above 0.3: rows 2, 4, 0
+    truth = np.array([0.5, 0.4, 0.3, 0.1, 0.9, 0.0])  # above 0.3: rows 0, 1, 4
+    predicted = np.array([0.6, 0.2, 0.8, 0.3, 0.7, 0.0])  # above 0.3: rows 2, 4, 0
     found, rows = mergers.mergers(predicted, truth, 0.3)
     np.testing.assert_array_equal(rows, [2, 4, 0])
     assert found["selected"] == 3
@@ -195,6 +195,31 @@ def test_mergers_by_hand():
 
 def test_tree_check_sees_a_broken_sum():
     predicted = fractions(20, seed=2)
-    assert max(row["largest violation"] for row in evaluate.tree_check(predicted)) < 1e-6
+    assert max(row["largest violation"] for row in evaluate.tree_check(predicted, GALAXY_ZOO_2)) < 1e-6
     predicted[3, 15] += 0.25
-    assert evaluate.tree_check(predicted)[6]["largest violation"] == pytest.approx(0.25, abs=1e-6)
+    assert evaluate.tree_check(predicted, GALAXY_ZOO_2)[6]["largest violation"] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_question_after_several_answers_applies_where_their_shares_add_up_to_half():
+    tree = load("galaxy_zoo_decals")  # merging comes after smooth and after featured or disk
+    truth, merging = np.zeros((4, len(tree.columns)), np.float32), [q.name for q in tree.questions].index("merging")
+    truth[:, :3] = [[0.35, 0.15, 0.5], [0.3, 0.15, 0.55], [0.1, 0.9, 0], [0.05, 0.05, 0.9]]
+    np.testing.assert_array_equal(evaluate.applies(truth, tree)[:, merging], [True, False, True, False])
+    np.testing.assert_array_equal(evaluate.applies(truth, tree)[:, 0], True)
+    np.testing.assert_array_equal(evaluate.applies(truth, tree)[:, 1], [False, False, True, False])  # edge-on
+
+
+def test_shares_that_add_up_to_half_do_so_in_float32_too():
+    tree = wide_tree()
+    truth = np.zeros((1, 45), np.float32)
+    truth[0, list(tree.parents[2])] = 0.01, 0.39, 0.1
+    assert truth.sum() < 0.5
+    np.testing.assert_array_equal(evaluate.applies(truth, tree)[0], [True, True, True, True, False, True])
+
+
+def test_scores_of_one_question_are_those_of_a_classification():
+    truth, predicted = pair(300, tree=ONE_QUESTION, noise=2.0)
+    found = scored(truth, predicted, ONE_QUESTION)
+    assert found["question_accuracy"] == found["accuracy"] == (truth.argmax(1) == predicted.argmax(1)).mean()
+    assert found["question_majority"] == found["majority_share"]
+    assert len(evaluate.tree_check(predicted, ONE_QUESTION)) == 1

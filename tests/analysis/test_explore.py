@@ -6,7 +6,7 @@ from galaxies import fractions
 from scipy import stats
 
 from gz_jax.analysis import explore
-from gz_jax.labels import COLUMNS
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.runtime.errors import UserError
 
 
@@ -18,7 +18,7 @@ def labels() -> np.ndarray:
 def summary_of(labels: np.ndarray, sizes: list[int], ids: np.ndarray | None = None) -> explore.LabelSummary:
     ids = np.arange(len(labels)) + 100_000 if ids is None else ids
     edges = np.cumsum(sizes)[:-1]
-    return explore.summarise(zip(np.split(ids, edges), np.split(labels, edges), strict=True))
+    return explore.summarise(zip(np.split(ids, edges), np.split(labels, edges), strict=True), GALAXY_ZOO_2)
 
 
 @pytest.mark.parametrize("sizes", [[701], [1, 700], [100, 0, 300, 301]])
@@ -101,8 +101,8 @@ def test_the_size_of_a_summary_does_not_grow(labels):
 
 def test_table_has_a_row_for_each_answer(labels):
     a = summary_of(labels, [701])
-    rows = explore.label_table(a, a)
-    assert [row["column"] for row in rows] == list(COLUMNS)
+    rows = explore.label_table(a, a, GALAXY_ZOO_2)
+    assert [row["column"] for row in rows] == list(GALAXY_ZOO_2.columns)
     assert rows[23]["answer"] == "merger"
     assert all(row["KS distance"] == 0 for row in rows)
 

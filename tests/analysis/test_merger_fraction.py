@@ -1,16 +1,20 @@
 """Merger fractions: published worked examples, and recovery of known truths from a biased classifier."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
 from gz_jax.analysis import merger_fraction as mf
+from gz_jax.analysis import merger_report as reports
 from gz_jax.analysis import plots_mergers
 from gz_jax.analysis.evaluate import Estimate
-from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import plain
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.runtime.errors import UserError
+
+merger_report = functools.partial(reports.merger_report, tree=GALAXY_ZOO_2, answer="Class8.6")
 
 
 def zeros_and_ones(ones: float, n: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A fraction's folder, from tables on disk: joined by id, the same numbers as from arrays, mistakes refused."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -12,10 +13,11 @@ from gz_jax.analysis.merger_mode import merger_mode
 from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import plain
 from gz_jax.inference import tables as table_files
-from gz_jax.labels import COLUMNS, MERGER
+from gz_jax.labels import GALAXY_ZOO_2, as_dict, load
 from gz_jax.runtime.errors import UserError
 
 N, M, TRAINING = 3000, 1500, 900
+COLUMNS, MERGER = GALAXY_ZOO_2.columns, GALAXY_ZOO_2.index("Class8.6")
 
 
 def galaxies(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,19 +42,20 @@ A, B, C, D = (
 )
 
 
-def write_predictions(path, ids, fractions, networks=(A,), files=None, **settings):
+def write_predictions(path, ids, fractions, networks=(A,), files=None, tree=GALAXY_ZOO_2, **settings):
     flag = np.where(np.isnan(fractions[:, 0]), 2, 0).astype(np.uint8)
     table = table_files.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""))
     metadata = {"models": {"networks": list(networks)}, "settings": {"crop": None, **settings}}
+    metadata["tree"] = as_dict(tree)
     names = pa.array([f"{i}.jpg" for i in ids] if files is None else files)
-    table_files.write_shard(path, table_files.to_table(ids, table, metadata, names))
+    table_files.write_shard(path, table_files.to_table(ids, table, tree, metadata, names))
     return path
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    table_files.write_validation(folder / "validation.parquet", IDS, TRUTH, GUESS, [B])
+    table_files.write_validation(folder / "validation.parquet", IDS, TRUTH, GUESS, GALAXY_ZOO_2, [B])
     write_predictions(folder / "catalogue.parquet", np.arange(N), CATALOGUE)
     write_predictions(folder / "labelled.parquet", IDS[::-1], GUESS[::-1])
     with open(folder / "solutions.csv", "w", newline="") as file:
@@ -68,7 +71,8 @@ def test_numbers_are_those_of_the_arrays_and_the_truth_is_recovered(tables, tmp_
         tables / "catalogue.parquet", tables / "validation.parquet", tmp_path, observability=(0.5, 0.1)
     )
     column = lambda table: table[:, MERGER]  # noqa: E731
-    expected = merger_report(column(CATALOGUE), column(GUESS), column(TRUTH), observability=(0.5, 0.1))
+    arrays = column(CATALOGUE), column(GUESS), column(TRUTH)
+    expected = merger_report(*arrays, tree=GALAXY_ZOO_2, answer="Class8.6", observability=(0.5, 0.1))
     for part in ("estimates", "confusion", "rate_per_gyr", "labels"):
         assert results[part] == expected[part]
     assert plain(results["curve"]) == plain(expected["curve"])  # it has NaN
@@ -112,7 +116,10 @@ def test_any_answer(tables, tmp_path):
     assert results["estimates"]["count"].value == pytest.approx(share)
     assert not (tmp_path / "published.csv").exists()
     assert "in between (Class7.2)" in (tmp_path / "report.html").read_text()
-    with pytest.raises(UserError, match=r"answer 'Class8\.9' is not one of"):
+    key = "how-rounded_in-between"
+    paths = tables / "catalogue.parquet", tables / "validation.parquet"
+    assert plain(merger_mode(*paths, tmp_path / "key", answer=key, threshold=0.2)) == plain(results)
+    with pytest.raises(UserError, match=r"no answer 'Class8\.9'; do you mean .*Class8\.6"):
         merger_mode(tables / "catalogue.parquet", tables / "validation.parquet", tmp_path, answer="Class8.9")
 
 
@@ -122,7 +129,7 @@ def test_seeds_are_aligned_and_their_spread_told(tables, tmp_path):
     write_predictions(tmp_path / "second.parquet", np.arange(N)[::-1], second[::-1], [C])
     guess = np.clip(GUESS + noise[:M], 0, 1)
     few = np.arange(M) < M - 100  # a hundred of the galaxies are in the first table alone
-    table_files.write_validation(tmp_path / "validation.parquet", IDS[few], TRUTH[few], guess[few], [C])
+    table_files.write_validation(tmp_path / "validation.parquet", IDS[few], TRUTH[few], guess[few], GALAXY_ZOO_2, [C])
     results = merger_mode(
         [tables / "catalogue.parquet", tmp_path / "second.parquet"],
         [tables / "validation.parquet", tmp_path / "validation.parquet"],
@@ -135,7 +142,8 @@ def test_seeds_are_aligned_and_their_spread_told(tables, tmp_path):
     assert results["seed_scatter"]["count"] == pytest.approx(np.std(shares, ddof=1))
     both = np.stack([GUESS, guess])[:, few, MERGER]
     catalogue = np.stack([CATALOGUE, second])[:, :, MERGER]
-    assert results["confusion"] == merger_report(catalogue, both, TRUTH[few, MERGER])["confusion"]
+    expected = merger_report(catalogue, both, TRUTH[few, MERGER], tree=GALAXY_ZOO_2, answer="Class8.6")
+    assert results["confusion"] == expected["confusion"]
     with open(tmp_path / "report" / "fraction_seeds.csv", newline="") as file:
         assert [row["network"] for row in csv.DictReader(file)] == ["0", "1", "standard deviation"]
 
@@ -151,7 +159,7 @@ def test_tables_that_do_not_belong_together_are_refused(tables, tmp_path):
     with pytest.raises(UserError, match="neither a Parquet file nor a folder of predictions"):
         merger_mode(tmp_path / "nothing", tables / "validation.parquet", tmp_path / "out")
     parquet.write_table(pa.table({"id": [1]}), tmp_path / "bare.parquet")
-    with pytest.raises(UserError, match=r"bare\.parquet has no column Class8\.6"):
+    with pytest.raises(UserError, match=r"bare\.parquet does not say which"):
         merger_mode(tmp_path / "bare.parquet", tables / "validation.parquet", tmp_path / "out")
     with pytest.raises(UserError, match="1 prediction tables of the catalogue, 2 of the validation"):
         merger_mode(tables / "catalogue.parquet", [tables / "validation.parquet"] * 2, tmp_path / "out")
@@ -184,7 +192,7 @@ def test_numbers_of_other_networks_crops_images_or_labels_are_refused(tables, tm
     files = [f"{i + 1}.jpg" for i in range(N)]
     shifted = write_predictions(tmp_path / "shifted.parquet", np.arange(N), CATALOGUE, [C], files)
     refused(r"are of other images: 0 is '0\.jpg' in one and '1\.jpg'", [catalogue, shifted], [validation] * 2)
-    table_files.write_validation(tmp_path / "votes.parquet", IDS, TRUTH[::-1], GUESS, [C])
+    table_files.write_validation(tmp_path / "votes.parquet", IDS, TRUTH[::-1], GUESS, GALAXY_ZOO_2, [C])
     other = write_predictions(tmp_path / "other.parquet", np.arange(N), CATALOGUE, [C])
     refused("different votes for the same galaxies", [catalogue, other], [validation, tmp_path / "votes.parquet"])
     refused("different votes", catalogue, validation, labels_csv=write_labels(tmp_path / "few.csv", IDS[:3]))
@@ -195,3 +203,19 @@ def test_numbers_of_other_networks_crops_images_or_labels_are_refused(tables, tm
     unknown = write_predictions(tmp_path / "unknown.parquet", np.arange(N), CATALOGUE, [])
     caveats = merger_mode(unknown, validation, tmp_path / "unknown")["caveats"]
     assert any("unknown.parquet does not say which network" in text for text in caveats)
+
+
+def test_tables_of_other_trees_are_refused_and_a_tree_without_mergers_asks_for_an_answer(tables, tmp_path):
+    tree = load("galaxy_zoo_decals")
+    few = np.full((N, len(tree.columns)), 0.25, np.float32)
+    other = write_predictions(tmp_path / "other.parquet", np.arange(N), few, tree=tree)
+    with pytest.raises(UserError, match=r"other\.parquet and .*validation\.parquet are of .*question 'odd' was"):
+        merger_mode(other, tables / "validation.parquet", tmp_path / "out")
+    plain_tree = dataclasses.replace(GALAXY_ZOO_2, merger=None)
+    alone = write_predictions(tmp_path / "alone.parquet", np.arange(N), CATALOGUE, tree=plain_tree)
+    with pytest.raises(UserError, match=r"name one with --answer, for example Class1\.1, Class1\.2"):
+        merger_mode(alone, tables / "validation.parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    found = merger_mode(alone, tables / "validation.parquet", tmp_path / "named", answer="odd-feature_merger")
+    assert found["answer"] == "Class8.6"
+    assert found["published"] == {}  # this tree does not say what a merger is

@@ -4,19 +4,26 @@ import io
 
 import numpy as np
 import pytest
-from galaxies import history, images, pair
+from galaxies import ONE_QUESTION, history, images, pair, wide_tree
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from gz_jax.analysis import compare, evaluate, explore, mergers, plots, plots_labels, plots_predictions
+from gz_jax.labels import GALAXY_ZOO_2
 
 N = 12
-TRUTH, PREDICTED = pair(N)
 IDS = np.arange(N)
-SUMMARY = explore.summarise([(IDS, TRUTH)])
-SUMS = evaluate.galaxy_sums(TRUTH, PREDICTED)
-FOUND = evaluate.bootstrap(SUMS, evaluate.scores, resamples=20)
 LOG = compare.columns(history(6))
 STEPS = np.linspace(0.01, 0.99, 9)
+TREES = {
+    "Galaxy Zoo 2": GALAXY_ZOO_2,
+    "one question": ONE_QUESTION,
+    "45 answers": wide_tree(),
+}
 
 FIGURES = {
     "mosaic": (lambda: plots.mosaic(images(IDS), [str(i) for i in IDS]), 12),
@@ -27,40 +34,51 @@ FIGURES = {
     "loss curve with a gap": (lambda: plots.loss_curve({**LOG, "val_loss": np.full(6, np.nan)}), 1),
     "runs, loss": (lambda: plots.run_curves({"a": LOG, "b": LOG}, "val_loss", "MSE", log=True), 1),
     "runs, accuracy": (lambda: plots.run_curves({f"run {i}": LOG for i in range(9)}, "val_accuracy", "accuracy"), 1),
-    "histograms": (lambda: plots_labels.label_histograms(explore.histograms(SUMMARY), explore.histograms(SUMMARY)), 37),
-    "histograms of one side": (lambda: plots_labels.label_histograms(explore.histograms(SUMMARY)), 37),
-    "answers' images": (lambda: plots_labels.answer_images(images(np.arange(37)), SUMMARY.high), 37),
-    "correlation": (lambda: plots_labels.correlation_matrix(explore.correlation(SUMMARY)), 2),
     "pipeline": (
         lambda: plots_labels.pipeline_examples(
             images(IDS[:2]), images(IDS[:2]) / 255.0, np.stack([images(IDS[:3])] * 2), ["a", "b"]
         ),
         10,
     ),
-    "predicted against true": (
-        lambda: plots_predictions.predicted_vs_true(evaluate.density(TRUTH, PREDICTED), FOUND["answer_rmse"].value),
-        38,
-    ),
-    "reliability": (lambda: plots_predictions.reliability_diagrams(evaluate.reliability(TRUTH, PREDICTED)), 37),
-    "answer scores": (
-        lambda: plots_predictions.answer_scores(*FOUND["answer_rmse"], FOUND["answer_std"].value),
-        1,
-    ),
-    "question scores": (
-        lambda: plots_predictions.question_scores(
-            *FOUND["question_accuracy"], FOUND["question_majority"].value, SUMS["asked"].sum(0)
+    "purity": (
+        lambda: plots_predictions.purity_completeness(
+            STEPS, mergers.merger_curve(*np.stack(pair(N))[:, :, 23], STEPS), 0.3, "Class8.6"
         ),
         1,
     ),
-    "purity": (
-        lambda: plots_predictions.purity_completeness(STEPS, mergers.merger_curve(TRUTH, PREDICTED, STEPS), 0.3),
-        1,
-    ),
-    "failures": (
-        lambda: plots_predictions.failures(images(IDS[:3]), TRUTH[:3], PREDICTED[:3], ["a", "b", "c"]),
-        6,
-    ),
 }
+
+
+def figures_of(tree):
+    """The figures that follow a tree: name -> (draw, panels)."""
+    truth, predicted = pair(N, tree=tree)
+    k, sums = len(tree.columns), evaluate.galaxy_sums(truth, predicted, tree)
+    found = evaluate.bootstrap(sums, lambda s: evaluate.scores(s, tree), resamples=20)
+    summary = explore.summarise([(IDS, truth)], tree)
+    shares, asked = explore.histograms(summary), sums["asked"].sum(0)
+    density, diagrams = evaluate.density(truth, predicted), evaluate.reliability(truth, predicted)
+    spread, majority = found["answer_std"].value, found["question_majority"].value
+    titles = ["a", "b", "c"]
+    return {
+        "histograms": (lambda: plots_labels.label_histograms(shares, shares, tree), k),
+        "histograms of one side": (lambda: plots_labels.label_histograms(shares, None, tree), k),
+        "answers' images": (lambda: plots_labels.answer_images(images(np.arange(k)), summary.high, tree), k),
+        "correlation": (lambda: plots_labels.correlation_matrix(explore.correlation(summary), tree), 2),
+        "densities": (lambda: plots_predictions.predicted_vs_true(density, found["answer_rmse"].value, tree), k + 1),
+        "reliability": (lambda: plots_predictions.reliability_diagrams(diagrams, tree), k),
+        "answer scores": (lambda: plots_predictions.answer_scores(*found["answer_rmse"], spread, tree), 1),
+        "question scores": (
+            lambda: plots_predictions.question_scores(*found["question_accuracy"], majority, asked, tree),
+            1,
+        ),
+        "failures": (
+            lambda: plots_predictions.failures(images(IDS[:3]), truth[:3], predicted[:3], titles, tree),
+            6,
+        ),
+    }
+
+
+FIGURES |= {f"{figure}, {name}": drawn for name, tree in TREES.items() for figure, drawn in figures_of(tree).items()}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -76,24 +94,32 @@ def test_figure(name):
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
     np.testing.assert_allclose(pixels.shape, 60 * figure.get_size_inches()[::-1], atol=1)
     assert 0.001 < (pixels < 200).mean() < 0.95
+    if name.split(", ")[-1] in TREES:
+        check_texts(figure)
 
 
-def test_texts_stay_inside_the_figure():
-    for name in ("correlation", "answer scores", "question scores", "histograms", "predicted against true"):
-        figure = FIGURES[name][0]()
-        figure.draw_without_rendering()
-        box, page = figure.get_tightbbox(), figure.bbox_inches
-        assert box.x0 > -0.02, name
-        assert box.y0 > -0.02, name
-        assert box.x1 < page.x1 + 0.02, name
-        assert box.y1 < page.y1 + 0.02, name
+def check_texts(figure):
+    """All inside the figure, and no words over others."""
+    renderer, inches, found = FigureCanvasAgg(figure).get_renderer(), figure.dpi_scale_trans.inverted(), []
+    box, page = figure.get_tightbbox(renderer), figure.bbox_inches
+    assert -0.02 < box.x0 < box.x1 < page.x1 + 0.02
+    assert -0.02 < box.y0 < box.y1 < page.y1 + 0.02
+    for artist in figure.findobj(Text):
+        text = artist.get_text()
+        if artist.get_visible() and any(map(str.isalpha, text)):
+            b = artist.get_window_extent(renderer).transformed(inches)
+            for other, a in found:
+                apart = max(a.x0 - b.x1, b.x0 - a.x1, a.y0 - b.y1, b.y0 - a.y1)
+                assert apart > -0.03, (text, other)
+            found.append((text, b))
 
 
-def test_panels_are_titled_in_the_order_of_the_answers():
-    from gz_jax.labels import ANSWERS
-
-    figure, axes = plots.answer_panels()
-    assert [ax.get_title() for ax in axes] == list(ANSWERS)
+@pytest.mark.parametrize("tree", TREES.values(), ids=list(TREES))
+def test_panels_are_titled_in_the_order_of_the_answers(tree):
+    figure, axes = plots.answer_panels(tree)
+    for ax, text in zip(axes, tree.texts, strict=True):
+        shown = ax.get_title().replace("\n", " ").replace(r"\$", "$").removesuffix("…")
+        assert " ".join(text.split()).startswith(" ".join(shown.split()))
     boxes = [ax.get_position() for ax in axes]
     size = figure.get_size_inches()
     for box in boxes:
@@ -102,10 +128,25 @@ def test_panels_are_titled_in_the_order_of_the_answers():
         assert 0 <= box.y0 < box.y1 <= 1
     overlaps = [a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]]
     assert not any(overlaps)
+    assert max(box.x1 for box in boxes) * size[0] == pytest.approx(size[0] - 0.08)  # no empty space beside them
+
+
+@given(st.text(st.characters(codec="latin-1", exclude_categories=["C"]), max_size=60), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_a_fitted_text_keeps_its_words_its_lines_and_its_width(text, lines):
+    found = plots.fit(text, 1.0, 7, lines)
+    assert found.count("\n") < lines
+    kept = found.replace(r"\$", "$").replace("\n", "").replace(" ", "")
+    assert text.replace(" ", "").startswith(kept.removesuffix("…"))
+    assert plots.fit(text, 1000.0, 7) == text.rstrip().replace("$", r"\$")
+    figure = Figure(dpi=720)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for line in found.split("\n"):
+        assert figure.text(0, 0, line, fontsize=7).get_window_extent(renderer).width < 1.03 * 720
 
 
 def test_the_density_panel_holds_the_galaxies_it_was_given():
-    figure = plots_predictions.predicted_vs_true(evaluate.density(TRUTH, PREDICTED), FOUND["answer_rmse"].value)
+    figure = FIGURES["densities, Galaxy Zoo 2"][0]()
     drawn = [ax.get_images()[0].get_array() for ax in figure.axes[:37]]
     assert [int(cells.sum()) for cells in drawn] == [N] * 37
 

@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 from browser import browser
-from galaxies import history, images, pair
+from galaxies import ONE_QUESTION, history, images, pair
 
 from gz_jax.analysis import compare, evaluate, explore, page, report, report_data
-from gz_jax.labels import COLUMNS
+from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.runtime.errors import UserError
 
 HOSTILE = '=HYPERLINK("http://example.org")<script>alert(1)</script>'
@@ -27,6 +27,7 @@ def inputs() -> report.EvaluationInputs:
         galaxy_id=IDS,
         truth=TRUTH,
         predicted=PREDICTED,
+        tree=GALAXY_ZOO_2,
         history=history(6),
         images=images,
         views={"1 view": PREDICTED, "2 views": (PREDICTED + TRUTH) / 2},
@@ -42,9 +43,9 @@ def reports(tmp_path_factory) -> dict[str, pathlib.Path]:
     root = tmp_path_factory.mktemp("reports")
     side = explore.Side(lambda: [(IDS[:20], TRUTH[:20]), (IDS[20:], TRUTH[20:])], images)
     views = report_data.PipelineExamples(images(IDS[:2]), images(IDS[:2]), np.stack([images(IDS[:3])] * 2))
-    report_data.explore_report(side, side, root / "explore", CONTEXT, views)
+    report_data.explore_report(side, side, root / "explore", CONTEXT, views, tree=GALAXY_ZOO_2)
     report.evaluation_report(inputs(), root / "evaluate")
-    runs = [compare.Run(name, 0, history(6), IDS, TRUTH, PREDICTED) for name in ("a", HOSTILE)]
+    runs = [compare.Run(name, 0, history(6), IDS, TRUTH, PREDICTED, GALAXY_ZOO_2) for name in ("a", HOSTILE)]
     report.compare_report(runs, root / "compare", CONTEXT, resamples=50)
     return {name: root / name for name in ("explore", "evaluate", "compare")}
 
@@ -63,7 +64,7 @@ def test_numbers_in_the_files_are_those_of_the_computation(reports):
     assert metrics["mse"]["value"] == pytest.approx((error**2).mean())
     assert metrics["mse"]["low"] < metrics["mse"]["value"] < metrics["mse"]["high"]
     table = rows(folder / "per_answer.csv")
-    assert [row["column"] for row in table] == list(COLUMNS)
+    assert [row["column"] for row in table] == list(GALAXY_ZOO_2.columns)
     np.testing.assert_allclose([float(row["rmse"]) for row in table], np.sqrt((error**2).mean(0)))
     assert all(float(row["rmse_low"]) <= float(row["rmse"]) <= float(row["rmse_high"]) for row in table)
     assert len(rows(folder / "per_question.csv")) == 11
@@ -94,10 +95,28 @@ def test_hostile_text_is_only_text(reports):
 @pytest.mark.slow
 def test_one_galaxy_and_no_images_and_no_log_still_make_a_report(tmp_path):
     numbers = report.evaluation_report(
-        report.EvaluationInputs("one", IDS[:1], TRUTH[:1], PREDICTED[:1], resamples=20), tmp_path / "deep" / "er"
+        report.EvaluationInputs("one", IDS[:1], TRUTH[:1], PREDICTED[:1], GALAXY_ZOO_2, resamples=20),
+        tmp_path / "deep" / "er",
     )
     assert numbers["galaxies"] == 1
     json.loads((tmp_path / "deep" / "er" / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_tree_of_one_question_without_a_merger_has_no_section_on_mergers(tmp_path):
+    truth, predicted = pair(N, tree=ONE_QUESTION)
+    test = report.TestSet(IDS, predicted, images)
+    inputs = report.EvaluationInputs("one", IDS, truth, predicted, ONE_QUESTION, (), images, test=test, resamples=20)
+    numbers = report.evaluation_report(inputs, tmp_path)
+    assert {"mergers", "test"}.isdisjoint(numbers)
+    page = (tmp_path / "report.html").read_text()
+    assert "erger" not in page
+    assert "Kinds of galaxies: one" in page
+    assert "largest of the 3 answers" in page
+    side = explore.Side(lambda: [(IDS, truth)], images)
+    page = report_data.explore_report(side, None, tmp_path / "explore", tree=ONE_QUESTION).read_text()
+    assert "Heat map of the 3 by 3 correlation matrix" in page
+    assert not (tmp_path / "explore" / "correlations.csv").exists()  # no two questions to compare
 
 
 @pytest.mark.parametrize(
@@ -123,7 +142,7 @@ def test_submission_is_kaggles_format(tmp_path):
     path = tmp_path / "submission.csv"
     report.write_submission(path, np.array([100037, 100018]), PREDICTED[:2])
     lines = path.read_text().split("\n")
-    assert lines[0] == "GalaxyID," + ",".join(COLUMNS)
+    assert lines[0] == "GalaxyID," + ",".join(GALAXY_ZOO_2.columns)
     assert [line.split(",")[0] for line in lines[1:3]] == ["100018", "100037"]
     assert lines[3:] == [""]
     np.testing.assert_allclose([float(x) for x in lines[1].split(",")[1:]], PREDICTED[1], rtol=1e-6)
