@@ -14,6 +14,7 @@ from gz_jax.runtime.errors import UserError
 
 _MOST = 1000  # answers of a tree
 _LONGEST = 200  # characters of a name or text
+_LONGEST_COLUMN = 60  # of a column: FITS has room for 68, with a prefix
 _TAKEN = ("id", "file", "flag", "reason", "galaxy_id", "galaxyid")  # other columns of our tables
 _PREFIXES = ("cond_", "spread_", "true_")
 
@@ -180,9 +181,12 @@ def _fault(tree: Tree) -> str:
         named.append((f"question {i}", texts))
     for of, texts in named:
         for what, values in texts.items():
-            if bad := [text for text in values if not _is_text(text)]:
+            longest = _LONGEST_COLUMN if what == "column" else _LONGEST
+            if bad := [text for text in values if not _is_text(text) or len(text) > longest]:
                 shown = bad[0][:40] + "..." * (len(bad[0]) > 40)
-                return f"{of} has the {what} {shown!r}: it must be 1 to {_LONGEST} characters on one line"
+                return f"{of} has the {what} {shown!r}: it must be 1 to {longest} characters on one line"
+            if what == "column" and (bad := [text for text in values if not text.isascii() or "'" in text]):
+                return f"{of} has the column {bad[0]!r}: FITS tables need ASCII without quotes"
     for q in questions:
         if len(q.answers) < 2:
             return f"question {q.name!r} has {'one answer only' if q.answers else 'no answer'}; it needs at least two"
