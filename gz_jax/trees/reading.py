@@ -40,7 +40,10 @@ def _read(name: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
     try:
         path = os.path.realpath(_SHIPPED / f"{name}.toml" if name in names() else os.path.expanduser(name))
         if not os.path.isfile(path):
-            near = nearest(name[:100], names()) or f"; the trees are {', '.join(names())}, or a TOML file of your own"
+            near = (
+                nearest(os.path.basename(name)[:100], names())
+                or f"; the trees are {', '.join(names())}, or a TOML file of your own"
+            )
             raise _error(name, f"there is no such tree and no such file{near}")
         if path in derived or len(derived) > 8:
             raise _error(derived[0], f"'like' leads in a circle, or through too many files, to {name!r}")

@@ -176,7 +176,7 @@ def _fault(tree: Tree) -> str:
             "text": (q.text, *q.texts),
             "answer": q.answers,
             "column": q.columns,
-            "after": q.after,
+            "parent": q.after,
         }
         named.append((f"question {i}", texts))
     for of, texts in named:
