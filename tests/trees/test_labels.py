@@ -76,7 +76,7 @@ def test_fractions_of_random_trees(tree, seed):
 
 @pytest.mark.slow
 @given(tree=trees(), seed=st.integers(0, 999))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_fractions_of_many_random_trees(tree, seed):
     assert_fractions_of(tree, seed)
 
