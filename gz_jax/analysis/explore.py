@@ -64,7 +64,7 @@ def update(summary: LabelSummary, galaxy_id: np.ndarray, vote_fractions: np.ndar
     x = np.asarray(vote_fractions, np.float64)
     known = np.asarray(np.isfinite(x).all(axis=1))
     positions = summary.seen + np.flatnonzero(known)
-    x, ids, seen = x[known], np.asarray(galaxy_id)[known], summary.seen + len(known)
+    x, ids, seen = x[known], np.asarray(galaxy_id)[known], summary.seen + len(vote_fractions)
     if not len(x):
         return summary._replace(seen=seen)
     n = summary.count + len(x)

@@ -118,7 +118,7 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(table)
 
 
-def _inlined(png: bytes) -> dict[str, Any]:
+def _inlined(png: bytes, dpi: int) -> dict[str, Any]:
     """A data URI with the picture's size: lossless where that is small, as it is for charts."""
     image, best = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
     image.save(best, "webp", lossless=True)
@@ -126,7 +126,7 @@ def _inlined(png: bytes) -> dict[str, Any]:
         best = io.BytesIO()
         image.save(best, "webp", quality=88)
     data = base64.b64encode(best.getvalue()).decode()
-    width, height = (round(side / 2) for side in image.size)
+    width, height = (round(side * 100 / dpi) for side in image.size)
     return {"source": f"data:image/webp;base64,{data}", "width": width, "height": height}
 
 
@@ -184,7 +184,7 @@ def _picture(item: Picture, words: Mapping[str, str], folder: pathlib.Path) -> d
     for kind, content in (("png", png), ("pdf", plots.save(figure, "pdf", dpi=dpi))):
         with atomic(folder / "figures" / f"{item.name}.{kind}", "wb") as file:
             file.write(content)
-    return {"kind": "picture", "name": item.name, **words, **_inlined(png)}
+    return {"kind": "picture", "name": item.name, **words, **_inlined(png, dpi)}
 
 
 def publish(

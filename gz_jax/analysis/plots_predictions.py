@@ -71,7 +71,7 @@ def answer_scores(rmse: np.ndarray, low: np.ndarray, high: np.ndarray, spread: n
     y = np.arange(len(rmse)) + 1.05 * np.array(tree.question_of)
     heads = [fit(heading(tree, i), 4.4, 7, 1, "bold") for i in range(len(tree.questions))]
     top = 0.8 if heads[0] == fit(heading(tree, 0), 1.75, 7, 1, "bold") else 1.7  # the colours' names, above a long one
-    texts = [fit(text, 1.65, 7, 2) for text in tree.texts]
+    texts = [fit(text, 1.65, 7, 2 if len(y) <= 20 else 1) for text in tree.texts]
     unit = 0.25 if any("\n" in text for text in texts) else 0.15024
     height = unit * (y[-1] + 1.5 + top) + 0.4685
     figure = Figure(figsize=(NARROW, height))

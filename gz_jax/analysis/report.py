@@ -82,13 +82,10 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     found = evaluate.bootstrap(sums, functools.partial(evaluate.scores, tree=tree), inputs.resamples)
     numbers = {"run": inputs.name, "galaxies": len(truth), **{name: found[name] for name in SCORES}}
     rows = [{"score": name, "value": found[name], "meaning": SCORES[name].format(**words)} for name in SCORES]
+    optimism = OPTIMISM if inputs.chosen_here else ""
     sections = [
         *_training(inputs),
-        Section(
-            "scores",
-            [Table("scores", rows)],
-            {"galaxies": len(truth), "optimism": OPTIMISM if inputs.chosen_here else ""},
-        ),
+        Section("scores", [Table("scores", rows)], {"galaxies": len(truth), "optimism": optimism}),
         *_answers(found, sums, inputs),
         *([] if inputs.images is None else _galaxies(inputs.images, inputs, ids)),
     ]
@@ -132,24 +129,22 @@ def _answers(found: Mapping[str, Estimate], sums: evaluate.Sums, inputs: Evaluat
     truth, predicted, tree = inputs.truth, inputs.predicted, inputs.tree
     calibration, asked = evaluate.reliability(truth, predicted), sums["asked"].sum(0)
     spread, majority = found["answer_std"].value, found["question_majority"].value
-    pictures = {
-        "answer_rmse": lambda: plots_predictions.answer_scores(*found["answer_rmse"], spread, tree),
-        "question_accuracy": lambda: plots_predictions.question_scores(
-            *found["question_accuracy"], majority, asked, tree
-        ),
-        "predicted_vs_true": lambda: plots_predictions.predicted_vs_true(
-            evaluate.density(truth, predicted), found["answer_rmse"].value, tree
-        ),
-        "reliability": lambda: plots_predictions.reliability_diagrams(calibration, tree),
-    }
-    answers, questions, against, diagrams = (Picture(name, draw) for name, draw in pictures.items())
+    density, draw = evaluate.density(truth, predicted), functools.partial
+    of_answers = draw(plots_predictions.answer_scores, *found["answer_rmse"], spread, tree)
+    of_questions = draw(plots_predictions.question_scores, *found["question_accuracy"], majority, asked, tree)
+    against = draw(plots_predictions.predicted_vs_true, density, found["answer_rmse"].value, tree)
+    diagrams = draw(plots_predictions.reliability_diagrams, calibration, tree)
     answer_rows = evaluate.answer_table(found, calibration["error"], tree)
-    question_rows = evaluate.question_table(found, asked, tree)
+    question_rows, bins = evaluate.question_table(found, asked, tree), evaluate.reliability_table(calibration, tree)
     return [
-        Section("answers", [answers, Table("per_answer", answer_rows)]),
-        Section("questions", [questions, Table("per_question", question_rows)], {"percent": 100 * evaluate.APPLIES}),
-        Section("predicted", [against]),
-        Section("calibration", [diagrams, Table("reliability", evaluate.reliability_table(calibration, tree))]),
+        Section("answers", [Picture("answer_rmse", of_answers), Table("per_answer", answer_rows)]),
+        Section(
+            "questions",
+            [Picture("question_accuracy", of_questions), Table("per_question", question_rows)],
+            {"percent": 100 * evaluate.APPLIES},
+        ),
+        Section("predicted", [Picture("predicted_vs_true", against)]),
+        Section("calibration", [Picture("reliability", diagrams), Table("reliability", bins)]),
     ]
 
 
@@ -162,13 +157,9 @@ def _galaxies(images: Images, inputs: EvaluationInputs, ids: np.ndarray) -> list
     ]
     worst_rows = [{"galaxy_id": str(ids[r]), "rmse": e} for r, e in zip(worst, error, strict=True)]
     titles = [f"{row['galaxy_id']}, RMSE {row['rmse']:.2f}" for row in worst_rows]
-    pictures = {
-        "most_confident": lambda: plots_labels.answer_images(images(top), predicted.max(0), tree),
-        "worst_failures": lambda: plots_predictions.failures(
-            images(worst), truth[worst], predicted[worst], titles, tree
-        ),
-    }
-    confident, failures = (Picture(name, draw) for name, draw in pictures.items())
+    confident = Picture("most_confident", lambda: plots_labels.answer_images(images(top), predicted.max(0), tree))
+    values = truth[worst], predicted[worst], titles, tree
+    failures = Picture("worst_failures", lambda: plots_predictions.failures(images(worst), *values))
     return [
         Section("confident", [confident, Table("most_confident", best_rows)]),
         Section("failures", [failures, Table("worst_failures", worst_rows)]),
