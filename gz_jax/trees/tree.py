@@ -113,7 +113,7 @@ class Tree:
             if answer in names:
                 return names.index(answer)
         near = nearest(answer, [*self.columns, *self.keys])
-        raise UserError(f"{self.name} has no answer {answer!r}{near or f'; its answers are {_list(self.columns)}'}.")
+        raise UserError(f"{self.name} has no answer {answer!r}{near or f'; its answers are {_list(self.columns)}.'}")
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
