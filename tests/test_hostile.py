@@ -422,7 +422,7 @@ def test_pth_that_would_run_code(zipped, tmp_path):
 
 
 def test_a_cache_that_is_a_pickle_or_of_other_images(tmp_path):
-    split = Split(3, lambda index: {"image": np.empty(1, object)})
+    split = Split(3, lambda index: {"image": np.empty(1, object), "vote_fractions": np.empty((len(index), 37))})
     view, path = augment.view(8, 8, 8), tmp_path / "a.npy"
     np.savez(path.with_suffix(".labels.npz"), vote_fractions=np.zeros((3, 37), np.float32), galaxy_id=np.arange(3))
     for array, message in ((np.array([Unwelcome()] * 3), "no cache"), (np.zeros((2, 8, 8, 3), np.uint8), "of other")):

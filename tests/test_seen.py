@@ -48,7 +48,7 @@ def dataset():
     files = np.array([jpeg(picture(i)) for i in range(COUNT)], object)
     votes = np.random.default_rng(0).random((COUNT, 37), np.float32)
     split = Split(COUNT, lambda i: {"image": files[i], "vote_fractions": votes[i], "galaxy_id": 1000 + 7 * i})
-    return Dataset({"train": split, "validation": split}, "of_jpegs", {})
+    return Dataset({"train": split, "validation": split}, "of_jpegs", {}, GALAXY_ZOO_2)
 
 
 def config_of(pipeline: str, store: pathlib.Path, *, size=SIZE, zoom=1.3):

@@ -138,7 +138,7 @@ def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, li
     try:
         archive = zipfile.ZipFile(_File(file) if isinstance(file, pathlib.Path) else file)
         infos = archive.infolist()
-        if infos and min(info.header_offset for info in infos) > 0:  # the end of an inner zip, taken for the outer's
+        if infos and min(info.header_offset for info in infos) != 0:  # the end of an inner zip, taken for the outer's
             raise zipfile.BadZipFile("its end is missing")
         if sum(info.compress_size for info in infos) > _stream(archive).seek(0, os.SEEK_END):
             raise zipfile.BadZipFile("its entries overlap: a zip bomb")
