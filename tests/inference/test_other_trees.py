@@ -144,28 +144,28 @@ def run(*flags):
 def test_galaxy_zoo_decals_from_training_to_the_merger_fraction(tmp_path):
     """A tree with a two-parent question, on synthetic galaxies of known truth."""
     workdir, output = tmp_path / "run", tmp_path / "predictions"
-    flags = ("--config=configs/demo.py", "--config.tree=galaxy_zoo_decals", "--config.data.merger_fraction=0.15")
-    text = run(*flags, f"--workdir={workdir}")
+    text = run("--config=configs/decals.py", f"--workdir={workdir}")
     assert "34 answers of Galaxy Zoo DECaLS 5" in text
     assert (workdir / "report" / "report.html").exists()
     assert not (workdir / "report" / "submission.csv").exists()
-    ids = np.arange(200_001, 200_501)  # none of the training's
-    parameters, fractions = synthetic.truth(ids, tree=DECALS, seed=0, merger_fraction=0.15)
-    images = synthetic.render(parameters, size=68, field=synthetic.CENTRE_FIELD)
+    ids = np.arange(200_001, 201_501)  # none of the training's
+    parameters, fractions = synthetic.truth(ids, tree=DECALS, seed=0, merger_fraction=0.08)
+    images = synthetic.render(parameters, size=40, field=synthetic.CENTRE_FIELD)
     votes = synthetic.draw_votes(fractions, ids, tree=DECALS, seed=0)
     folder = tmp_path / "images"
     folder.mkdir()
     for galaxy_id, image in zip(ids, images, strict=True):
         Image.fromarray(image).save(folder / f"{galaxy_id}.png")
-    run("--mode=predict", f"--workdir={workdir}", f"--input={folder}", f"--output={output}", "--crop=68")
+    run("--mode=predict", f"--workdir={workdir}", f"--input={folder}", f"--output={output}", "--crop=40")
     table = tables.read(output)
     found = np.stack([table[c].to_numpy() for c in DECALS.columns], 1)
     assert labels.tree_violation(found, DECALS).max() < 1e-6
-    run("--mode=mergers", f"--workdir={workdir}", f"--input={output}", "--answer=merging_merger", "--threshold=0.2")
-    results = json.loads((workdir / "mergers" / "results.json").read_text())
-    truth = float((votes[:, DECALS.index("merging_merger")] > 0.2).mean())
-    corrected = results["estimates"]["corrected count"]
-    assert corrected["low"] <= truth <= corrected["high"]
+    run("--mode=mergers", f"--workdir={workdir}", f"--input={output}", "--answer=merging_merger")
+    truth = float((votes[:, DECALS.index("merging_merger")] > 0.3).mean())
+    for name in ("corrected", "calibrated"):
+        found = json.loads((workdir / "mergers" / "metrics.json").read_text())["estimates"][name]
+        assert found["high"] - found["low"] < 0.1, "the interval says nothing"
+        assert abs(truth - found["value"]) < found["high"] - found["low"], "four standard deviations away"
     refused = subprocess.run(
         command("--mode=mergers", f"--workdir={workdir}", f"--input={output}", "--answer=Class8.6"),
         cwd=ROOT, env=environment(), capture_output=True, text=True,
