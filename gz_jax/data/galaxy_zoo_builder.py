@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import logging
 import os
 import pathlib
 import shutil
@@ -19,7 +18,6 @@ from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 
 _PER_SHARD = 2048  # galaxies; TFDS holds one shard's records (30 MB) in memory while writing
-_log = logging.getLogger(__name__)
 
 
 class Contents(NamedTuple):
@@ -121,19 +119,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         absl_logging.set_verbosity(before)
-
-
-def check(
-    files: kaggle.KaggleFiles, image_size: int, workers: int | None
-) -> tuple[kaggle_check.Solutions, list[kaggle_check.Problem]]:
-    """The labels, and all that is wrong with labels and images."""
-    solutions = kaggle_check.read_solutions(files.solutions)
-    problems = [*solutions.problems, *kaggle_check.match(files.train, solutions)]
-    both = [images for images in (files.train, files.test) if images]
-    with progress_bar(sum(len(images.names) for images in both), "Checking images") as bar:
-        for images in both:
-            problems += kaggle_check.check_images(images, image_size, workers, bar.update)
-    return solutions, problems
 
 
 def choose(

@@ -27,6 +27,7 @@ from gz_jax.models.imagenet_tables import HEAD, NUM_CLASSES, TABLES, Entry, Tens
 from gz_jax.models.layers import Preprocess
 from gz_jax.models.resnet import PREPROCESS, ResNet50Classifier, Variant
 from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic
 
 FORMAT = "gz_jax resnet50"
 CLASS_INDEX = "imagenet_class_index.json"
@@ -176,21 +177,17 @@ def _fingerprint(body: Mapping[str, Any]) -> str:
 def save_safetensors(weights: Weights, path: str | os.PathLike) -> None:
     """Write weights under our own names, variant and preprocessing in the metadata. Raises UserError if it
     cannot."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tree: dict[str, Any] = {collection: {"body": values} for collection, values in weights.body.items()}
     if weights.top is not None:
         tree["params"]["head"] = weights.top
     metadata = {"format": FORMAT, "variant": weights.variant, "preprocess": weights.preprocess}
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(flatten_dict(tree, sep="/"), partial, metadata)
-        os.replace(partial, path)
-    except Exception as error:  # safetensors has its own error for an unwritable file
+        with atomic(path, "wb") as file:
+            file.write(save(flatten_dict(tree, sep="/"), metadata))
+    except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def insert(variables: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
