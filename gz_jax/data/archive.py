@@ -5,7 +5,6 @@ deflated one is inflated from the nearest of the decompressor's states kept ever
 small in any order of reading; finding those states costs one pass over the file when it is opened.
 """
 
-import bisect
 import functools
 import io
 import os
@@ -58,9 +57,6 @@ class _Window(io.RawIOBase):
     def __init__(self, file: io.FileIO, start: int, size: int):
         self.file, self.size, self._start, self._at = file, size, start, 0
 
-    def readable(self) -> bool:
-        return True
-
     def seekable(self) -> bool:
         return True
 
@@ -93,21 +89,20 @@ class _Inflated(_Window):
     def __init__(self, packed: _Window, size: int):
         super().__init__(packed.file, 0, size)
         self._packed = packed
-        self._states = [(0, 0, zlib.decompressobj(-zlib.MAX_WBITS))]  # (inflated offset, packed offset, state)
+        self._states = [(0, zlib.decompressobj(-zlib.MAX_WBITS))]  # (packed offset, state) of every block
         self._block = functools.lru_cache(maxsize=4)(self._inflate)
 
     def pread(self, count: int, at: int) -> bytes:
         if at >= self.size:
             return b""
-        while self._states[-1][0] + _BLOCK <= at:
+        number, skip = divmod(at, _BLOCK)
+        while len(self._states) <= number:
             self._inflate(len(self._states) - 1)
-        number = bisect.bisect_right(self._states, at, key=lambda state: state[0]) - 1
-        skip = at - self._states[number][0]
         return self._block(number)[skip : skip + count]
 
     def _inflate(self, number: int) -> bytes:
-        offset, position, state = self._states[number]
-        wanted, state, out = min(_BLOCK, self.size - offset), state.copy(), bytearray()
+        position, state = self._states[number]
+        wanted, state, out = min(_BLOCK, self.size - number * _BLOCK), state.copy(), bytearray()
         while len(out) < wanted:
             data = self._packed.pread(1 << 14, position)  # small: a kept state holds on to what it left of it
             out += (new := state.decompress(data, wanted - len(out)))
@@ -115,7 +110,7 @@ class _Inflated(_Window):
             if not new and (state.eof or not data):
                 raise EOFError("the deflated data end early")
         if number + 1 == len(self._states):
-            self._states.append((offset + wanted, position, state))
+            self._states.append((position, state))
         return bytes(out)
 
 
@@ -159,19 +154,6 @@ def _nested(outer: _Window, info: zipfile.ZipInfo, where: str) -> _Window:
     return _Inflated(window, info.file_size)
 
 
-def _source(where: str, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], suffix: str) -> Source:
-    chosen = {info.filename: info for info in infos if info.filename.lower().endswith(suffix)}
-    sizes = {name: info.file_size for name, info in chosen.items()}
-
-    def read(name: str) -> bytes:
-        if sizes[name] > _MAX_READ:
-            raise zipfile.BadZipFile(f"more than {_MAX_READ >> 20} MiB")
-        with archive.open(chosen[name]) as file:  # read() without a size would inflate whatever is there
-            return file.read(sizes[name])
-
-    return Source(where, sizes, read, {name: info.CRC for name, info in chosen.items()})
-
-
 def from_folder(folder: pathlib.Path, suffix: str) -> Source:
     """The files below a folder that end in `suffix` (lower case); names are relative to its parent."""
     names = (f"{folder.name}/{name}" for name, why in listing.walk(folder) if not why and name.lower().endswith(suffix))
@@ -185,13 +167,21 @@ def from_zip(path: pathlib.Path, suffix: str, inner: str | None = None) -> Sourc
     Raises:
       UserError: no zip, truncated, encrypted, or an entry with an absolute path or '..'.
     """
-    window, archive, infos = _open(path, str(path))
-    if inner is None:
-        return _source(str(path), archive, infos, suffix)
-    for info in infos:
-        if info.filename.rsplit("/", 1)[-1] == f"{inner}.zip":
-            where = f"{path}/{info.filename}"
-            _, archive, infos = _open(_nested(window, info, str(path)), where)
-            return _source(where, archive, infos, suffix)
-    wanted = [i for i in infos if inner in i.filename.split("/")[:-1] or i.filename.endswith(f"{inner}{suffix}")]
-    return _source(str(path), archive, wanted, suffix)
+    where = str(path)
+    window, archive, infos = _open(path, where)
+    if inner is not None:
+        nested = next((i for i in infos if i.filename.rsplit("/", 1)[-1] == f"{inner}.zip"), None)
+        infos = [i for i in infos if inner in i.filename.split("/")[:-1] or i.filename.endswith(f"{inner}{suffix}")]
+        if nested:
+            where = f"{path}/{nested.filename}"
+            _, archive, infos = _open(_nested(window, nested, str(path)), where)
+    chosen = {info.filename: info for info in infos if info.filename.lower().endswith(suffix)}
+    sizes = {name: info.file_size for name, info in chosen.items()}
+
+    def read(name: str) -> bytes:
+        if sizes[name] > _MAX_READ:
+            raise zipfile.BadZipFile(f"more than {_MAX_READ >> 20} MiB")
+        with archive.open(chosen[name]) as file:  # read() without a size would inflate whatever is there
+            return file.read(sizes[name])
+
+    return Source(where, sizes, read, {name: info.CRC for name, info in chosen.items()})

@@ -122,20 +122,19 @@ def open_dataset(
     tensorflow_cpu.quiet()
     import tensorflow_datasets as tfds
 
-    open_builder = functools.partial(
-        galaxy_zoo_builder.builder_class(), data_dir=store, config=tfds.core.BuilderConfig(name=name)
-    )
-    with quiet():
-        builder = open_builder()
+    @quiet()
+    def open_builder(contents: Contents | None = None) -> Any:
+        config = tfds.core.BuilderConfig(name=name)
+        return galaxy_zoo_builder.builder_class()(data_dir=store, config=config, contents=contents)
+
+    builder = open_builder()
     if not builder.info.initialized:
         with lock.waited_for(pathlib.Path(builder.data_path.parent)):
-            with quiet():
-                builder = open_builder()  # another process may have prepared it while we waited
+            builder = open_builder()  # another process may have prepared it while we waited
             if not builder.info.initialized:
                 contents, _ = choose()
-                with quiet():
-                    galaxy_zoo_builder.prepare(open_builder(contents=contents), contents, store)
-                    builder = open_builder()
+                galaxy_zoo_builder.prepare(open_builder(contents), contents, store)
+                builder = open_builder()
     found = builder.info.splits.items()
     splits = {key: Split(info.num_examples, _split_reader(info.file_instructions)) for key, info in found}
     metadata = builder.info.metadata
@@ -231,11 +230,6 @@ def _dataset(splits: dict[str, Split], metadata: dict[str, Any], known: dict[str
     return Dataset(splits, statistics=statistics, skipped=tuple(map(tuple, metadata["skipped"])), **known)
 
 
-def _has_kaggle_credentials() -> bool:
-    folder = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser()
-    return {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or (folder / "kaggle.json").is_file()
-
-
 def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -> kaggle.KaggleFiles:
     reason = "config.data.dir is not set"
     if data_dir is not None:
@@ -244,7 +238,9 @@ def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -
         except kaggle.NoKaggleFilesError as error:
             reason = str(error)
     page = f"https://www.kaggle.com/c/{kaggle.COMPETITION}"
-    if data_dir is not None or not _has_kaggle_credentials():
+    folder = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser()
+    credentials = {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or (folder / "kaggle.json").is_file()
+    if data_dir is not None or not credentials:
         raise UserError(
             f"{reason}. To get Galaxy Zoo's images:\n"
             f"  1. log in at {page} and accept the competition's rules;\n"

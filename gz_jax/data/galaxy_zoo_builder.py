@@ -67,10 +67,8 @@ def builder_class() -> type:
 
             def examples(images, ids, fractions):
                 for galaxy_id, votes in zip(ids.tolist(), fractions, strict=True):
-                    yield (
-                        galaxy_id,
-                        {"galaxy_id": galaxy_id, "image": images.read(galaxy_id), "vote_fractions": votes},
-                    )
+                    image = images.read(galaxy_id)
+                    yield galaxy_id, {"galaxy_id": galaxy_id, "image": image, "vote_fractions": votes}
                     bar.update()
                 if bar.n == total:
                     bar.close()
@@ -154,6 +152,7 @@ def choose(
     return Contents(splits, {"statistics": {"galaxies": galaxies, **statistics}, "skipped": skipped})
 
 
+@quiet()
 def prepare(builder: Any, contents: Contents, store: pathlib.Path) -> None:
     """Write the data set; call it under the lock, so that what lies there half-written is of the dead."""
     import tensorflow_datasets as tfds

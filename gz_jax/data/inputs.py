@@ -5,6 +5,7 @@ import concurrent.futures
 import functools
 import glob
 import hashlib
+import itertools
 import os
 import pathlib
 import types
@@ -20,11 +21,11 @@ from gz_jax.data import archive, identifiers, images, listing, tables
 from gz_jax.runtime.errors import UserError
 
 FITS_SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", ".gz", ".bz2", ".fz"))
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", *FITS_SUFFIXES)
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+SUFFIXES = (*PICTURE_SUFFIXES, *FITS_SUFFIXES)
 READ = "JPEG, PNG, TIFF and FITS are read"
 
 _SHOWN = 8  # suffixes named in a message
-_NONE: Mapping[str, int] = types.MappingProxyType({})
 
 
 class Catalogue(NamedTuple):
@@ -45,7 +46,7 @@ class Catalogue(NamedTuple):
     where: str
     files: pa.Array | None = None
     stamps: pa.Array | None = None
-    left_out: Mapping[str, int] = _NONE
+    left_out: Mapping[str, int] = types.MappingProxyType({})
 
 
 def list_inputs(
@@ -86,12 +87,10 @@ def list_inputs(
         source = archive.from_zip(path, "")
         stamps = {name: f"{size} {source.checksums[name]}" for name, size in source.sizes.items() if _is_image(name)}
         found = _of_files(((name, "") for name in source.sizes), source.read, str(path), stamps)
-    elif suffix in (".csv", ".parquet") or text.lower().endswith(FITS_SUFFIXES):
-        table = tables.read(path, id_column, file_columns or [file_column])
-        if table is not None:
-            return _of_table(path, table, [id_column, *(file_columns or [file_column])])
-        found = _of_paths([text], text)
-    elif _is_image(text):
+    elif suffix in (".csv", ".parquet") or _is_image(text):
+        columns, may_be_table = file_columns or [file_column], suffix not in PICTURE_SUFFIXES
+        if may_be_table and (table := tables.read(path, id_column, columns)) is not None:
+            return _of_table(path, table, columns)
         found = _of_paths([text], text)
     else:
         raise UserError(f"{text} is no folder, zip, CSV, Parquet or FITS table, or image ({READ})")
@@ -193,7 +192,7 @@ def _of_table(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -
 
     def read(i: int) -> pathlib.Path | tuple[pathlib.Path, ...]:
         found = []
-        for name, column in zip(files, columns[1:], strict=True):
+        for name, column in zip(files, columns, strict=True):
             text = name[i].as_py()
             if not text:
                 raise ValueError("the table names no file" + f" in column {column!r}" * (len(files) > 1))
@@ -283,27 +282,22 @@ def read_batches(
       'reason': object [B]}, reasons as str.
     """
     workers = workers or os.cpu_count() or 4
-
     one = functools.partial(read_row, catalogue, size=size, turned=turned, **how)
-    rows = iter(range(start, len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))))
-    pending: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
+    stop = len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        submitted = (pool.submit(one, index) for index in range(start, stop))
         try:
-            while True:
-                for index in rows:
-                    pending.append((index, pool.submit(one, index)))
-                    if len(pending) >= 2 * batch_size + 2 * workers:
-                        break
-                batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
-                if not batch:
-                    return
-                pictures, flags, reasons = zip(*(future.result() for _, future in batch), strict=True)
+            for first in range(start, stop, batch_size):
+                pending.extend(itertools.islice(submitted, 2 * batch_size + 2 * workers - len(pending)))
+                batch = [pending.popleft().result() for _ in range(min(batch_size, stop - first))]
+                pictures, flags, reasons = zip(*batch, strict=True)
                 yield {
-                    "index": np.array([index for index, _ in batch], np.int64),
+                    "index": np.arange(first, first + len(batch)),
                     "image": np.stack(pictures),
                     "flag": np.array(flags, np.uint8),
                     "reason": np.array(reasons, object),
                 }
         finally:
-            for _, future in pending:
+            for future in pending:
                 future.cancel()

@@ -26,7 +26,6 @@ class NoKaggleFilesError(UserError):
 class Images(NamedTuple):
     """JPEG files by galaxy_id; `misnamed` are those whose name is no GalaxyID."""
 
-    where: str
     names: dict[int, str]
     sizes: dict[int, int]
     misnamed: tuple[str, ...]
@@ -58,7 +57,7 @@ def _images(source: archive.Source) -> Images:
         else:
             names[galaxy_id] = name
     sizes = {galaxy_id: source.sizes[name] for galaxy_id, name in names.items()}
-    return Images(source.where, names, sizes, tuple(misnamed), source)
+    return Images(names, sizes, tuple(misnamed), source)
 
 
 def _places(directory: pathlib.Path, stem: str, suffix: str) -> Iterator[archive.Source]:

@@ -21,16 +21,12 @@ import numpy as np
 
 from gz_jax.data.kaggle import COMPETITION, SOLUTIONS, TEST, TRAIN
 from gz_jax.data.kaggle_split import side
-from gz_jax.data.split import Dataset, Records, Split, tree_mark
+from gz_jax.data.packed import Packed
+from gz_jax.data.split import Dataset, Split, tree_mark
 from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
-from gz_jax.data.synthetic_votes import KINDS, Galaxies, GalaxyParameters, draw_parameters, draw_votes, true_fractions
+from gz_jax.data.synthetic_votes import KINDS, Galaxies, draw_parameters, draw_votes, true_fractions
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
-
-__all__ = [
-    "KINDS", "RENDERER_VERSION", "GalaxyParameters", "draw_parameters", "draw_votes", "main", "make_dataset",
-     "render", "true_fractions", "truth", "write_kaggle_files",
-]  # fmt: skip
 
 RENDERER_VERSION = 1  # raise it when the same arguments would give other galaxies
 _FIRST_ID = 100_001
@@ -106,12 +102,10 @@ def make_dataset(
     votes[num_galaxies:] = np.nan
     images = render(parameters, size=size, field=CENTRE_FIELD)
 
-    def split(rows: np.ndarray) -> Split:
-        def read(indices: np.ndarray) -> Records:
-            chosen = rows[indices]
-            return {"galaxy_id": ids[chosen], "vote_fractions": votes[chosen], "image": images[chosen]}
+    galaxies = Packed(images, votes, ids).split()
 
-        return Split(len(rows), read)
+    def split(rows: np.ndarray) -> Split:
+        return Split(len(rows), lambda indices: galaxies.read(rows[indices]))
 
     sides = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
     sides["test"] = np.arange(num_galaxies, len(ids))

@@ -55,9 +55,11 @@ def create(
         raise UserError(f"preprocess {preprocess!r} is not one of None, 'unit', 'keras', 'torch'")
     if name not in NAMES:
         raise UserError(f"model {name!r} is not one of {', '.join(map(repr, NAMES))}")
-    options = {"hidden": hidden, "dropout": dropout, "momentum": momentum, "preprocess": preprocess}
+    options = {"dropout": dropout, "momentum": momentum, "preprocess": preprocess}
     given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
     given |= {"num_outputs": num_outputs, "dtype": jnp.dtype(dtype)}
+    if hidden is not None:
+        given["hidden"] = tuple(hidden)  # a module is hashed
     if name == "cnn":
         return CNN(**given | ({} if dropout is None else {"dropout": (CNN.dropout[0], dropout)}))
     given.setdefault("hidden", (200, 100))

@@ -77,8 +77,7 @@ class Entry(NamedTuple):
 
 @functools.cache
 def shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
-    """Shape by path, 'params/body/stem_conv/kernel' to 'params/head/bias', of ResNet50 with ImageNet's
-    top."""
+    """Shape by path, 'params/body/stem_conv/kernel' to 'params/head/bias', of ResNet50 with ImageNet's top."""
     model = ResNet50Classifier(variant=variant, pooling="average", num_outputs=NUM_CLASSES)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(model.init, key, jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8))
@@ -153,10 +152,8 @@ def _safetensors(path: pathlib.Path):
 
     with safe_open(path, framework="numpy") as file:
         shape = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        yield (
-            {k: Tensor(k, shape[k], functools.partial(file.get_tensor, k)) for k in shape},
-            file.metadata() or {},
-        )
+        found = {key: Tensor(key, shape[key], functools.partial(file.get_tensor, key)) for key in shape}
+        yield found, file.metadata() or {}
 
 
 @contextmanager
@@ -182,8 +179,7 @@ _KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_
 
 @contextmanager
 def _hdf5(path: pathlib.Path):
-    """Keras' tensors as layer/leaf: 'conv1/conv1_W_1:0' and 'conv1/conv1/kernel:0' are both
-    'conv1/kernel'."""
+    """Keras' tensors as layer/leaf: 'conv1/conv1_W_1:0' and 'conv1/conv1/kernel:0' are both 'conv1/kernel'."""
     import h5py
 
     found: dict[str, Tensor] = {}
