@@ -61,6 +61,8 @@ def create(
     if hidden is not None:
         given["hidden"] = tuple(hidden)  # a module is hashed
     if name == "cnn":
-        return CNN(**given | ({} if dropout is None else {"dropout": (CNN.dropout[0], dropout)}))
+        if dropout is not None:
+            given["dropout"] = (CNN.dropout[0], dropout)
+        return CNN(**given)
     given.setdefault("hidden", (200, 100))
     return ResNet50Classifier(variant=variant, pooling=pooling, freeze_statistics=freeze_statistics, **given)
