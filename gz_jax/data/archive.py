@@ -142,7 +142,7 @@ def _open(file: pathlib.Path | _Window, where: str) -> tuple[_Window, zipfile.Zi
 
 def _nested(outer: _Window, info: zipfile.ZipInfo, where: str) -> _Window:
     """The zip `info` inside the zip `outer` as a seekable file."""
-    header = outer.pread(30, info.header_offset)
+    header = outer.pread(30, info.header_offset) if info.header_offset >= 0 else b""
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise UserError(f"{where} is damaged at {info.filename}: download it again")
     start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
