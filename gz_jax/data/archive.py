@@ -5,7 +5,6 @@ deflated one is inflated from the nearest of the decompressor's states kept ever
 small in any order of reading; finding those states costs one pass over the file when it is opened.
 """
 
-import bisect
 import functools
 import io
 import os
@@ -16,7 +15,7 @@ import types
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from gz_jax.data import listing
 from gz_jax.runtime.errors import UserError
@@ -28,7 +27,6 @@ READ_ERRORS = (
     OSError,
     EOFError,
     RuntimeError,
-    NotImplementedError,
     MemoryError,
     OverflowError,
     ValueError,
@@ -50,30 +48,14 @@ class Source(NamedTuple):
     checksums: Mapping[str, int] = types.MappingProxyType({})
 
 
-class _File(io.FileIO):
-    """A zip on disk; `_Window` is one inside another. Neither reads more at once than any entry may have."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MAX_READ:
-            raise zipfile.BadZipFile(f"it asks for {size} bytes at once")
-        return super().read(size)
-
-
-def _stream(archive: zipfile.ZipFile) -> IO[bytes]:
-    """The file of an open zip."""
-    if archive.fp is None:
-        raise ValueError("the zip is closed")
-    return archive.fp
-
-
 class _Window(io.RawIOBase):
-    """`size` bytes of a zip's file from `start` on as a seekable file of its own position."""
+    """`size` bytes of a file from `start` on as a seekable file of its own position.
 
-    def __init__(self, outer: zipfile.ZipFile, start: int, size: int):
-        self._outer, self._start, self._size, self._at = outer, start, size, 0
+    It reads no more at once than any entry of a zip may have.
+    """
 
-    def readable(self) -> bool:
-        return True
+    def __init__(self, file: io.FileIO, start: int, size: int):
+        self.file, self.size, self._start, self._at = file, size, start, 0
 
     def seekable(self) -> bool:
         return True
@@ -82,11 +64,11 @@ class _Window(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence])
         return self._at
 
     def pread(self, count: int, at: int) -> bytes:
-        return os.pread(_stream(self._outer).fileno(), max(0, min(count, self._size - at)), self._start + at)
+        return os.pread(self.file.fileno(), max(0, min(count, self.size - at)), self._start + at)
 
     def read(self, size: int = -1, /) -> bytes:
         if size > _MAX_READ:
@@ -105,23 +87,22 @@ class _Inflated(_Window):
     """The same for a deflated member: `size` inflated bytes out of the `packed` window."""
 
     def __init__(self, packed: _Window, size: int):
-        super().__init__(packed._outer, 0, size)
+        super().__init__(packed.file, 0, size)
         self._packed = packed
-        self._states = [(0, 0, zlib.decompressobj(-zlib.MAX_WBITS))]  # (inflated offset, packed offset, state)
+        self._states = [(0, zlib.decompressobj(-zlib.MAX_WBITS))]  # (packed offset, state) of every block
         self._block = functools.lru_cache(maxsize=4)(self._inflate)
 
     def pread(self, count: int, at: int) -> bytes:
-        if at >= self._size:
+        if at >= self.size:
             return b""
-        while self._states[-1][0] + _BLOCK <= at:
+        number, skip = divmod(at, _BLOCK)
+        while len(self._states) <= number:
             self._inflate(len(self._states) - 1)
-        number = bisect.bisect_right(self._states, at, key=lambda state: state[0]) - 1
-        skip = at - self._states[number][0]
         return self._block(number)[skip : skip + count]
 
     def _inflate(self, number: int) -> bytes:
-        offset, position, state = self._states[number]
-        wanted, state, out = min(_BLOCK, self._size - offset), state.copy(), bytearray()
+        position, state = self._states[number]
+        wanted, state, out = min(_BLOCK, self.size - number * _BLOCK), state.copy(), bytearray()
         while len(out) < wanted:
             data = self._packed.pread(1 << 14, position)  # small: a kept state holds on to what it left of it
             out += (new := state.decompress(data, wanted - len(out)))
@@ -129,18 +110,19 @@ class _Inflated(_Window):
             if not new and (state.eof or not data):
                 raise EOFError("the deflated data end early")
         if number + 1 == len(self._states):
-            self._states.append((offset + wanted, position, state))
+            self._states.append((position, state))
         return bytes(out)
 
 
-def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
+def _open(file: pathlib.Path | _Window, where: str) -> tuple[_Window, zipfile.ZipFile, list[zipfile.ZipInfo]]:
     """A zip and those of its entries that matter, all with safe paths."""
     try:
-        archive = zipfile.ZipFile(_File(file) if isinstance(file, pathlib.Path) else file)
+        window = file if isinstance(file, _Window) else _Window(io.FileIO(file), 0, os.path.getsize(file))
+        archive = zipfile.ZipFile(window)
         infos = archive.infolist()
         if infos and min(info.header_offset for info in infos) != 0:  # the end of an inner zip, taken for the outer's
             raise zipfile.BadZipFile("its end is missing")
-        if sum(info.compress_size for info in infos) > _stream(archive).seek(0, os.SEEK_END):
+        if sum(info.compress_size for info in infos) > window.size:
             raise zipfile.BadZipFile("its entries overlap: a zip bomb")
     except PermissionError as error:
         raise UserError(f"cannot read {where}: {error.strerror}") from error
@@ -155,34 +137,21 @@ def _open(file: pathlib.Path | _Window, where: str) -> tuple[zipfile.ZipFile, li
             raise UserError(
                 f"{where}: {info.filename} is compressed by method {info.compress_type}, only deflate is known"
             )
-    return archive, [info for info in infos if not listing.ignored(info.filename)]
+    return window, archive, [info for info in infos if not listing.ignored(info.filename)]
 
 
-def _nested(outer: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Window:
+def _nested(outer: _Window, info: zipfile.ZipInfo, where: str) -> _Window:
     """The zip `info` inside the zip `outer` as a seekable file."""
-    header = os.pread(_stream(outer).fileno(), 30, info.header_offset)
+    header = outer.pread(30, info.header_offset) if info.header_offset >= 0 else b""
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise UserError(f"{where} is damaged at {info.filename}: download it again")
     start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
-    window = _Window(outer, start, info.compress_size)
+    window = _Window(outer.file, start, info.compress_size)
     if info.compress_type == zipfile.ZIP_STORED:
         return window
     if info.file_size > _MAX_RATIO * info.compress_size:
         raise UserError(f"{where}: {info.filename} says it inflates to {info.file_size} bytes: a zip bomb")
     return _Inflated(window, info.file_size)
-
-
-def _source(where: str, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], suffix: str) -> Source:
-    chosen = {info.filename: info for info in infos if info.filename.lower().endswith(suffix)}
-    sizes = {name: info.file_size for name, info in chosen.items()}
-
-    def read(name: str) -> bytes:
-        if sizes[name] > _MAX_READ:
-            raise zipfile.BadZipFile(f"more than {_MAX_READ >> 20} MiB")
-        with archive.open(chosen[name]) as file:  # read() without a size would inflate whatever is there
-            return file.read(sizes[name])
-
-    return Source(where, sizes, read, {name: info.CRC for name, info in chosen.items()})
 
 
 def from_folder(folder: pathlib.Path, suffix: str) -> Source:
@@ -198,12 +167,21 @@ def from_zip(path: pathlib.Path, suffix: str, inner: str | None = None) -> Sourc
     Raises:
       UserError: no zip, truncated, encrypted, or an entry with an absolute path or '..'.
     """
-    archive, infos = _open(path, str(path))
-    if inner is None:
-        return _source(str(path), archive, infos, suffix)
-    for info in infos:
-        if info.filename.rsplit("/", 1)[-1] == f"{inner}.zip":
-            where = f"{path}/{info.filename}"
-            return _source(where, *_open(_nested(archive, info, str(path)), where), suffix)
-    wanted = [i for i in infos if inner in i.filename.split("/")[:-1] or i.filename.endswith(f"{inner}{suffix}")]
-    return _source(str(path), archive, wanted, suffix)
+    where = str(path)
+    window, archive, infos = _open(path, where)
+    if inner is not None:
+        nested = next((i for i in infos if i.filename.rsplit("/", 1)[-1] == f"{inner}.zip"), None)
+        infos = [i for i in infos if inner in i.filename.split("/")[:-1] or i.filename.endswith(f"{inner}{suffix}")]
+        if nested:
+            where = f"{path}/{nested.filename}"
+            _, archive, infos = _open(_nested(window, nested, str(path)), where)
+    chosen = {info.filename: info for info in infos if info.filename.lower().endswith(suffix)}
+    sizes = {name: info.file_size for name, info in chosen.items()}
+
+    def read(name: str) -> bytes:
+        if sizes[name] > _MAX_READ:
+            raise zipfile.BadZipFile(f"more than {_MAX_READ >> 20} MiB")
+        with archive.open(chosen[name]) as file:  # read() without a size would inflate whatever is there
+            return file.read(sizes[name])
+
+    return Source(where, sizes, read, {name: info.CRC for name, info in chosen.items()})

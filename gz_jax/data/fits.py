@@ -66,15 +66,15 @@ class _Blocks(io.BytesIO):
 
 
 def read_planes(
-    data: bytes,
+    files: Sequence[bytes],
     extension: int | str | None = None,
     extensions: Sequence[int | str] | None = None,
     planes: tuple[int, int, int] | None = None,
 ) -> Planes:
-    """One grey plane, or red, green and blue, of a FITS file.
+    """One grey plane, or red, green and blue, of a FITS file, or of three with a plane each.
 
     Args:
-      data: the file's bytes, not gzipped.
+      files: the bytes of one or three, not gzipped.
       extension: by number, name or 'NAME,EXTVER'; None takes `SCI`, else the first image that is neither named as
         something else (weights, errors, masks) nor less than half as wide and high as the largest (a preview).
       extensions: three of one size instead, as red, green and blue.
@@ -86,13 +86,18 @@ def read_planes(
     """
     from astropy.io import fits  # here, for those who never meet FITS: importing it takes a third of a second
 
+    if len(files) > 1:
+        require(extensions is None, "three extensions of three files")
+        colours = zip(("red file", "green file", "blue file"), files, strict=True)
+        bands = [(name, _one_of_three(read_planes([one], extension).pixels)) for name, one in colours]
+        return _together(bands, "files")
+    (data,) = files
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with fits.open(_Blocks(data), memmap=False, lazy_load_hdus=True) as units:
             if extensions is not None:
-                return together(
-                    [(f"extension {e}", one_of_three(_pixels(units, len(data), e))) for e in extensions], "extensions"
-                )
+                bands = [(f"extension {e}", _one_of_three(_pixels(units, len(data), e))) for e in extensions]
+                return _together(bands, "extensions")
             pixels = _pixels(units, len(data), extension)
     if len(pixels) == 1:
         return Planes(pixels, ("the plane",), "")
@@ -102,7 +107,7 @@ def read_planes(
     return Planes(pixels[list(shown)], tuple(f"plane {i}" for i in shown), note)
 
 
-def together(bands: Sequence[tuple[str, np.ndarray]], what: str) -> Planes:
+def _together(bands: Sequence[tuple[str, np.ndarray]], what: str) -> Planes:
     """Three named planes [1, H, W] of one size as red, green and blue."""
     require(len(bands) == 3, f"{len(bands)} {what}: a colour picture takes three")
     require(all(len(b) == 1 for _, b in bands), f"one of the three {what} has more than one plane")
@@ -111,7 +116,7 @@ def together(bands: Sequence[tuple[str, np.ndarray]], what: str) -> Planes:
     return Planes(np.concatenate([b for _, b in bands]), tuple(name for name, _ in bands), "")
 
 
-def one_of_three(pixels: np.ndarray) -> np.ndarray:
+def _one_of_three(pixels: np.ndarray) -> np.ndarray:
     """[n, H, W] itself, if three of it are not too large."""
     require(pixels.size * 3 <= MAX_PIXELS, f"too large: three times {pixels.shape[2]} x {pixels.shape[1]} pixels")
     return pixels
@@ -121,37 +126,31 @@ def _is_image(unit: Any) -> bool:
     return unit.is_image and len(unit.shape) >= 2
 
 
-def _images(units: Any) -> list[tuple[int, Any]]:
-    """Numbered, up to the first unit that is damaged, which must not hide an image before it."""
-    found = []
-    try:
-        for number, unit in enumerate(units):
-            if _is_image(unit):
-                found.append((number, unit))
-    except Exception:
-        if not found:
-            raise
-    require(bool(found), "no image in the FITS file")
-    return found
-
-
 def _choose(units: Any, extension: int | str | None) -> Any:
     """A unit with an image (of an astropy HDUList)."""
     if extension is None:
-        return _science(_images(units))
+        return _science(units)
     name, _, version = (part.strip() for part in str(extension).partition(","))
     key = int(name) if name.isdecimal() else (name, int(version)) if version.isdecimal() else str(extension)
     try:
         unit = units[key]
     except (KeyError, IndexError):
-        unit = None
-    require(unit is not None, f"no extension {extension}; there are {_names(enumerate(units)) if unit is None else ''}")
+        raise UnusableError(f"no extension {extension}; there are {_names(enumerate(units))}") from None
     require(_is_image(unit), f"extension {extension} is no image")
     return unit
 
 
-def _science(images: list[tuple[int, Any]]) -> Any:
+def _science(units: Any) -> Any:
     """The first `SCI`; else the first picture of a quarter of the largest's area or more: smaller ones are previews."""
+    images = []
+    try:
+        for number, unit in enumerate(units):
+            if _is_image(unit):
+                images.append((number, unit))
+    except Exception:  # a damaged unit must not hide an image before it
+        if not images:
+            raise
+    require(bool(images), "no image in the FITS file")
     named = [unit for _, unit in images if re.fullmatch(r"SCI(ENCE)?[ _]?\d*", unit.name.upper())]
     if named:
         return named[0]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
-from gz_jax.data.galaxy_zoo_builder import Contents, quiet
+from gz_jax.data.galaxy_zoo_builder import Contents, progress_bar, quiet
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.data.synthetic_votes import unanswerable
 from gz_jax.labels import GALAXY_ZOO_2, Tree
@@ -122,20 +122,19 @@ def open_dataset(
     tensorflow_cpu.quiet()
     import tensorflow_datasets as tfds
 
-    open_builder = functools.partial(
-        galaxy_zoo_builder.builder_class(), data_dir=store, config=tfds.core.BuilderConfig(name=name)
-    )
-    with quiet():
-        builder = open_builder()
+    @quiet()
+    def open_builder(contents: Contents | None = None) -> Any:
+        config = tfds.core.BuilderConfig(name=name)
+        return galaxy_zoo_builder.builder_class()(data_dir=store, config=config, contents=contents)
+
+    builder = open_builder()
     if not builder.info.initialized:
         with lock.waited_for(pathlib.Path(builder.data_path.parent)):
-            with quiet():
-                builder = open_builder()  # another process may have prepared it while we waited
+            builder = open_builder()  # another process may have prepared it while we waited
             if not builder.info.initialized:
                 contents, _ = choose()
-                with quiet():
-                    galaxy_zoo_builder.prepare(open_builder(contents=contents), contents, store)
-                    builder = open_builder()
+                galaxy_zoo_builder.prepare(open_builder(contents), contents, store)
+                builder = open_builder()
     found = builder.info.splits.items()
     splits = {key: Split(info.num_examples, _split_reader(info.file_instructions)) for key, info in found}
     metadata = builder.info.metadata
@@ -177,10 +176,13 @@ def _checked(
 
     `problems` are those of an earlier check, by Kaggle's tree; `split` is seed and validation fraction.
     """
+    solutions = kaggle_check.read_solutions(files.solutions)
     if problems is None:
-        solutions, problems = galaxy_zoo_builder.check(files, image_size, workers)
-    else:
-        solutions = kaggle_check.read_solutions(files.solutions)
+        problems = [*solutions.problems, *kaggle_check.match(files.train, solutions)]
+        both = [images for images in (files.train, files.test) if images]
+        with progress_bar(sum(len(images.names) for images in both), "Checking images") as bar:
+            for images in both:
+                problems += kaggle_check.check_images(images, image_size, workers, bar.update)
     chosen = kaggle_check.read_solutions(files.solutions, tree) if tree_mark(tree) else solutions
     found = list({(p.galaxy_id, p.file, p.reason): p for p in [*problems, *chosen.problems]}.values())
     if found and on_bad == "fail":
@@ -228,11 +230,6 @@ def _dataset(splits: dict[str, Split], metadata: dict[str, Any], known: dict[str
     return Dataset(splits, statistics=statistics, skipped=tuple(map(tuple, metadata["skipped"])), **known)
 
 
-def _has_kaggle_credentials() -> bool:
-    folder = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser()
-    return {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or (folder / "kaggle.json").is_file()
-
-
 def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -> kaggle.KaggleFiles:
     reason = "config.data.dir is not set"
     if data_dir is not None:
@@ -241,7 +238,9 @@ def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -
         except kaggle.NoKaggleFilesError as error:
             reason = str(error)
     page = f"https://www.kaggle.com/c/{kaggle.COMPETITION}"
-    if data_dir is not None or not _has_kaggle_credentials():
+    folder = pathlib.Path(os.environ.get("KAGGLE_CONFIG_DIR", "~/.kaggle")).expanduser()
+    credentials = {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ) or (folder / "kaggle.json").is_file()
+    if data_dir is not None or not credentials:
         raise UserError(
             f"{reason}. To get Galaxy Zoo's images:\n"
             f"  1. log in at {page} and accept the competition's rules;\n"

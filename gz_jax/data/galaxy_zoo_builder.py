@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import io
-import logging
 import os
 import pathlib
 import shutil
@@ -19,7 +18,6 @@ from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 
 _PER_SHARD = 2048  # galaxies; TFDS holds one shard's records (30 MB) in memory while writing
-_log = logging.getLogger(__name__)
 
 
 class Contents(NamedTuple):
@@ -69,10 +67,8 @@ def builder_class() -> type:
 
             def examples(images, ids, fractions):
                 for galaxy_id, votes in zip(ids.tolist(), fractions, strict=True):
-                    yield (
-                        galaxy_id,
-                        {"galaxy_id": galaxy_id, "image": images.read(galaxy_id), "vote_fractions": votes},
-                    )
+                    image = images.read(galaxy_id)
+                    yield galaxy_id, {"galaxy_id": galaxy_id, "image": image, "vote_fractions": votes}
                     bar.update()
                 if bar.n == total:
                     bar.close()
@@ -123,19 +119,6 @@ def quiet() -> Iterator[None]:
         absl_logging.set_verbosity(before)
 
 
-def check(
-    files: kaggle.KaggleFiles, image_size: int, workers: int | None
-) -> tuple[kaggle_check.Solutions, list[kaggle_check.Problem]]:
-    """The labels, and all that is wrong with labels and images."""
-    solutions = kaggle_check.read_solutions(files.solutions)
-    problems = [*solutions.problems, *kaggle_check.match(files.train, solutions)]
-    both = [images for images in (files.train, files.test) if images]
-    with progress_bar(sum(len(images.names) for images in both), "Checking images") as bar:
-        for images in both:
-            problems += kaggle_check.check_images(images, image_size, workers, bar.update)
-    return solutions, problems
-
-
 def choose(
     files: kaggle.KaggleFiles,
     solutions: kaggle_check.Solutions,
@@ -169,6 +152,7 @@ def choose(
     return Contents(splits, {"statistics": {"galaxies": galaxies, **statistics}, "skipped": skipped})
 
 
+@quiet()
 def prepare(builder: Any, contents: Contents, store: pathlib.Path) -> None:
     """Write the data set; call it under the lock, so that what lies there half-written is of the dead."""
     import tensorflow_datasets as tfds

@@ -4,6 +4,7 @@ SDSS objIDs have 19 digits and fill int64, so that no digit may be lost on the w
 is exact up to 2^53 only, and refused beyond.
 """
 
+import contextlib
 import re
 
 import numpy as np
@@ -69,7 +70,8 @@ def as_text(column: pa.ChunkedArray, name: str) -> pa.Array:
 
 def texts(column: pa.ChunkedArray) -> pa.Array:
     """A column as string [n], unless its texts would fill the memory."""
-    if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+    kinds = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+    if pa.types.is_dictionary(column.type) and column.type.value_type in kinds:
         lengths = (pc.take(pc.binary_length(part.dictionary), part.indices) for part in column.chunks)
         total = sum(pc.sum(part).as_py() or 0 for part in lengths)
         if total > 2**31:
@@ -78,10 +80,6 @@ def texts(column: pa.ChunkedArray) -> pa.Array:
     found = found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
     found.validate(full=True)  # UTF-8
     return found
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _of_floats(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
@@ -111,10 +109,8 @@ def from_texts(found: pa.Array) -> np.ndarray:
     '007' and '9223372036854775808' stay text, and so does all that stands beside them.
     """
     if _all(found, r"^(0|-?[1-9][0-9]{0,18})$"):
-        try:
+        with contextlib.suppress(pa.ArrowInvalid):  # beyond int64
             return found.cast(pa.int64()).to_numpy()
-        except pa.ArrowInvalid:  # beyond int64
-            pass
     values = np.empty(len(found), f"<U{pc.max(pc.utf8_length(found)).as_py()}")
     for start in range(0, len(found), _CHUNK):
         values[start : start + _CHUNK] = found.slice(start, _CHUNK).to_pylist()

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gz_jax.data import fits, look, pictures
-from gz_jax.data.fits import MAX_PIXELS, UnusableError
-from gz_jax.data.fits import require as _require
+from gz_jax.data.fits import MAX_PIXELS, UnusableError, require
 from gz_jax.data.sky import measure
 from gz_jax.data.stretch import Stretch, lupton
 from gz_jax.runtime.errors import UserError
@@ -85,7 +84,7 @@ def read_cutout(
         is_fits, data = _data(source)
         clear = None
         if is_fits:
-            found = _planes(data, extension, extensions, planes)
+            found = fits.read_planes(data, extension, extensions, planes)
             image, side, note = _fits(found, crop, size, stretch, levels, noises, turned)
             height, width = found.pixels.shape[1:]
         else:
@@ -113,7 +112,7 @@ def black(size: int, turned: bool = False) -> np.ndarray:
 
 def check_level(name: str, value: float | Sequence[float] | None) -> tuple[float, ...] | None:
     """`sky` or `noise` as a tuple of one number or three. Raises UserError: no image can have it."""
-    above = 0 if name == "noise" else -math.inf
+    above, what = (0, "must be positive") if name == "noise" else (-math.inf, "must be finite")
     if value is None:
         return None
     try:
@@ -121,14 +120,13 @@ def check_level(name: str, value: float | Sequence[float] | None) -> tuple[float
     except (TypeError, ValueError):
         values = ()
     if len(values) not in (1, 3) or not all(above < v < math.inf for v in values):
-        what = "must be positive" if above == 0 else "must be finite"
         raise UserError(f"{name}={value}: one number, or three (red, green, blue); each {what}")
     return values
 
 
 def _side(crop: float | None, width: int, height: int) -> int:
     side = max(1, round(FIELD * min(width, height) if crop is None else crop))
-    _require(side * side <= MAX_PIXELS, f"crop of {side} pixels is too large")
+    require(side * side <= MAX_PIXELS, f"crop of {side} pixels is too large")
     return side
 
 
@@ -146,24 +144,24 @@ def _reason(error: Exception) -> str:
 
 def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
     if not isinstance(source, bytes):
-        _require(stat.S_ISREG(os.stat(source).st_mode), "not a regular file")  # a named pipe would hang the run
+        require(stat.S_ISREG(os.stat(source).st_mode), "not a regular file")  # a named pipe would hang the run
         with open(source, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             source = file.read(MAX_BYTES + 1) or b""  # None where a pipe has nothing
-    _require(len(source) > 0, "empty file")
-    _require(len(source) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB")
+    require(len(source) > 0, "empty file")
+    require(len(source) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB")
     return source
 
 
 def _data(source: Source | Sequence[Source]) -> tuple[bool, list[bytes]]:
     """Whether it is FITS; the bytes of one file, or of three of one kind, unzipped."""
     files = [source] if isinstance(source, bytes | str | os.PathLike) else source
-    _require(files is not source or len(files) == 3, "a picture comes from one file, or from three: red, green, blue")
+    require(files is not source or len(files) == 3, "a picture comes from one file, or from three: red, green, blue")
     data: list[bytes] = []
     for one in files:
         data.append(_unzipped(_bytes(one)))
-        _require(sum(map(len, data)) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB together")
+        require(sum(map(len, data)) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB together")
     kinds = {one.startswith(b"SIMPLE") for one in data}
-    _require(len(kinds) == 1, "FITS and other files together")
+    require(len(kinds) == 1, "FITS and other files together")
     return kinds.pop(), data
 
 
@@ -172,7 +170,7 @@ def _unzipped(data: bytes) -> bytes:
         return data
     file = bz2.BZ2File(io.BytesIO(data)) if data.startswith(b"BZh") else gzip.GzipFile(fileobj=io.BytesIO(data))
     data = file.read(MAX_BYTES + 1)
-    _require(len(data) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB unzipped")
+    require(len(data) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB unzipped")
     return data
 
 
@@ -187,28 +185,13 @@ def _remarks(square: np.ndarray, clear: np.ndarray | None, is_fits: bool) -> str
         if (high.astype(int) - low).max() > 2:
             break
     else:
-        _require(bool((low != high).any()), "every pixel has the same value")
-        _require(False, "every pixel has nearly the same value")
+        raise UnusableError(f"every pixel has {'nearly ' if (low != high).any() else ''}the same value")
     notes = ["one band, shown grey"] if pictures.is_grey(square) else []
     if clear is not None and clear.any():
         notes.append(f"{fits.percent(clear.mean())} of pixels transparent")
     elif not is_fits and (share := pictures.blank(square)) >= 0.05:
         notes.append(f"{fits.percent(share)} of pixels in areas of one value")
     return fits.joined(*notes)
-
-
-def _planes(
-    data: Sequence[bytes],
-    extension: int | str | None,
-    extensions: Sequence[int | str] | None,
-    planes: tuple[int, int, int] | None,
-) -> fits.Planes:
-    """Of one FITS file, or of three with a plane each."""
-    if len(data) == 1:
-        return fits.read_planes(data[0], extension, extensions, planes)
-    _require(extensions is None, "three extensions of three files")
-    bands = [fits.one_of_three(fits.read_planes(one, extension).pixels) for one in data]
-    return fits.together(list(zip(("red file", "green file", "blue file"), bands, strict=True)), "files")
 
 
 def _fits(
@@ -227,9 +210,8 @@ def _fits(
     side = _side(crop, width, height)
     rows, columns = (look.window(n, side, size, turned) for n in (height, width))
     for name, given in (("sky", levels), ("noise", noises)):
-        _require(
-            given is None or len(given) in (1, count), f"{name} of {len(given or ())} planes for an image of {count}"
-        )
+        if given and len(given) not in (1, count):
+            raise UnusableError(f"{name} of {len(given)} planes for an image of {count}")
     levels, noises = (given * count if given and len(given) == 1 else given for given in (levels, noises))
     with np.errstate(all="ignore"):
         measured = measure(pixels, scales, levels, noises)
@@ -238,8 +220,8 @@ def _fits(
         for plane, mask in zip(gone, measured.missing, strict=True):
             plane |= False if mask is None else mask[rows, columns]
         square = (slice(None), *(look.central(n, side) for n in centre.shape[1:]))
-        _require(bool(np.isfinite(centre[square]).any()), "no valid pixel in the central square")
-        _require(not gone[square].all(), "every pixel has the same value")
+        require(bool(np.isfinite(centre[square]).any()), "no valid pixel in the central square")
+        require(not gone[square].all(), "every pixel has the same value")
         centre *= np.array(scales, centre.dtype)[:, None, None]
         centre -= measured.level[:, None, None]
         centre[gone] = 0

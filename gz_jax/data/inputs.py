@@ -5,6 +5,7 @@ import concurrent.futures
 import functools
 import glob
 import hashlib
+import itertools
 import os
 import pathlib
 import types
@@ -20,11 +21,11 @@ from gz_jax.data import archive, identifiers, images, listing, tables
 from gz_jax.runtime.errors import UserError
 
 FITS_SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", ".gz", ".bz2", ".fz"))
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", *FITS_SUFFIXES)
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+SUFFIXES = (*PICTURE_SUFFIXES, *FITS_SUFFIXES)
 READ = "JPEG, PNG, TIFF and FITS are read"
 
 _SHOWN = 8  # suffixes named in a message
-_NONE: Mapping[str, int] = types.MappingProxyType({})
 
 
 class Catalogue(NamedTuple):
@@ -45,7 +46,7 @@ class Catalogue(NamedTuple):
     where: str
     files: pa.Array | None = None
     stamps: pa.Array | None = None
-    left_out: Mapping[str, int] = _NONE
+    left_out: Mapping[str, int] = types.MappingProxyType({})
 
 
 def list_inputs(
@@ -76,20 +77,20 @@ def list_inputs(
     if file_columns and len(file_columns) != 3:
         raise UserError(f"{len(file_columns)} columns of files ({', '.join(file_columns)}): one, or three, are needed")
     if os.path.isdir(text):
-        found = _of_folder(text)
+        found = _of_files(listing.walk(text), lambda name: pathlib.Path(text, name), text)
     elif not os.path.exists(text):
         matches = listing.matches(text) if glob.has_magic(text) else []
         if not matches:
             raise UserError(f"no such input: {text}; give a folder, a glob, a zip, or a CSV, Parquet or FITS table")
         found = _of_paths(matches, text)
     elif suffix == ".zip":
-        found = _of_zip(path)
-    elif suffix in (".csv", ".parquet") or text.lower().endswith(FITS_SUFFIXES):
-        table = tables.read(path, id_column, file_columns or [file_column])
-        if table is not None:
-            return _of_table(path, table, [id_column, *(file_columns or [file_column])])
-        found = _of_paths([text], text)
-    elif _is_image(text):
+        source = archive.from_zip(path, "")
+        stamps = {name: f"{size} {source.checksums[name]}" for name, size in source.sizes.items() if _is_image(name)}
+        found = _of_files(((name, "") for name in source.sizes), source.read, str(path), stamps)
+    elif suffix in (".csv", ".parquet") or _is_image(text):
+        columns, may_be_table = file_columns or [file_column], suffix not in PICTURE_SUFFIXES
+        if may_be_table and (table := tables.read(path, id_column, columns)) is not None:
+            return _of_table(path, table, columns)
         found = _of_paths([text], text)
     else:
         raise UserError(f"{text} is no folder, zip, CSV, Parquet or FITS table, or image ({READ})")
@@ -117,60 +118,36 @@ def _kind(name: str) -> str:
     return os.path.splitext(name)[1].lower()[:20] or "without a suffix"
 
 
-def _of_folder(folder: str) -> Catalogue:
-    """Images below a folder."""
+def _of_paths(paths: Iterable[str], where: str) -> Catalogue:
+    files = (path for path in map(os.path.abspath, paths) if not listing.ignored(os.path.basename(path)))
+    found = ((path, listing.fault(path)) for path in files if not os.path.isdir(path))
+    return _of_files(found, pathlib.Path, where)
+
+
+def _of_files(
+    found: Iterable[tuple[str, str]],
+    read: Callable[[str], bytes | pathlib.Path],
+    where: str,
+    stamps: Mapping[str, str] | None = None,
+) -> Catalogue:
+    """The images among files, given by name and fault (see `listing.walk`), sorted by id; `stamps` of a zip's."""
     names, left_out = [], collections.Counter[str]()
-    for name, fault in listing.walk(folder):
+    for name, fault in found:
         if fault and not name:
-            raise UserError(f"cannot list {folder}: {fault}")
+            raise UserError(f"cannot list {where}: {fault}")
         if not fault and _is_image(name):
             names.append(name)
         else:
             left_out[fault or _kind(name)] += 1
-    return _of_names(names, lambda name: pathlib.Path(folder, name), folder, left_out)
-
-
-def _of_paths(paths: Iterable[str], where: str) -> Catalogue:
-    """Images among these files."""
-    names, left_out = [], collections.Counter[str]()
-    for path in map(os.path.abspath, paths):
-        if listing.ignored(os.path.basename(path)) or os.path.isdir(path):
-            continue
-        fault = listing.fault(path)
-        if not fault and _is_image(path):
-            names.append(path)
-        else:
-            left_out[fault or _kind(path)] += 1
-    return _of_names(names, pathlib.Path, where, left_out)
-
-
-def _of_zip(path: pathlib.Path) -> Catalogue:
-    source = archive.from_zip(path, "")
-    left_out = collections.Counter(_kind(name) for name in source.sizes if not _is_image(name))
-    names = [name for name in source.sizes if _is_image(name)]
-    checksums = {name: f"{source.sizes[name]} {source.checksums[name]}" for name in names}
-    return _of_names(names, source.read, str(path), left_out, checksums)
-
-
-def _of_names(
-    names: list[str],
-    read: Callable[[str], bytes | pathlib.Path],
-    where: str,
-    left_out: Mapping[str, int],
-    checksums: Mapping[str, str] | None = None,
-) -> Catalogue:
-    """Files by name, sorted by id; `checksums` of a zip's."""
     if not names:
         there = f"there are {_counts(left_out)}" if left_out else "there are no files"
         raise UserError(f"{where}: no image files ({READ}); {there}")
     names.sort()
     # Zips made on Windows may have backslashes.
-    shown = names if checksums is None else [name.replace("\\", "/") for name in names]
+    shown = names if stamps is None else [name.replace("\\", "/") for name in names]
     common = os.path.commonpath([os.path.dirname(name) for name in shown])
     start = len(os.path.join(common, ""))
-    # Not all names are Unicode.
-    texts = pa.array([_without_suffix(name[start:]).encode("utf-8", "backslashreplace") for name in shown])
-    ids = identifiers.from_texts(texts := texts.cast(pa.string()))
+    ids = identifiers.from_texts(_unicode(_without_suffix(name[start:]) for name in shown))
     count, rows = identifiers.repeated(ids)
     if count:
         first, second = (names[row][start:] for row in rows[:2])
@@ -180,12 +157,21 @@ def _of_names(
             f"'FOLDER/**/*{_kind(first)}', or by a table"
         )
     order = np.argsort(ids, kind="stable")
-    below = [name[start:].encode("utf-8", "backslashreplace").decode() for name in names]
+    names = [names[row] for row in order]
     kept = pa.array(map(os.fsencode, names))
-    stamps = pa.array(map((checksums or {}).get, names), pa.string())
-    below, kept, stamps = (column.take(pa.array(order)) for column in (pa.array(below, pa.string()), kept, stamps))
-    stamps = None if checksums is None else stamps
-    return Catalogue(ids[order], lambda i: read(os.fsdecode(kept[i].as_py())), where, below, stamps, dict(left_out))
+    return Catalogue(
+        ids[order],
+        lambda i: read(os.fsdecode(kept[i].as_py())),
+        where,
+        _unicode(name[start:] for name in names),
+        None if stamps is None else pa.array(map(stamps.get, names), pa.string()),
+        dict(left_out),
+    )
+
+
+def _unicode(names: Iterable[str]) -> pa.Array:
+    """Names of files as string [n], in which what is not Unicode is written as an escape."""
+    return pa.array((name.encode("utf-8", "backslashreplace") for name in names), pa.binary()).cast(pa.string())
 
 
 def _ids(count: int) -> str:
@@ -206,7 +192,7 @@ def _of_table(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -
 
     def read(i: int) -> pathlib.Path | tuple[pathlib.Path, ...]:
         found = []
-        for name, column in zip(files, columns[1:], strict=True):
+        for name, column in zip(files, columns, strict=True):
             text = name[i].as_py()
             if not text:
                 raise ValueError("the table names no file" + f" in column {column!r}" * (len(files) > 1))
@@ -296,27 +282,22 @@ def read_batches(
       'reason': object [B]}, reasons as str.
     """
     workers = workers or os.cpu_count() or 4
-
     one = functools.partial(read_row, catalogue, size=size, turned=turned, **how)
-    rows = iter(range(start, len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))))
-    pending: collections.deque[tuple[int, concurrent.futures.Future]] = collections.deque()
+    stop = len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        submitted = (pool.submit(one, index) for index in range(start, stop))
         try:
-            while True:
-                for index in rows:
-                    pending.append((index, pool.submit(one, index)))
-                    if len(pending) >= 2 * batch_size + 2 * workers:
-                        break
-                batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
-                if not batch:
-                    return
-                pictures, flags, reasons = zip(*(future.result() for _, future in batch), strict=True)
+            for first in range(start, stop, batch_size):
+                pending.extend(itertools.islice(submitted, 2 * batch_size + 2 * workers - len(pending)))
+                batch = [pending.popleft().result() for _ in range(min(batch_size, stop - first))]
+                pictures, flags, reasons = zip(*batch, strict=True)
                 yield {
-                    "index": np.array([index for index, _ in batch], np.int64),
+                    "index": np.arange(first, first + len(batch)),
                     "image": np.stack(pictures),
                     "flag": np.array(flags, np.uint8),
                     "reason": np.array(reasons, object),
                 }
         finally:
-            for _, future in pending:
+            for future in pending:
                 future.cancel()

@@ -8,7 +8,7 @@ vote fractions each, 79,975 test JPEGs.
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from gz_jax.data import archive, identifiers
@@ -26,7 +26,6 @@ class NoKaggleFilesError(UserError):
 class Images(NamedTuple):
     """JPEG files by galaxy_id; `misnamed` are those whose name is no GalaxyID."""
 
-    where: str
     names: dict[int, str]
     sizes: dict[int, int]
     misnamed: tuple[str, ...]
@@ -46,16 +45,11 @@ class KaggleFiles(NamedTuple):
     test: Images | None
 
 
-def galaxy_id_of(text: str) -> int | None:
-    """The GalaxyID a text names; None if it is no whole number of 64 bits (`identifiers.parse` says why)."""
-    return identifiers.parse(text)[0]
-
-
 def _images(source: archive.Source) -> Images:
     names: dict[int, str] = {}
     misnamed = []
     for name in sorted(source.sizes):
-        galaxy_id = galaxy_id_of(pathlib.PurePosixPath(name).stem)
+        galaxy_id, _ = identifiers.parse(pathlib.PurePosixPath(name).stem)
         if galaxy_id is None:
             misnamed.append(name)
         elif galaxy_id in names:
@@ -63,24 +57,20 @@ def _images(source: archive.Source) -> Images:
         else:
             names[galaxy_id] = name
     sizes = {galaxy_id: source.sizes[name] for galaxy_id, name in names.items()}
-    return Images(source.where, names, sizes, tuple(misnamed), source)
+    return Images(names, sizes, tuple(misnamed), source)
 
 
-def _locate(directory: pathlib.Path, stem: str, suffix: str) -> archive.Source | None:
-    """Extracted files first, then the inner zip, then the big one; None if nowhere."""
-    places: list[Callable[[], archive.Source]] = []
+def _places(directory: pathlib.Path, stem: str, suffix: str) -> Iterator[archive.Source]:
+    """Extracted files first, then the inner zip, then the big one; each is opened when it is asked for."""
     if (directory / stem).is_dir():
-        places.append(lambda: archive.from_folder(directory / stem, suffix))
+        yield archive.from_folder(directory / stem, suffix)
     if (plain := directory / f"{stem}{suffix}").is_file():
-        places.append(
-            lambda: archive.Source(str(plain), {plain.name: plain.stat().st_size}, lambda _: plain.read_bytes())
-        )
+        yield archive.Source(str(plain), {plain.name: plain.stat().st_size}, lambda _: plain.read_bytes())
     if (inner := directory / f"{stem}.zip").is_file():
-        places.append(lambda: archive.from_zip(inner, suffix))
+        yield archive.from_zip(inner, suffix)
     big = directory if directory.is_file() else directory / f"{COMPETITION}.zip"
     if big.is_file():
-        places.append(lambda: archive.from_zip(big, suffix, inner=stem))
-    return next((source for place in places if (source := place()).sizes), None)
+        yield archive.from_zip(big, suffix, inner=stem)
 
 
 def find(directory: str | os.PathLike) -> KaggleFiles:
@@ -96,8 +86,10 @@ def find(directory: str | os.PathLike) -> KaggleFiles:
             f"the data directory {directory} does not exist: --config.data.dir=FOLDER (of --mode=evaluate, "
             "--data_dir=FOLDER) says where Kaggle's files are"
         )
-    solutions = _locate(directory, SOLUTIONS, ".csv")
-    train, test = (_locate(directory, stem, ".jpg") for stem in (TRAIN, TEST))
+    solutions, train, test = (
+        next((source for source in _places(directory, stem, suffix) if source.sizes), None)
+        for stem, suffix in ((SOLUTIONS, ".csv"), (TRAIN, ".jpg"), (TEST, ".jpg"))
+    )
     if not (solutions or train or test):
         raise NoKaggleFilesError(f"{directory} holds none of Kaggle's files ({COMPETITION}.zip, {TRAIN}.zip, ...)")
     missing = [stem for stem, source in ((SOLUTIONS, solutions), (TRAIN, train)) if source is None]

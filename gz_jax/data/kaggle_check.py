@@ -216,7 +216,11 @@ def check_images(
                 found.append(Problem(str(galaxy_id), images.names[galaxy_id], *fault))
         return found
 
-    problems = [_misnamed(name) for name in images.misnamed]
+    problems = []
+    for name in images.misnamed:
+        wrong = identifiers.parse(pathlib.PurePosixPath(name).stem)[1]
+        detail = "" if wrong.endswith("whole number") else f"it {wrong}"
+        problems.append(Problem(name, name, "image name is not a GalaxyID", detail))
     ids = sorted(images.names)
     chunks = [ids[i : i + 32] for i in range(0, len(ids), 32)]
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -231,18 +235,12 @@ def check_images(
     return problems
 
 
-def _misnamed(name: str) -> Problem:
-    wrong = identifiers.parse(pathlib.PurePosixPath(name).stem)[1]
-    return Problem(name, name, "image name is not a GalaxyID", "" if wrong.endswith("whole number") else f"it {wrong}")
-
-
 def match(images: Images, solutions: Solutions) -> list[Problem]:
     """Training images without a row, and valid rows without an image."""
     lonely = sorted(set(images.names) - solutions.seen)
-    bare = [galaxy_id for galaxy_id in solutions.galaxy_id.tolist() if galaxy_id not in images.names]
-    return [Problem(str(i), images.names[i], "image without a row") for i in lonely] + [
-        Problem(str(i), images.where, "row without an image") for i in bare
-    ]
+    bare = [i for i in solutions.galaxy_id.tolist() if i not in images.names]
+    found = [Problem(str(i), images.names[i], "image without a row") for i in lonely]
+    return found + [Problem(str(i), images.source.where, "row without an image") for i in bare]
 
 
 def report(problems: Sequence[Problem], where: object) -> str:

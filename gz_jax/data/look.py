@@ -19,7 +19,8 @@ BAND = 1 << 18  # samples of a turned image at a time, so that memory stays smal
 def see(pixels: np.ndarray, crop: int, size: int, affine: np.ndarray | None = None) -> np.ndarray:
     """The central square of `crop` source pixels, brought to `size` pixels.
 
-    Where the square is larger than the image, the image is first padded with black, so that the scale stays.
+    Where the square is larger than the image, the image is first padded with black, as much on either side, so that
+    the scale stays.
 
     Args:
       pixels: uint8 [H, W, 3], both sides at least 1; crop, size: at least 1.
@@ -28,7 +29,9 @@ def see(pixels: np.ndarray, crop: int, size: int, affine: np.ndarray | None = No
     Returns:
       uint8 [size, size, 3], rounded half to even.
     """
-    pixels = _padded(pixels, crop)
+    around = [(missing := max(0, -(-(crop - n) // 2)), missing) for n in pixels.shape[:2]]
+    if any(map(any, around)):
+        pixels = np.pad(pixels, [*around, (0, 0)])
     if affine is not None:
         return _turned(pixels, crop, size, affine)
     square = pixels[tuple(central(n, crop) for n in pixels.shape[:2])]
@@ -100,12 +103,6 @@ def weights(length: int, crop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     for array in (start, weight):
         array.setflags(write=False)  # the cache's own
     return start, weight
-
-
-def _padded(pixels: np.ndarray, crop: int) -> np.ndarray:
-    """With black around it, as much on either side, so that both sides are at least `crop`."""
-    around = [(missing := max(0, -(-(crop - n) // 2)), missing) for n in pixels.shape[:2]]
-    return np.pad(pixels, [*around, (0, 0)]) if any(map(any, around)) else pixels
 
 
 def _boxes(square: np.ndarray, k: int) -> np.ndarray:

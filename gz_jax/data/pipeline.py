@@ -21,18 +21,14 @@ Batch = dict[str, np.ndarray]
 Maps = Callable[[np.ndarray], np.ndarray]  # galaxy_id [n] -> affine maps [n, 2, 3]
 
 
-def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `size` galaxies in an epoch: int64 [size], a permutation that (seed, epoch) decide."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(size)
-
-
 def train_indices(size: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
     """Indices of every training batch of an epoch: int64 [steps, batch_size], every galaxy at least once.
 
-    Batches are all whole, so that the step compiles once: the last is filled up from the epoch's beginning.
+    The permutation depends on (seed, epoch) alone. Batches are all whole, so that the step compiles once: the last is
+    filled up from the epoch's beginning.
     """
-    steps = -(-size // batch_size)
-    return np.resize(epoch_order(size, seed, epoch), (steps, batch_size))
+    order = np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(size)
+    return np.resize(order, (-(-size // batch_size), batch_size))
 
 
 def eval_indices(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,12 +36,6 @@ def eval_indices(size: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     steps = -(-size // batch_size)
     index = np.arange(steps * batch_size)
     return np.minimum(index, size - 1).reshape(steps, batch_size), (index < size).reshape(steps, batch_size)
-
-
-def local_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that one process feeds (batch_size is divisible by process_count)."""
-    rows = batch_size // process_count
-    return slice(process_index * rows, (process_index + 1) * rows)
 
 
 def train_batches(
@@ -65,11 +55,9 @@ def train_batches(
     Yields:
       image uint8 [b, size, size, 3], vote_fractions float32 [b, answers], galaxy_id int64 [b], mask bool [b], all True.
     """
-    rows = local_rows(batch_size, process_index, process_count)
-    indices = train_indices(split.size, batch_size, seed=seed, epoch=epoch)[first_step:, rows]
-
+    indices = train_indices(split.size, batch_size, seed=seed, epoch=epoch)[first_step:]
     maps = None if augmentation.is_identity else functools.partial(augment.draw, augmentation, seed, epoch)
-    yield from _batches(split, view, indices, np.ones(indices.shape, bool), maps)
+    yield from _batches(split, view, indices, np.ones(indices.shape, bool), maps, process_index, process_count)
 
 
 def eval_batches(
@@ -79,15 +67,17 @@ def eval_batches(
 
     Images are those of `look.see`, bit for bit, whether they are decoded here or were before (`packed.decoded`).
     """
-    rows = local_rows(batch_size, process_index, process_count)
     indices, mask = eval_indices(split.size, batch_size)
-    yield from _batches(split, view, indices[:, rows], mask[:, rows], None)
+    yield from _batches(split, view, indices, mask, None, process_index, process_count)
 
 
-def _batches(split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None) -> Iterator[Batch]:
-    """Batches of the galaxies at `indices` [steps, b]; `maps` None means the identity."""
+def _batches(
+    split: Split, view: View, indices: np.ndarray, mask: np.ndarray, maps: Maps | None, process: int, processes: int
+) -> Iterator[Batch]:
+    """One process's equal share of the batches at `indices` [steps, batch_size]; `maps` None means the identity."""
     if not len(indices):
         return
+    indices, mask = (np.split(array, processes, axis=1)[process] for array in (indices, mask))
     first = split.read(indices[0, :1])
     image = first["image"]
     if maps is None and image.dtype != object and image.shape[-2] == view.size:

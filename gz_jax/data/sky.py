@@ -113,7 +113,8 @@ def _noise(samples: np.ndarray, rows: np.ndarray, rounding: float) -> float:
     _, middle, spread = (float(x) for x in sigma_clipped_stats(mean, maxiters=5, stdfunc="mad_std"))
     if not (spread > 0 and np.isfinite(spread)):
         return 0.0
-    step = planes * _gap(np.unique(mean))
+    # The usual step between values: 1 in counts, next to nothing in floating point.
+    step = planes * float(np.percentile(np.diff(np.unique(mean)), 10))
     if spread < 2 * step:
         return spread  # too few steps to tell noise from structure
     sky = np.where(np.abs(rows - middle) <= 3 * spread, rows - middle, np.nan)
@@ -127,11 +128,6 @@ def _noise(samples: np.ndarray, rows: np.ndarray, rounding: float) -> float:
     if fine <= 2 * rounding or (structure > 0.5 and (coarse > 12 * fine or fine <= 0.6 * step / planes**0.5)):
         return 0.0
     return spread - structure * max(0.0, spread - 1.25 * apart)
-
-
-def _gap(values: np.ndarray) -> float:
-    """The usual step between values [n], sorted: 1 in counts, next to nothing in floating point."""
-    return float(np.percentile(np.diff(values), 10)) if len(values) > 1 else 0.0
 
 
 def _roughness(rows: np.ndarray, weights: Sequence[int], lag: int) -> float:

@@ -5,30 +5,28 @@ real data takes. The galaxies themselves: `synthetic_votes` (parameters, truth, 
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
+from gz_jax.data.kaggle import COMPETITION, SOLUTIONS, TEST, TRAIN
 from gz_jax.data.kaggle_split import side
-from gz_jax.data.split import Dataset, Records, Split, tree_mark
+from gz_jax.data.packed import Packed
+from gz_jax.data.split import Dataset, Split, tree_mark
 from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
-from gz_jax.data.synthetic_votes import KINDS, Galaxies, GalaxyParameters, draw_parameters, draw_votes, true_fractions
+from gz_jax.data.synthetic_votes import KINDS, Galaxies, draw_parameters, draw_votes, true_fractions
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
-
-__all__ = [
-    "KINDS", "RENDERER_VERSION", "GalaxyParameters", "draw_parameters", "draw_votes", "galaxy_ids", "main",
-    "make_dataset", "render", "true_fractions", "truth", "write_kaggle_files",
-]  # fmt: skip
 
 RENDERER_VERSION = 1  # raise it when the same arguments would give other galaxies
 _FIRST_ID = 100_001
@@ -36,12 +34,6 @@ _JPEG_QUALITY = 75  # the quantisation tables of Kaggle's files are Pillow's at 
 _CHUNK = 64
 
 Layout = Literal["zips", "folders", "one zip"]
-
-
-def galaxy_ids(num_galaxies: int, num_test: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """GalaxyIDs, int64, of the labelled galaxies and of the test galaxies that follow them."""
-    ids = np.arange(_FIRST_ID, _FIRST_ID + num_galaxies + num_test, dtype=np.int64)
-    return ids[:num_galaxies], ids[num_galaxies:]
 
 
 def truth(
@@ -98,25 +90,22 @@ def make_dataset(
       UserError: an argument out of range, a question that cannot be answered, or one side of the split left empty.
     """
     _check(num_galaxies, seed, size, merger_fraction)
-    labelled, test = galaxy_ids(num_galaxies, max(num_galaxies // 10, 1))
-    validation = side(labelled, seed, validation_fraction)
+    ids = _FIRST_ID + np.arange(num_galaxies + max(num_galaxies // 10, 1))
+    validation = side(ids[:num_galaxies], seed, validation_fraction)
     if validation.all() or not validation.any():
         raise UserError(
             f"Synthetic galaxies: a validation fraction of {validation_fraction} of {num_galaxies} galaxies "
             "leaves one side empty. Ask for more galaxies, or another fraction."
         )
-    ids = np.concatenate([labelled, test])
     parameters, fractions = truth(ids, tree=tree, seed=seed, merger_fraction=merger_fraction)
     votes = draw_votes(fractions, ids, seed=seed, tree=tree)
     votes[num_galaxies:] = np.nan
     images = render(parameters, size=size, field=CENTRE_FIELD)
 
-    def split(rows: np.ndarray) -> Split:
-        def read(indices: np.ndarray) -> Records:
-            chosen = rows[indices]
-            return {"galaxy_id": ids[chosen], "vote_fractions": votes[chosen], "image": images[chosen]}
+    galaxies = Packed(images, votes, ids).split()
 
-        return Split(len(rows), read)
+    def split(rows: np.ndarray) -> Split:
+        return Split(len(rows), lambda indices: galaxies.read(rows[indices]))
 
     sides = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
     sides["test"] = np.arange(num_galaxies, len(ids))
@@ -125,11 +114,13 @@ def make_dataset(
     return Dataset({name: split(rows) for name, rows in sides.items()}, fingerprint, {}, tree)
 
 
-def _write_table(path: pathlib.Path, header: list[str], rows) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write_table(path: pathlib.Path, fractions: np.ndarray, **others: Iterable) -> None:
+    """A CSV of other columns and of fractions [n, 37], whose float32 survives the round trip."""
+    import pandas as pd
+
+    table = pd.DataFrame(fractions, columns=list(GALAXY_ZOO_2.columns))
+    table = pd.concat([pd.DataFrame(others), table], axis=1)
+    table.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def _write_images(path: pathlib.Path, ids: np.ndarray, size: int, seed: int, merger_fraction: float) -> None:
@@ -176,11 +167,10 @@ def write_kaggle_files(
     if layout not in ("zips", "folders", "one zip"):
         raise UserError(f"Layout {layout!r} is not one of 'zips', 'folders', 'one zip'.")
     directory = pathlib.Path(directory)
-    training, test = galaxy_ids(num_galaxies, num_test)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as scratch:
-            _write_all(pathlib.Path(scratch), training, test, seed, size, layout, merger_fraction)
+            _write_all(pathlib.Path(scratch), num_galaxies, seed, num_test, size, layout, merger_fraction)
             made = sorted(pathlib.Path(scratch).iterdir())
             if there := [path.name for path in made if (directory / path.name).exists()]:
                 raise UserError(f"{directory} already holds {', '.join(there)}: remove them, or name another.")
@@ -190,37 +180,36 @@ def write_kaggle_files(
         raise UserError(f"Cannot write synthetic galaxies to {directory}: {error.strerror or error}.") from error
 
 
-def _write_all(folder: pathlib.Path, training, test, seed, size, layout: Layout, merger_fraction: float) -> None:
-    ids = np.concatenate([training, test])
+def _write_all(
+    folder: pathlib.Path, num_galaxies: int, seed: int, num_test: int, size: int, layout: Layout, merger_fraction: float
+) -> None:
+    ids = _FIRST_ID + np.arange(num_galaxies + num_test)
     parameters, fractions = truth(ids, seed=seed, merger_fraction=merger_fraction)
-    votes = draw_votes(fractions[: len(training)], training, seed=seed)
-    exact = "{:.9g}".format  # float32 survives the round trip
-    solutions = folder / "training_solutions_rev1.csv"
-    rows = ([i, *map(exact, v)] for i, v in zip(training, votes, strict=True))
-    _write_table(solutions, ["GalaxyID", *GALAXY_ZOO_2.columns], rows)
-    _write_images(folder / "images_training_rev1.zip", training, size, seed, merger_fraction)
-    _write_images(folder / "images_test_rev1.zip", test, size, seed, merger_fraction)
-    if layout != "folders":
-        with zipfile.ZipFile(folder / "training_solutions_rev1.zip", "w", zipfile.ZIP_DEFLATED) as file:
-            file.write(solutions, solutions.name)
-        solutions.unlink()
-    zips = sorted(folder.glob("*.zip"))
-    if layout == "one zip":
-        with zipfile.ZipFile(folder / "galaxy-zoo-the-galaxy-challenge.zip", "w") as file:
-            for path in zips:
-                file.write(path, path.name)
+    merger, kind = parameters.is_merger.astype(int), np.array(KINDS)[parameters.kind]
+    _write_table(folder / "synthetic_truth.csv", fractions, GalaxyID=ids, is_merger=merger, kind=kind)
+    training, test = ids[:num_galaxies], ids[num_galaxies:]
+    votes = draw_votes(fractions[:num_galaxies], training, seed=seed)
+    solutions = folder / f"{SOLUTIONS}.csv"
+    _write_table(solutions, votes, GalaxyID=training)
+    zips = [folder / f"{name}.zip" for name in (TEST, TRAIN)]
+    for path, members in zip(zips, (test, training), strict=True):
+        _write_images(path, members, size, seed, merger_fraction)
     if layout == "folders":
         for path in zips:
             (folder / path.stem).mkdir()
-            with zipfile.ZipFile(path) as file:
-                file.extractall(folder)
+            shutil.unpack_archive(path, folder)
+    else:
+        zips.append(solutions.with_suffix(".zip"))
+        with zipfile.ZipFile(zips[-1], "w", zipfile.ZIP_DEFLATED) as file:
+            file.write(solutions, solutions.name)
+        solutions.unlink()
+    if layout == "one zip":
+        with zipfile.ZipFile(folder / f"{COMPETITION}.zip", "w") as file:
+            for path in zips:
+                file.write(path, path.name)
     if layout != "zips":
         for path in zips:
             path.unlink()
-    kinds = (KINDS[kind] for kind in parameters.kind)
-    table = zip(ids, parameters.is_merger, kinds, fractions, strict=True)
-    rows = ([i, int(merger), kind, *map(exact, f)] for i, merger, kind, f in table)
-    _write_table(folder / "synthetic_truth.csv", ["GalaxyID", "is_merger", "kind", *GALAXY_ZOO_2.columns], rows)
 
 
 def main(arguments: list[str] | None = None) -> int:

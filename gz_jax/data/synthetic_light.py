@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy.sparse import csr_array
 
-from gz_jax.data.synthetic_votes import ELLIPTICAL, Galaxy
+from gz_jax.data.synthetic_votes import ARTIFACT, ELLIPTICAL, IRREGULAR, Galaxy
 
 _OLD = np.array([1.20, 1.0, 0.68])  # colours of stellar populations, as (i, r, g)
 _YOUNG = np.array([0.88, 0.96, 1.20])
@@ -99,7 +99,7 @@ def _spiral(g: Galaxy, r: Plane, azimuth: Plane, ragged: Plane) -> Plane:
     return density * start * start * (3 - 2 * start)
 
 
-def add_bulge(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane) -> None:
+def _add_bulge(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane) -> None:
     """A whole elliptical, or the bulge of a disk, which is rounder than the disk and may be boxy."""
     ratio = g.axis_ratio if g.kind == ELLIPTICAL else max(g.axis_ratio, 0.6)
     u, v = ellipse(x, y, g.position_angle, ratio)
@@ -109,7 +109,7 @@ def add_bulge(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane) -> None:
     add(light, profile, _colour(min(g.lateness * 0.5, 0.35)))
 
 
-def add_disk(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
+def _add_disk(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """Exponential disk with arms, bar, ring, star-forming knots and a lane of dust."""
     h, q, late = g.radius, max(g.axis_ratio, 0.08), g.lateness
     patches, warp = _patches(*axes, rng, 6.0), _patches(*axes, rng, 22.0)
@@ -169,7 +169,7 @@ def _knots(g: Galaxy, q: float, central: float, axes: Axes, rng: Rng) -> Plane:
     return blobs(*axes, *place, width, flux[:, None])[:, 0]
 
 
-def add_companion(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
+def _add_companion(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """A neighbour; in a merger also tidal tails from both and an envelope about the pair."""
     cx, cy = (g.companion_separation * f(g.companion_angle) for f in (math.cos, math.sin))
     size = g.radius * (0.45 + 0.45 * math.sqrt(g.companion_flux))
@@ -197,7 +197,7 @@ def add_companion(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes
         add(light, tail * rough * np.float32(bright), _colour(min(g.lateness + 0.2, 1.0)))
 
 
-def add_irregular(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
+def _add_irregular(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
     """A lumpy body without symmetry."""
     warps = [0.5 * g.radius * _patches(*axes, rng, 20.0) for _ in range(2)]
     u, v = ellipse(x + warps[0], y + warps[1], g.position_angle, g.axis_ratio)
@@ -207,8 +207,19 @@ def add_irregular(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes
     add(light, _knots(g._replace(arms=0), g.axis_ratio, 0.6 * float(body.max()), axes, rng), _KNOT)
 
 
-def add_arc(light: Light, g: Galaxy, x: Plane, y: Plane) -> None:
-    """A distant galaxy, lensed into an arc."""
-    u, v = ellipse(x, y, g.phase, 1.0)
-    arc = np.exp(-0.5 * ((np.hypot(u, v) - 1.6 * g.radius) / 1.6) ** 2 - 2 * (np.arctan2(v, u) / 0.6) ** 4)
-    add(light, arc * np.float32(0.06 * g.arc), _YOUNG)
+def add_galaxy(light: Light, g: Galaxy, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
+    """All that the galaxy has, but for a saturated star's own light."""
+    flux = g.surface_brightness * 2 * math.pi * g.radius**2 * max(g.axis_ratio, 0.35)
+    if g.kind == IRREGULAR:
+        _add_irregular(light, g, flux, x, y, axes, rng)
+    elif g.kind != ARTIFACT or g.artifact > 0:
+        if g.bulge_fraction:
+            _add_bulge(light, g, flux, x, y)
+        if g.bulge_fraction < 1:
+            _add_disk(light, g, flux, x, y, axes, rng)
+    if g.arc:  # a distant galaxy, lensed
+        u, v = ellipse(x, y, g.phase, 1.0)
+        arc = np.exp(-0.5 * ((np.hypot(u, v) - 1.6 * g.radius) / 1.6) ** 2 - 2 * (np.arctan2(v, u) / 0.6) ** 4)
+        add(light, arc * np.float32(0.06 * g.arc), _YOUNG)
+    if g.companion_flux:
+        _add_companion(light, g, flux, x, y, axes, rng)

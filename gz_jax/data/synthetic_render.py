@@ -17,22 +17,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import erf
 
-from gz_jax.data.synthetic_light import (
-    Axes,
-    Light,
-    Plane,
-    add,
-    add_arc,
-    add_bulge,
-    add_companion,
-    add_disk,
-    add_irregular,
-    banded,
-    blobs,
-    ellipse,
-    resample,
-)
-from gz_jax.data.synthetic_votes import ARTIFACT, IRREGULAR, Galaxies, Galaxy, generator
+from gz_jax.data.synthetic_light import Axes, Light, Plane, add, add_galaxy, banded, blobs, ellipse, resample
+from gz_jax.data.synthetic_votes import ARTIFACT, Galaxies, Galaxy, generator
 
 FULL_FIELD, CENTRE_FIELD = 424, 204  # width of Kaggle's image and of its customary central crop, px
 _SKY_NOISE = 0.0012  # in units of the flux that saturates the composite
@@ -126,20 +112,9 @@ def _render_one(g: Galaxy, size: int, field: float, noise: bool) -> np.ndarray:
     x, y = axis[None, :], -axis[:, None]
     light = [np.zeros((len(axis), len(axis)), np.float32) for _ in range(3)]
     rng = generator(g.seed, g.galaxy_id, 2)
-    flux = g.surface_brightness * 2 * math.pi * g.radius**2 * max(g.axis_ratio, 0.35)
     if g.kind == ARTIFACT:
         _artifact(light, g, x, y, psf, rng)
-    if g.kind == IRREGULAR:
-        add_irregular(light, g, flux, x, y, axes, rng)
-    elif g.kind != ARTIFACT or g.artifact > 0:
-        if g.bulge_fraction:
-            add_bulge(light, g, flux, x, y)
-        if g.bulge_fraction < 1:
-            add_disk(light, g, flux, x, y, axes, rng)
-    if g.arc:
-        add_arc(light, g, x, y)
-    if g.companion_flux:
-        add_companion(light, g, flux, x, y, axes, rng)
+    add_galaxy(light, g, x, y, axes, rng)
     if g.sources:
         _background(light, g, axes, psf, rng)
     light = [resample(matrix, band, matrix) for band in light]

@@ -157,12 +157,8 @@ def draw_parameters(galaxy_ids: np.ndarray, *, seed: int, merger_fraction: float
     values["sources"] = 16 / values["pixel"] * np.exp(normal(0, 0.5))
     artifact = where(kind == ARTIFACT, np.digitize(uniform(), [0.6, 0.85]), -1)
     whole = {"galaxy_id": ids, "seed": np.full(len(ids), seed, np.int64), "kind": kind, "arms": arms}
-    return GalaxyParameters(
-        **whole,
-        is_merger=merger,
-        artifact=artifact,
-        **{name: value.astype(np.float32) for name, value in values.items()},
-    )
+    whole |= {"is_merger": merger, "artifact": artifact}
+    return GalaxyParameters(**whole, **{name: value.astype(np.float32) for name, value in values.items()})
 
 
 def _share(*weights: np.ndarray) -> np.ndarray:
@@ -177,23 +173,6 @@ def _graded(value: np.ndarray, thresholds: tuple[float, ...], width: float) -> n
     return above[..., :-1] - above[..., 1:]
 
 
-def visibility(parameters: Galaxies) -> dict[str, np.ndarray]:
-    """How plainly a feature shows, each [n] in 0..1, at the galaxy's inclination, brightness and PSF."""
-    p = GalaxyParameters(*(np.asarray(x, np.float64) for x in parameters))
-    sharp = expit((3.6 - p.pixel) / 0.7) * expit((np.log(p.surface_brightness) + 3.0) / 0.4)
-    face_on = expit((p.axis_ratio - 0.34) / 0.05)
-    partner = 0.1 + 0.45 * p.companion_flux + 0.4 * p.tails + 0.2 * p.disturbed
-    neighbour = 0.25 * np.exp(-np.maximum(p.companion_separation - 45, 0) / 18) * np.sqrt(p.companion_flux)
-    return {
-        "arms": p.arm_strength**0.5 * (0.3 + 0.7 * sharp) * (0.15 + 0.85 * face_on),
-        "bar": p.bar * (0.3 + 0.7 * sharp) * face_on,
-        "ring": p.ring * (0.3 + 0.7 * sharp) * face_on,
-        "edge_on": expit((0.285 - p.axis_ratio) / 0.03) * (p.kind == DISK),
-        "merger": np.where(p.is_merger, np.clip(partner, 0, 1) * (0.55 + 0.45 * sharp), neighbour),
-        "dust": np.clip(p.dust / 2, 0, 1) * expit((0.3 - p.axis_ratio) / 0.04) * sharp,
-    }
-
-
 def unanswerable(tree: Tree) -> list[str]:
     """Names of the questions that synthetic volunteers do not know."""
     return [q.name for q in tree.questions if (q.name, q.answers) not in _KNOWN]
@@ -205,10 +184,19 @@ def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarra
     The numbers are chosen so that the means of the answers lie near Kaggle's; mergers are a few per cent, as in
     Walmsley et al. 2022.
     """
-    seen = visibility(parameters)
     p = Galaxies(*(np.asarray(x, np.float64) for x in parameters))
     elliptical, disk, irregular, star = (p.kind == k for k in (ELLIPTICAL, DISK, IRREGULAR, ARTIFACT))
-    edge, arms, bar, ring, merger = (seen[k] for k in ("edge_on", "arms", "bar", "ring", "merger"))
+    # How plainly a feature shows, 0..1, at the galaxy's inclination, brightness and PSF.
+    sharp = expit((3.6 - p.pixel) / 0.7) * expit((np.log(p.surface_brightness) + 3.0) / 0.4)
+    face_on = expit((p.axis_ratio - 0.34) / 0.05)
+    arms = p.arm_strength**0.5 * (0.3 + 0.7 * sharp) * (0.15 + 0.85 * face_on)
+    bar = p.bar * (0.3 + 0.7 * sharp) * face_on
+    ring = p.ring * (0.3 + 0.7 * sharp) * face_on
+    edge = expit((0.285 - p.axis_ratio) / 0.03) * disk
+    dust = np.clip(p.dust / 2, 0, 1) * expit((0.3 - p.axis_ratio) / 0.04) * sharp
+    partner = 0.1 + 0.45 * p.companion_flux + 0.4 * p.tails + 0.2 * p.disturbed
+    neighbour = 0.25 * np.exp(-np.maximum(p.companion_separation - 45, 0) / 18) * np.sqrt(p.companion_flux)
+    merger = np.where(p.is_merger, np.clip(partner, 0, 1) * (0.55 + 0.45 * sharp), neighbour)
     featured = disk * (-1.3 + 0.8 * p.lateness + 4.2 * arms + 1.5 * bar + 1.6 * ring + 2.5 * edge)
     featured += 0.9 * irregular - 2.0 * elliptical + p.is_merger * (0.1 + 0.8 * p.tails) + 0.8 * p.disturbed
     featured = expit(0.92 * featured)
@@ -216,7 +204,7 @@ def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarra
     spiral = 0.12 + 0.85 * np.clip(1.5 * arms, 0, 1)
     barred = 0.10 + 0.85 * bar
     odd = -2.15 + 3.7 * merger + 2.4 * p.disturbed + 2.6 * irregular + 3.8 * ring + 3.2 * p.arc
-    odd = expit(odd + 2.2 * seen["dust"] + 2 * star)
+    odd = expit(odd + 2.2 * dust + 2 * star)
     concentration = p.bulge_fraction + 0.15 * irregular
     has_bulge = expit((p.bulge_fraction - 0.13) / 0.04)
     boxy = 0.07 + 0.6 * expit((p.boxiness - 3.0) / 0.3)
@@ -239,7 +227,7 @@ def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarra
             0.05 + 1.1 * irregular + 0.2 * p.lateness.clip(0) * disk + 0.2 * p.disturbed,
             0.3 + 1.0 * star,
             0.04 + 3.4 * merger,
-            0.004 + 0.8 * seen["dust"],
+            0.004 + 0.8 * dust,
         ),
         _share(has_bulge * (1 - boxy), has_bulge * boxy, 1 - has_bulge),
         _graded(np.degrees(np.abs(p.pitch)), (15.5, 25.0), 3.5),

@@ -6,6 +6,7 @@ key}` and `mutable=['batch_stats']`. `gz_jax.labels.activate` makes vote fractio
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -52,28 +53,16 @@ def create(
         raise UserError(f"dtype {dtype!r} is not one of 'float32', 'bfloat16'")
     if preprocess not in (None, "unit", "keras", "torch"):
         raise UserError(f"preprocess {preprocess!r} is not one of None, 'unit', 'keras', 'torch'")
-    compute = jnp.dtype(dtype)
+    if name not in NAMES:
+        raise UserError(f"model {name!r} is not one of {', '.join(map(repr, NAMES))}")
+    options = {"dropout": dropout, "momentum": momentum, "preprocess": preprocess}
+    given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+    given |= {"num_outputs": num_outputs, "dtype": jnp.dtype(dtype)}
+    if hidden is not None:
+        given["hidden"] = tuple(hidden)  # a module is hashed
     if name == "cnn":
-        rates = (0.1, 0.15 if dropout is None else dropout)
-        widths = (128, 64) if hidden is None else tuple(hidden)
-        return CNN(
-            num_outputs=num_outputs,
-            hidden=widths,
-            dropout=rates,
-            momentum=0.99 if momentum is None else momentum,
-            preprocess=preprocess or "unit",
-            dtype=compute,
-        )
-    if name == "resnet50":
-        return ResNet50Classifier(
-            num_outputs=num_outputs,
-            variant=variant,
-            hidden=(200, 100) if hidden is None else tuple(hidden),
-            dropout=0.1 if dropout is None else dropout,
-            pooling=pooling,
-            preprocess=preprocess,
-            freeze_statistics=freeze_statistics,
-            momentum=momentum,
-            dtype=compute,
-        )
-    raise UserError(f"model {name!r} is not one of {', '.join(map(repr, NAMES))}")
+        if dropout is not None:
+            given["dropout"] = (CNN.dropout[0], dropout)
+        return CNN(**given)
+    given.setdefault("hidden", (200, 100))
+    return ResNet50Classifier(variant=variant, pooling=pooling, freeze_statistics=freeze_statistics, **given)

@@ -27,6 +27,7 @@ from gz_jax.models.imagenet_tables import HEAD, NUM_CLASSES, TABLES, Entry, Tens
 from gz_jax.models.layers import Preprocess
 from gz_jax.models.resnet import PREPROCESS, ResNet50Classifier, Variant
 from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic
 
 FORMAT = "gz_jax resnet50"
 CLASS_INDEX = "imagenet_class_index.json"
@@ -51,8 +52,7 @@ class Weights(NamedTuple):
 
 
 class Download(NamedTuple):
-    """Where a named file is, the hash of the file, and of its body's values where no SHA-256 of it is
-    known."""
+    """Where a named file is, the hash of the file, and of its body's values where no SHA-256 of it is known."""
 
     url: str
     file: str
@@ -82,28 +82,25 @@ DOWNLOADS = {
 
 
 def load(source: str | os.PathLike) -> Weights:
-    """Weights by a name of `DOWNLOADS`, fetched if need be, or by path. Raises what `fetch` and
-    `read_weights` do."""
+    """Weights by a name of `DOWNLOADS`, fetched if need be, or by path. Raises what `_fetch` and `read_weights` do."""
     name = os.fspath(source)
     if name not in DOWNLOADS:
         return read_weights(os.path.expanduser(name))
-    path = fetch(name)
+    path = _fetch(name)
     weights = read_weights(path)
     if DOWNLOADS[name].fingerprint not in (None, weights.fingerprint):
         raise UserError(f"{path} does not hold the values of {name!r}: delete it and run again")
     return weights
 
 
-def fetch(name: str) -> pathlib.Path:
+def _fetch(name: str) -> pathlib.Path:
     """The file of a name of `DOWNLOADS`, from pooch's cache or the network, its hash checked.
 
     Raises:
-      UserError: unknown name; no network (says which file to put where); wrong hash.
+      UserError: no network (says which file to put where); wrong hash.
     """
     import pooch
 
-    if name not in DOWNLOADS:
-        raise UserError(f"weights {name!r} are not one of {', '.join(map(repr, DOWNLOADS))}")
     url, file, known_hash, _ = DOWNLOADS[name]
     cache = pooch.os_cache("gz_jax")
     pooch.get_logger().setLevel("WARNING")
@@ -141,8 +138,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
 
 
 def _choose(path: pathlib.Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]):
-    """The variant and the entries of the source that has most of the file's keys; our own files say their
-    variant."""
+    """The variant and the entries of the source that has most of the file's keys; our own files say their variant."""
     if metadata.get("format") == FORMAT:
         variant = metadata.get("variant")
         if variant not in PREPROCESS or metadata.get("preprocess") != PREPROCESS[variant]:
@@ -174,23 +170,18 @@ def _fingerprint(body: Mapping[str, Any]) -> str:
 
 
 def save_safetensors(weights: Weights, path: str | os.PathLike) -> None:
-    """Write weights under our own names, variant and preprocessing in the metadata. Raises UserError if it
-    cannot."""
-    from safetensors.numpy import save_file
+    """Write weights under our own names, variant and preprocessing in the metadata. Raises UserError if it cannot."""
+    from safetensors.numpy import save
 
     tree: dict[str, Any] = {collection: {"body": values} for collection, values in weights.body.items()}
     if weights.top is not None:
         tree["params"]["head"] = weights.top
     metadata = {"format": FORMAT, "variant": weights.variant, "preprocess": weights.preprocess}
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(flatten_dict(tree, sep="/"), partial, metadata)
-        os.replace(partial, path)
-    except Exception as error:  # safetensors has its own error for an unwritable file
+        with atomic(path, "wb") as file:
+            file.write(save(flatten_dict(tree, sep="/"), metadata))
+    except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def insert(variables: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
@@ -219,9 +210,7 @@ def classifier(weights: Weights) -> tuple[ResNet50Classifier, dict[str, Any]]:
     """The ImageNet network and its variables; its logits are [B, 1000]. Raises UserError without a top."""
     if weights.top is None:
         raise UserError("these weights have no top, so they cannot tell ImageNet's classes")
-    model = ResNet50Classifier(
-        variant=weights.variant, pooling="average", num_outputs=NUM_CLASSES, preprocess=weights.preprocess
-    )
+    model = ResNet50Classifier(NUM_CLASSES, weights.variant, pooling="average", preprocess=weights.preprocess)
     params = {"body": weights.body["params"], "head": weights.top}
     return model, {"params": params, "batch_stats": {"body": weights.body["batch_stats"]}}
 
@@ -241,8 +230,7 @@ def read_photo(path: str | os.PathLike, size: int = 224) -> np.ndarray:
         raise UserError(f"cannot read the image {path}: {error}") from error
     scale = size * 8 / 7 / min(image.size)
     width, height = (round(side * scale) for side in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
@@ -269,11 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", type=path_of)
     parser.add_argument("--class_index", type=path_of, help=f"the classes' names, Keras' {CLASS_INDEX}")
     args = parser.parse_args(argv)
-    folders = (
-        pathlib.Path(args.weights).parent,
-        args.images[0].parent,
-        pathlib.Path.home() / ".keras/models",
-    )
+    folders = (pathlib.Path(args.weights).parent, args.images[0].parent, pathlib.Path.home() / ".keras/models")
     try:
         if args.class_index and not args.class_index.is_file():
             raise UserError(f"no class index at {args.class_index}")

@@ -1,8 +1,6 @@
 """How each source of ResNet50 weights names its tensors, and the readers of its files.
 
-One table per source: our layer -> its layer, where {s} is the stage from 1 and {s1} that plus one, {b} the
-block from 1, {b0} from 0, {letter} from 'a', {n} the convolution's place in its block from 1 and {n_letter}
-from 'a'; and our leaf -> its leaf. `entries` spells a table out into keys.
+There is one table per source; `entries` spells it out into keys.
 """
 
 import functools
@@ -24,65 +22,48 @@ NUM_CLASSES = 1000
 HEAD = "params/head/"
 _LARGEST_CHUNK = 64 << 20  # bytes; HDF5 unpacks chunks whole, and the largest tensor has 10 MB
 
-_KERAS_LEAVES = {
-    "kernel": "kernel",
-    "bias": "bias",
-    "bn/scale": "gamma",
-    "bn/bias": "beta",
-    "bn/mean": "moving_mean",
-    "bn/var": "moving_variance",
-}
-_TORCH_LEAVES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "bn/scale": "weight",
-    "bn/bias": "bias",
-    "bn/mean": "running_mean",
-    "bn/var": "running_var",
-}
-_KERAS_LAYERS = {
-    "stem_conv": "conv1_conv",
-    "stem_bn": "conv1_bn",
-    "shortcut_conv": "conv{s1}_block{b}_0_conv",
-    "shortcut_bn": "conv{s1}_block{b}_0_bn",
-    "conv": "conv{s1}_block{b}_{n}_conv",
-    "bn": "conv{s1}_block{b}_{n}_bn",
-    "head": "predictions",
-}
-_OLD_KERAS_LAYERS = {
-    "stem_conv": "conv1",
-    "stem_bn": "bn_conv1",
-    "shortcut_conv": "res{s1}{letter}_branch1",
-    "shortcut_bn": "bn{s1}{letter}_branch1",
-    "conv": "res{s1}{letter}_branch2{n_letter}",
-    "bn": "bn{s1}{letter}_branch2{n_letter}",
-    "head": "fc1000",
-}
-_TORCH_LAYERS = {  # torchvision's names, and timm's for resnet50
-    "stem_conv": "conv1",
-    "stem_bn": "bn1",
-    "shortcut_conv": "layer{s}.{b0}.downsample.0",
-    "shortcut_bn": "layer{s}.{b0}.downsample.1",
-    "conv": "layer{s}.{b0}.conv{n}",
-    "bn": "layer{s}.{b0}.bn{n}",
-    "head": "fc",
-}
+# Leaves that are not called as ours are; `shift` is the bias of a batch normalisation.
+_KERAS_LEAVES = {"scale": "gamma", "shift": "beta", "mean": "moving_mean", "var": "moving_variance"}
+_TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "shift": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def _keras_layer(kind: str, stage: int, block: int, place: int) -> str:
+    return f"conv{stage + 1}_block{block}_{place}_{kind}" if stage else f"conv1_{kind}"
+
+
+def _old_keras_layer(kind: str, stage: int, block: int, place: int) -> str:
+    if not stage:
+        return "conv1" if kind == "conv" else "bn_conv1"
+    branch = f"2{'abc'[place - 1]}" if place else "1"
+    return f"{'res' if kind == 'conv' else 'bn'}{stage + 1}{'abcdef'[block - 1]}_branch{branch}"
+
+
+def _torch_layer(kind: str, stage: int, block: int, place: int) -> str:
+    """torchvision's names, and timm's for resnet50."""
+    if not stage:
+        return f"{kind}1"
+    return f"layer{stage}.{block - 1}." + (f"{kind}{place}" if place else f"downsample.{int(kind == 'bn')}")
 
 
 class Table(NamedTuple):
-    """A source's names, as layer + separator + leaf. `torch` says that kernels are stored as PyTorch does."""
+    """A source's names, as layer + separator + leaf. `torch` says that kernels are stored as PyTorch does.
+
+    `layer` takes 'conv' or 'bn', the stage from 1 (0 is the stem), the block from 1, and the convolution's place in its
+    block from 1 (0 is the shortcut); `head` is the classifier's name.
+    """
 
     variant: Variant
-    layers: Mapping[str, str]
+    head: str
+    layer: Callable[[str, int, int, int], str]
     leaves: Mapping[str, str]
     separator: str
     torch: bool
 
 
 TABLES: tuple[Table, ...] = (
-    Table("keras", _KERAS_LAYERS, _KERAS_LEAVES, "/", torch=False),
-    Table("keras", _OLD_KERAS_LAYERS, _KERAS_LEAVES, "/", torch=False),
-    Table("torchvision", _TORCH_LAYERS, _TORCH_LEAVES, ".", torch=True),
+    Table("keras", "predictions", _keras_layer, _KERAS_LEAVES, "/", torch=False),
+    Table("keras", "fc1000", _old_keras_layer, _KERAS_LEAVES, "/", torch=False),
+    Table("torchvision", "fc", _torch_layer, _TORCH_LEAVES, ".", torch=True),
 )
 
 
@@ -96,8 +77,7 @@ class Entry(NamedTuple):
 
 @functools.cache
 def shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
-    """Shape by path, 'params/body/stem_conv/kernel' to 'params/head/bias', of ResNet50 with ImageNet's
-    top."""
+    """Shape by path, 'params/body/stem_conv/kernel' to 'params/head/bias', of ResNet50 with ImageNet's top."""
     model = ResNet50Classifier(variant=variant, pooling="average", num_outputs=NUM_CLASSES)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(model.init, key, jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8))
@@ -109,15 +89,11 @@ def entries(table: Table) -> dict[str, Entry]:
     result = {}
     for path, shape in shapes(table.variant).items():
         *_, block, layer, leaf = path.split("/")
-        fields: dict[str, Any] = {}
-        if match := re.fullmatch(r"stage(\d)_block(\d)", block):
-            s, b = map(int, match.groups())
-            fields = {"s": s, "s1": s + 1, "b": b, "b0": b - 1, "letter": "abcdef"[b - 1]}
-        if layer[0].isdigit():
-            n, layer = layer.split("_")
-            fields |= {"n": n, "n_letter": "abc"[int(n) - 1]}
-        kind = "bn/" if layer.endswith("bn") else ""
-        key = table.layers[layer].format(**fields) + table.separator + table.leaves[kind + leaf]
+        place, _, kind = layer.partition("_")
+        numbers = *(re.findall(r"\d", block) or "00"), place if place.isdecimal() else "0"
+        theirs = table.layer(kind, *map(int, numbers)) if kind else table.head
+        leaf = "shift" if (kind, leaf) == ("bn", "bias") else leaf
+        key = theirs + table.separator + table.leaves.get(leaf, leaf)
         axes = None
         if table.torch and leaf == "kernel":
             # (out, in, height, width) there, (height, width, in, out) here; (out, in) there, (in, out) here.
@@ -176,10 +152,8 @@ def _safetensors(path: pathlib.Path):
 
     with safe_open(path, framework="numpy") as file:
         shape = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        yield (
-            {k: Tensor(k, shape[k], functools.partial(file.get_tensor, k)) for k in shape},
-            file.metadata() or {},
-        )
+        found = {key: Tensor(key, shape[key], functools.partial(file.get_tensor, key)) for key in shape}
+        yield found, file.metadata() or {}
 
 
 @contextmanager
@@ -205,8 +179,7 @@ _KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_
 
 @contextmanager
 def _hdf5(path: pathlib.Path):
-    """Keras' tensors as layer/leaf: 'conv1/conv1_W_1:0' and 'conv1/conv1/kernel:0' are both
-    'conv1/kernel'."""
+    """Keras' tensors as layer/leaf: 'conv1/conv1_W_1:0' and 'conv1/conv1/kernel:0' are both 'conv1/kernel'."""
     import h5py
 
     found: dict[str, Tensor] = {}

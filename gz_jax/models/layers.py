@@ -150,8 +150,7 @@ class BatchNorm(nn.Module):
         else:
             axes = tuple(range(x.ndim - 1))
             mean = x.mean(axes)
-            # d(var)/d(mean) is zero: cutting that path leaves the gradient exact and the backward pass
-            # shorter.
+            # d(var)/d(mean) is zero: cutting that path leaves the gradient exact and the backward pass shorter.
             var = jnp.square(x - jax.lax.stop_gradient(mean).reshape(broadcast)).mean(axes)
             if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
                 count = x.size // x.shape[-1]

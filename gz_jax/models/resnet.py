@@ -6,6 +6,7 @@ timm's v1.5: the stride is in the 3x3 convolution, no biases, momentum 0.9 (PyTo
 the running variance is the unbiased one. The paper used Keras'.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -36,31 +37,31 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
-        keras = self.variant == "keras"
-        first, second = (self.stride, 1) if keras else (1, self.stride)
-
-        def conv_bn(x, name, features, size=1, stride=1):
-            x = _conv(self.variant, self.dtype, features, size, stride, size // 2, f"{name}_conv")(x)
-            return _batch_norm(self.variant, self.dtype, f"{name}_bn", self.momentum)(x, use_running_average)
-
+        first, second = (self.stride, 1) if self.variant == "keras" else (1, self.stride)
+        conv_bn = functools.partial(_conv_bn, self, use_running_average)
         shortcut = conv_bn(x, "shortcut", 4 * self.features, stride=self.stride) if self.project else x
         x = nn.relu(conv_bn(x, "1", self.features, stride=first))
         x = nn.relu(conv_bn(x, "2", self.features, size=3, stride=second))
         return nn.relu(conv_bn(x, "3", 4 * self.features) + shortcut)
 
 
-def _conv(variant: Variant, dtype, features: int, size: int, stride: int, padding: int, name: str) -> Conv:
-    keras = variant == "keras"
+def _conv_bn(
+    owner: "Bottleneck | ResNet50",
+    use_running_average: bool,
+    x: jax.Array,
+    name: str,
+    features: int,
+    size: int = 1,
+    stride: int = 1,
+) -> jax.Array:
+    """A convolution, padded by size // 2, and its batch normalisation, inside the module `owner`."""
+    keras = owner.variant == "keras"
     init = nn.initializers.glorot_uniform() if keras else nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    return Conv(features, size, stride, padding, use_bias=keras, kernel_init=init, dtype=dtype, name=name)
-
-
-def _batch_norm(variant: Variant, dtype, name: str, momentum: float | None) -> BatchNorm:
-    if variant == "keras":
-        return BatchNorm(momentum=0.99 if momentum is None else momentum, epsilon=1.001e-5, dtype=dtype, name=name)
-    return BatchNorm(
-        momentum=0.9 if momentum is None else momentum, epsilon=1e-5, unbiased=True, dtype=dtype, name=name
-    )
+    momentum, epsilon = (0.99, 1.001e-5) if keras else (0.9, 1e-5)
+    momentum = momentum if owner.momentum is None else owner.momentum
+    dtype = owner.dtype
+    x = Conv(features, size, stride, size // 2, keras, kernel_init=init, dtype=dtype, name=f"{name}_conv")(x)
+    return BatchNorm(momentum, epsilon, not keras, dtype=dtype, name=f"{name}_bn")(x, use_running_average)
 
 
 class ResNet50(nn.Module):
@@ -75,8 +76,7 @@ class ResNet50(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
-        x = _conv(self.variant, self.dtype, 64, 7, 2, 3, "stem_conv")(x)
-        x = _batch_norm(self.variant, self.dtype, "stem_bn", self.momentum)(x, use_running_average)
+        x = _conv_bn(self, use_running_average, x, "stem", 64, size=7, stride=2)
         x = max_pool(nn.relu(x), 3, 2, padding=1)
         for stage, blocks in enumerate(STAGES, 1):
             for block in range(1, blocks + 1):

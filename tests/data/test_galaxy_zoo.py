@@ -72,7 +72,7 @@ def test_every_layout_gives_the_same_records(tmp_path):
 def test_second_opening_reads_what_the_first_prepared(tmp_path, monkeypatch):
     directory = kaggle_like.write(tmp_path / "data", FILES)
     before = galaxy_zoo.open_dataset(directory, store=tmp_path / "store")
-    monkeypatch.setattr(galaxy_zoo_builder, "check", lambda *_: pytest.fail("checked again"))
+    monkeypatch.setattr(galaxy_zoo.kaggle_check, "check_images", lambda *_: pytest.fail("checked again"))
     after = galaxy_zoo.open_dataset(directory, store=tmp_path / "store")
     assert after.statistics == before.statistics
     assert after.statistics["galaxies"] == {name: split.size for name, split in after.splits.items()}

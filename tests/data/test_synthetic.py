@@ -19,7 +19,7 @@ DECALS = labels.load("galaxy_zoo_decals")
 
 
 def _take(parameters, rows):
-    return synthetic.GalaxyParameters(*(column[rows] for column in parameters))
+    return synthetic.Galaxies(*(column[rows] for column in parameters))
 
 
 def _galaxy(**fields):
