@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.errors import UserError, first_line
 from gz_jax.training.schedule import EarlyStop, Plateau
 from gz_jax.training.state import PyTree
 
@@ -137,13 +137,9 @@ def _writing(directory: Any) -> Iterator[None]:
         yield
     except Exception as error:  # orbax, tensorstore and OS errors share no base class
         raise UserError(
-            f"cannot write a checkpoint to {directory} ({_first_line(error)}). Those before it are whole: make room, "
+            f"cannot write a checkpoint to {directory} ({first_line(error)[:300]}). Those before it are whole: make room, "
             "and the same command goes on from there."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 def digest(tree: PyTree, info: dict[str, Any]) -> str:
@@ -182,7 +178,7 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
                 restored = manager.restore(step, args=ocp.args.Composite(tree=tree_args, info=ocp.args.JsonRestore()))
                 return step, restored["tree"], _checked(restored["tree"], restored["info"])
             except Exception as error:
-                failures.append(f"step {step}: {_first_line(error)}")
+                failures.append(f"step {step}: {first_line(error)[:300]}")
                 logging.warning("checkpoint %s cannot be read; trying the one before", manager.directory / str(step))
     if failures:
         raise UserError(
