@@ -41,12 +41,9 @@ def merger_mode(
     outdir: Path,
     *,
     answer: str | None = None,
-    threshold: float = 0.3,
-    observability: tuple[float, float] | None = None,
-    merging: float = 1.0,
     labels_csv: Path | None = None,
-    confidence: float = 0.95,
     context: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """The fraction of galaxies with an answer: report.html, metrics.json, fractions.csv ... and figures in `outdir`.
 
@@ -58,8 +55,8 @@ def merger_mode(
       labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
         the training labels' own fraction.
       answer: as its column or as '<question>_<answer>'; None: the one that means a merger.
-      threshold, observability, merging, confidence: see `merger_report.merger_report`.
       context: what the page should say of the run.
+      options: threshold, observability, merging, confidence: see `merger_report.merger_report`.
 
     Returns:
       The results of `merger_report`, which metrics.json has too.
@@ -99,24 +96,13 @@ def merger_mode(
             held_out, votes = held_out[:, known], listed
     if votes is None:
         raise UserError("the validation table has no labels: give a CSV of votes (--labels), too")
-    results = merger_report(
-        scores,
-        held_out,
-        votes,
-        training,
-        tree=tree,
-        answer=answer,
-        threshold=threshold,
-        observability=observability,
-        merging=merging,
-        confidence=confidence,
-    )
+    results = merger_report(scores, held_out, votes, training, tree=tree, answer=answer, **options)
     results["caveats"] += [*dict.fromkeys(remarks), *fewer, *fewer_held_out]
     cards = []
     for name, estimate in results["estimates"].items():
         value, _, limits = text(estimate).partition(" [")
         limits = limits.rstrip("]").replace(", ", " to ") or "0 to 1"
-        cards.append((ESTIMATES[name], value, f"{100 * confidence:g} % interval {limits}"))
+        cards.append((ESTIMATES[name], value, f"{100 * results['confidence']:g} % interval {limits}"))
     title = f"{tree.name}: {results['meaning']} ({answer})"
     publish(outdir, title, _sections(results), results, cards, context)
     return results

@@ -64,11 +64,8 @@ def threshold_curve(results: dict[str, Any]) -> Figure:
     axes.axvline(results["threshold"], color=GREY, lw=1, ls=":")
     counts = [e.value for e in curve["count"]] + [v for part in curve["labels"].values() for v in part]
     positive = [v for v in counts if v > 0]
-    axes.set_yscale("log")
-    axes.set_ylim(min(positive, default=1e-3) / 2, min(1.0, 2 * max(positive, default=1)))
-    axes.set_xlabel("threshold of the vote fraction")
-    axes.set_ylabel("fraction of galaxies above")
-    axes.set_title(_title(results, 6))
+    axes.set(yscale="log", ylim=(min(positive, default=1e-3) / 2, min(1.0, 2 * max(positive, default=1))))
+    axes.set(xlabel="threshold of the vote fraction", ylabel="fraction of galaxies above", title=_title(results, 6))
     axes.legend()
     axes.grid(alpha=0.3)
     return figure

@@ -44,10 +44,8 @@ def contender(make: Make, *arguments: Any, our_memory: bool = False) -> Iterator
     try:
         here.send((make, arguments))
         parameters, stages = _answer(here)
-        yield Contender(
-            parameters,
-            [Stage(name, items, functools.partial(_call, here, i)) for i, (name, items) in enumerate(stages)],
-        )
+        remote = [Stage(name, items, functools.partial(_call, here, i)) for i, (name, items) in enumerate(stages)]
+        yield Contender(parameters, remote)
     finally:
         here.close()
         process.join()
