@@ -40,10 +40,9 @@ def comparison(results: dict[str, Any]) -> Figure:
         axes.plot(seeds, np.full(len(seeds), place + 0.25), "|", color=colour, ms=9)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.invert_yaxis()
-    axes.set_xlim(0, top * 1.08)
     ticks = "; ticks: single networks" if any(seeds_of.values()) else ""
-    axes.set_xlabel(f"fraction of galaxies, {100 * results['confidence']:g} % intervals{ticks}")
-    axes.set_title(_title(results, 4.4))
+    xlabel = f"fraction of galaxies, {100 * results['confidence']:g} % intervals{ticks}"
+    axes.set(xlim=(0, top * 1.08), xlabel=xlabel, title=_title(results, 4.4))
     axes.grid(axis="x", alpha=0.3)
     return figure
 
