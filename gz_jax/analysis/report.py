@@ -82,10 +82,10 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     found = evaluate.bootstrap(sums, functools.partial(evaluate.scores, tree=tree), inputs.resamples)
     numbers = {"run": inputs.name, "galaxies": len(truth), **{name: found[name] for name in SCORES}}
     rows = [{"score": name, "value": found[name], "meaning": SCORES[name].format(**words)} for name in SCORES]
-    values = {"galaxies": len(truth), "optimism": OPTIMISM if inputs.chosen_here else ""}
+    optimism = OPTIMISM if inputs.chosen_here else ""
     sections = [
         *_training(inputs),
-        Section("scores", [Table("scores", rows)], values),
+        Section("scores", [Table("scores", rows)], {"galaxies": len(truth), "optimism": optimism}),
         *_answers(found, sums, inputs),
         *([] if inputs.images is None else _galaxies(inputs.images, inputs, ids)),
     ]
