@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -81,17 +81,12 @@ def tree(config: ConfigDict, folder: pathlib.Path | None = None) -> Tree:
 
 def parts(config: ConfigDict, tree: Tree) -> Parts:
     """The module and the way images reach it."""
-    m, a = config.model, config.augment
+    m = config.model
     options = {"dtype": m.dtype, "momentum": m.momentum}
     if m.name == "resnet50":
-        options |= {
-            "variant": m.variant,
-            "hidden": tuple(m.hidden),
-            "dropout": m.dropout,
-            "pooling": m.pooling,
-            "freeze_statistics": m.frozen_statistics,
-        }
-    augmentation = Augmentation(a.rotate, a.flip, a.zoom, a.shift)
+        options |= {"variant": m.variant, "hidden": tuple(m.hidden), "dropout": m.dropout, "pooling": m.pooling}
+        options["freeze_statistics"] = m.frozen_statistics
+    augmentation = Augmentation(**config.augment)
     view = augment.view(config.data.size, config.data.crop, config.data.image_size, augmentation)
     return Parts(models.create(m.name, num_outputs=len(tree.columns), **options), view, augmentation)
 
@@ -110,17 +105,11 @@ def weights(config: ConfigDict) -> imagenet.Weights | None:
 def dataset(config: ConfigDict, tree: Tree) -> Dataset:
     """The galaxies the config asks for; nothing of TensorFlow is loaded for synthetic ones."""
     d = config.data
+    common: dict[str, Any] = {"tree": tree, "seed": d.seed, "validation_fraction": d.validation_fraction}
     if d.source == "synthetic":
         from gz_jax.data import synthetic
 
-        found = synthetic.make_dataset(
-            d.num_galaxies,
-            tree=tree,
-            seed=d.seed,
-            size=d.size,
-            validation_fraction=d.validation_fraction,
-            merger_fraction=d.merger_fraction,
-        )
+        found = synthetic.make_dataset(d.num_galaxies, size=d.size, merger_fraction=d.merger_fraction, **common)
         train, validation = (
             split.read(np.arange(split.size))["vote_fractions"]
             for split in (found.splits["train"], found.splits["validation"])
@@ -128,16 +117,8 @@ def dataset(config: ConfigDict, tree: Tree) -> Dataset:
         return found._replace(statistics=compare_splits(train, validation, tree))
     from gz_jax.data import galaxy_zoo
 
-    return galaxy_zoo.open_dataset(
-        d.dir,
-        tree=tree,
-        seed=d.seed,
-        validation_fraction=d.validation_fraction,
-        on_bad=d.on_bad,
-        image_size=d.image_size,
-        store=d.store,
-        prepared=d.pipeline == "stream",
-    )
+    files = {"on_bad": d.on_bad, "image_size": d.image_size, "store": d.store, "prepared": d.pipeline == "stream"}
+    return galaxy_zoo.open_dataset(d.dir, **common, **files)
 
 
 def settings(config: ConfigDict) -> loop.Settings:

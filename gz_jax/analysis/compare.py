@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, check
+from gz_jax.analysis.evaluate import Estimate, Sums, agreement, bootstrap, check, squared_error
 from gz_jax.labels import Tree, differences
 from gz_jax.runtime.errors import UserError
 
@@ -98,8 +98,7 @@ def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]
         raise UserError("the runs share no validation galaxy, so they cannot be compared: use the same data and split")
     truth, predicted = list[np.ndarray](), list[np.ndarray]()
     for run in runs:
-        order = np.argsort(run.galaxy_id)
-        rows = order[np.searchsorted(run.galaxy_id, common, sorter=order)]
+        _, rows, _ = np.intersect1d(run.galaxy_id, common, assume_unique=True, return_indices=True)
         true_rows, predicted_rows = run.truth[rows], run.predicted[rows]
         check(true_rows, predicted_rows, run.tree)
         if truth and not np.allclose(true_rows, truth[0], atol=1e-5):
@@ -128,7 +127,7 @@ def _verdict(first: str, second: str, difference: Estimate, lower_is_better: boo
 def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Comparison:
     """Table 1 of the paper for any runs, with 95 % intervals and the paired difference of every two."""
     common, truth, predicted, note = align(runs)
-    squared = np.stack([np.square(np.subtract(p, truth, dtype=np.float64)).mean(1) for p in predicted], axis=1)
+    squared = np.stack([squared_error(truth, p) for p in predicted], axis=1)
     right = np.stack([agreement(truth, p) for p in predicted], axis=1)
     pairs = list(itertools.combinations(range(len(runs)), 2))
     a, b = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
@@ -144,16 +143,12 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
         }
 
     found = bootstrap({"squared": squared, "right": right}, statistics, resamples, seed)
-
-    def at(name: str, i: int) -> Estimate:
-        return Estimate(*(float(part[i]) for part in found[name]))
-
     table = [
         {
             "run": run.name,
-            "val. MSE": at("mse", i),
-            "val. accuracy": at("accuracy", i),
-            "val. RMSE": at("rmse", i),
+            "val. MSE": found["mse"].at(i),
+            "val. accuracy": found["accuracy"].at(i),
+            "val. RMSE": found["rmse"].at(i),
             "best epoch": best_epoch(run.history),
             "epochs": len(run.history),
             "seed": run.seed,
@@ -166,7 +161,7 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
         first, second = runs[i].name, runs[j].name
         row: dict[str, Any] = {"first": first, "second": second}
         for name, lower_is_better in (("MSE", True), ("accuracy", False)):
-            row[f"{name} difference"] = difference = at(f"{name.lower()} difference", k)
+            row[f"{name} difference"] = difference = found[f"{name.lower()} difference"].at(k)
             row[f"{name} verdict"] = _verdict(first, second, difference, lower_is_better)
         paired.append(row)
         statements.append(f"{first} against {second}: MSE, {row['MSE verdict']}; accuracy, {row['accuracy verdict']}.")
@@ -199,23 +194,12 @@ def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> t
         else:
             group.append(i)
     repeated = [members for members in groups.values() if len(members) > 1]
-    rows = [
-        {
-            "runs": ", ".join(runs[i].name for i in members),
-            "seeds": len(members),
-            **{
-                f"{what} {name}": float(value)
-                for what, values in (("MSE", mse[members]), ("accuracy", accuracy[members]))
-                for name, value in (
-                    ("mean", values.mean()),
-                    ("std", values.std(ddof=1)),
-                    ("min", values.min()),
-                    ("max", values.max()),
-                )
-            },
-        }
-        for members in repeated
-    ]
+    rows: list[dict[str, Any]] = []
+    for members in repeated:
+        rows.append({"runs": ", ".join(runs[i].name for i in members), "seeds": len(members)})
+        for what, values in (("MSE", mse[members]), ("accuracy", accuracy[members])):
+            spread = {"mean": values.mean(), "std": values.std(ddof=1), "min": values.min(), "max": values.max()}
+            rows[-1] |= {f"{what} {name}": float(value) for name, value in spread.items()}
     for first, second in itertools.combinations(repeated, 2):
         p = float(stats.ttest_ind(mse[first], mse[second], equal_var=False).pvalue)
         verdict = "the MSE differs" if p < 0.05 else "not significant: no difference of the MSE could be shown"

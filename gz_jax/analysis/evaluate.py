@@ -26,6 +26,10 @@ class Estimate(NamedTuple):
     low: Any
     high: Any
 
+    def at(self, i: int) -> "Estimate":
+        """One of an array of scores."""
+        return Estimate(*(part[i] for part in self))
+
 
 def check(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> None:
     """Both must be [N, answers] and finite.
@@ -49,6 +53,11 @@ def check(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> None:
 def agreement(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Keras' `categorical_accuracy` per galaxy, bool [N]: the largest of all answers is the same one."""
     return truth.argmax(-1) == predicted.argmax(-1)
+
+
+def squared_error(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Mean squared error over the answers of each galaxy, float64 [N]."""
+    return np.square(np.subtract(predicted, truth, dtype=np.float64)).mean(1)
 
 
 def applies(truth: np.ndarray, tree: Tree) -> np.ndarray:
@@ -201,7 +210,7 @@ def most_confident(predicted: np.ndarray, galaxy_id: np.ndarray) -> np.ndarray:
 
 def worst_failures(truth: np.ndarray, predicted: np.ndarray, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Rows with the largest RMSE over the answers, worst first, and that RMSE: both [count]."""
-    error = np.sqrt(np.square(np.subtract(predicted, truth, dtype=np.float64)).mean(1))
+    error = np.sqrt(squared_error(truth, predicted))
     rows = np.argsort(-error, kind="stable")[:count]
     return rows, error[rows]
 
@@ -228,38 +237,30 @@ def views_gain(
       Rows with `views`, `rmse` and `gain in rmse`: RMSE of the first minus this one's (positive is better),
       paired.
     """
-    sums = {
-        name: np.square(np.subtract(predicted, truth, dtype=np.float64)).mean(1, keepdims=True)
-        for name, predicted in views.items()
-    }
+    squared = np.stack([squared_error(truth, predicted) for predicted in views.values()], axis=1)
 
     def statistics(s: Sums) -> dict[str, np.ndarray]:
-        rmse = np.sqrt(np.concatenate([s[name] for name in views], axis=-1) / len(truth))
+        rmse = np.sqrt(s["squared"] / len(truth))
         return {"rmse": rmse, "gain": rmse[..., :1] - rmse}
 
-    found = bootstrap(sums, statistics, resamples, seed)
-    rows = []
-    for i, name in enumerate(views):
-        gain = None if i == 0 else Estimate(*(part[i] for part in found["gain"]))
-        rows.append({"views": name, "rmse": Estimate(*(p[i] for p in found["rmse"])), "gain in rmse": gain})
-    return rows
+    found = bootstrap({"squared": squared}, statistics, resamples, seed)
+    return [
+        {"views": name, "rmse": found["rmse"].at(i), "gain in rmse": found["gain"].at(i) if i else None}
+        for i, name in enumerate(views)
+    ]
 
 
 def answer_table(estimates: Mapping[str, Estimate], calibration: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
     """One row per answer: RMSE, bias and R2 with intervals, the labels' own spread, the calibration error."""
-
-    def at(name: str, j: int) -> Estimate:
-        return Estimate(*(part[j] for part in estimates[name]))
-
     return [
         {
             "column": column,
             "question": tree.questions[tree.question_of[j]].text,
             "answer": tree.texts[j],
-            "rmse": at("answer_rmse", j),
+            "rmse": estimates["answer_rmse"].at(j),
             "std of labels": estimates["answer_std"].value[j],
-            "bias": at("answer_bias", j),
-            "r2": at("answer_r2", j),
+            "bias": estimates["answer_bias"].at(j),
+            "r2": estimates["answer_r2"].at(j),
             "calibration error": calibration[j],
         }
         for j, column in enumerate(tree.columns)
@@ -272,7 +273,7 @@ def question_table(estimates: Mapping[str, Estimate], asked: np.ndarray, tree: T
         {
             "question": q.text,
             "galaxies": int(asked[i]),
-            "accuracy": Estimate(*(part[i] for part in estimates["question_accuracy"])),
+            "accuracy": estimates["question_accuracy"].at(i),
             "majority share": estimates["question_majority"].value[i],
         }
         for i, q in enumerate(tree.questions)

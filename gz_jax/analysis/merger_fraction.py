@@ -71,11 +71,9 @@ def corrected_mean(
     if not (len(catalogue) and len(positives) and len(negatives)):
         return UNKNOWN
     z = stats.norm.ppf((1 + confidence) / 2)
-    (seen, v_seen), (hit, v_hit), (false, v_false) = (
-        _moments(catalogue, z**2),
-        _moments(positives, 2),
-        _moments(negatives, 2),
-    )
+    seen, v_seen = _moments(catalogue, z**2)
+    hit, v_hit = _moments(positives, 2)
+    false, v_false = _moments(negatives, 2)
     separation = float(np.mean(positives) - np.mean(negatives))
     if separation <= 0 or hit <= false:
         return UNKNOWN
@@ -225,9 +223,8 @@ def merger_rate(
     if not value > 0:
         return Estimate(float(value), 0.0, float(high * np.exp(spread)))
     below = np.hypot(np.log(value / low), spread) if low > 0 else np.inf
-    return Estimate(
-        float(value), float(value * np.exp(-below)), float(value * np.exp(np.hypot(np.log(high / value), spread)))
-    )
+    above = np.hypot(np.log(high / value), spread)
+    return Estimate(float(value), float(value * np.exp(-below)), float(value * np.exp(above)))
 
 
 def reliability(scores: np.ndarray, target: np.ndarray, confidence: float = 0.95) -> dict[str, list[float]]:

@@ -28,11 +28,8 @@ class _Scores(NamedTuple):
     predicted: np.ndarray
     votes: np.ndarray | None
     files: np.ndarray | None = None
-    manifest: Mapping[str, Any] = {}
-
-    @property
-    def networks(self) -> list[dict[str, Any]]:
-        return networks_of(dict(self.manifest))
+    networks: Sequence[dict[str, Any]] = ()
+    settings: Mapping[str, Any] | None = None
 
 
 def merger_mode(
@@ -41,12 +38,9 @@ def merger_mode(
     outdir: Path,
     *,
     answer: str | None = None,
-    threshold: float = 0.3,
-    observability: tuple[float, float] | None = None,
-    merging: float = 1.0,
     labels_csv: Path | None = None,
-    confidence: float = 0.95,
     context: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """The fraction of galaxies with an answer: report.html, metrics.json, fractions.csv ... and figures in `outdir`.
 
@@ -58,8 +52,8 @@ def merger_mode(
       labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
         the training labels' own fraction.
       answer: as its column or as '<question>_<answer>'; None: the one that means a merger.
-      threshold, observability, merging, confidence: see `merger_report.merger_report`.
       context: what the page should say of the run.
+      options: threshold, observability, merging, confidence: see `merger_report.merger_report`.
 
     Returns:
       The results of `merger_report`, which metrics.json has too.
@@ -75,8 +69,7 @@ def merger_mode(
     everyone = [one for table in tables for one in table.networks]
     if len(catalogue) == 1 < len(tables) and same_networks(catalogue[0].networks, everyone):
         ids, scores, _ = _aligned("validation tables", tables)  # an ensemble's members, judged one by one
-        whole = {"models": {"networks": everyone}}
-        tables = [_Scores("the validation tables", ids, scores.mean(0), _votes(tables, ids), None, whole)]
+        tables = [_Scores("the validation tables", ids, scores.mean(0), _votes(tables, ids), None, everyone)]
     remarks = [remark for one, other in zip(catalogue, tables, strict=False) for remark in _check_pair(one, other)]
     _, scores, fewer = _aligned("prediction tables", catalogue)
     ids, held_out, fewer_held_out = _aligned("validation tables", tables)
@@ -99,24 +92,13 @@ def merger_mode(
             held_out, votes = held_out[:, known], listed
     if votes is None:
         raise UserError("the validation table has no labels: give a CSV of votes (--labels), too")
-    results = merger_report(
-        scores,
-        held_out,
-        votes,
-        training,
-        tree=tree,
-        answer=answer,
-        threshold=threshold,
-        observability=observability,
-        merging=merging,
-        confidence=confidence,
-    )
+    results = merger_report(scores, held_out, votes, training, tree=tree, answer=answer, **options)
     results["caveats"] += [*dict.fromkeys(remarks), *fewer, *fewer_held_out]
     cards = []
     for name, estimate in results["estimates"].items():
         value, _, limits = text(estimate).partition(" [")
         limits = limits.rstrip("]").replace(", ", " to ") or "0 to 1"
-        cards.append((ESTIMATES[name], value, f"{100 * confidence:g} % interval {limits}"))
+        cards.append((ESTIMATES[name], value, f"{100 * results['confidence']:g} % interval {limits}"))
     title = f"{tree.name}: {results['meaning']} ({answer})"
     publish(outdir, title, _sections(results), results, cards, context)
     return results
@@ -185,7 +167,8 @@ def _load(path: Path, answer: str) -> _Scores:
     votes = table[voted].to_numpy() if voted in names else None
     files = _texts(table["file"]) if "file" in names else None
     made = table_files.manifest(path)
-    return _Scores(os.fspath(path), _texts(table[key]), table[answer].to_numpy(), votes, files, made)
+    how = networks_of(made), made.get("settings")
+    return _Scores(os.fspath(path), _texts(table[key]), table[answer].to_numpy(), votes, files, *how)
 
 
 def _check_distinct(catalogue: Sequence[_Scores]) -> None:
@@ -228,8 +211,8 @@ def _check_pair(one: _Scores, other: _Scores) -> list[str]:
         )
     unknown = [table.path for table in (one, other) if not table.networks]
     remarks = [f"{path} does not say which network it was predicted by: it could not be checked." for path in unknown]
-    crop = one.manifest.get("settings", {}).get("crop")
-    if crop is not None and "settings" not in other.manifest:
+    crop = (one.settings or {}).get("crop")
+    if crop is not None and other.settings is None:
         remarks.append(
             f"The catalogue was predicted with a crop of {crop:g} pixels of its images, the validation galaxies as in "
             "training: (c) and (d) hold only if both crops show the same part of a galaxy."
@@ -242,10 +225,8 @@ SEEN_BY = ("crop", "stretch", "planes", "extension", "extensions", "sky", "noise
 
 def _differences(one: _Scores, other: _Scores) -> str:
     """Settings that decide what the network saw, where both tables have settings and these differ; '' if none does."""
-    first, second = one.manifest.get("settings"), other.manifest.get("settings")
-    if not first or not second:
-        return ""
-    names = [name for name in SEEN_BY if first.get(name) != second.get(name)]
+    first, second = one.settings or {}, other.settings or {}
+    names = [name for name in SEEN_BY if first and second and first.get(name) != second.get(name)]
     return "; ".join(f"{name} {first.get(name)} and {second.get(name)}" for name in names)
 
 

@@ -265,19 +265,14 @@ def _pad_epochs(ax: Axes, epoch: np.ndarray) -> None:
     ax.set_xlim(low - 0.5, high + 0.5)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter() if ax.get_yscale() != "log" else _sparse_log(ax))
+
+    def sparse(x: float, _: float) -> str:  # numbers at 2 and 5, or at all ticks where the axis spans less than 1 to 5
+        bottom, top = ax.get_ylim()
+        return f"{x:g}" if top < 5 * bottom or f"{x:e}"[0] in "25" else ""
+
     if ax.get_yscale() == "log":
-        ax.yaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
-
-
-def _sparse_log(ax: Axes) -> mpl.ticker.Formatter:
-    """Minor ticks of a log axis as plain numbers: at 2 and 5, or all of them where the axis spans less than 1 to 5."""
-
-    def name(x: float, _: int) -> str:
-        low, high = ax.get_ylim()
-        return f"{x:g}" if high < 5 * low or f"{x:e}"[0] in "25" else ""
-
-    return mpl.ticker.FuncFormatter(name)
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(sparse)
 
 
 @styled

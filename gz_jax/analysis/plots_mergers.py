@@ -40,10 +40,9 @@ def comparison(results: dict[str, Any]) -> Figure:
         axes.plot(seeds, np.full(len(seeds), place + 0.25), "|", color=colour, ms=9)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.invert_yaxis()
-    axes.set_xlim(0, top * 1.08)
     ticks = "; ticks: single networks" if any(seeds_of.values()) else ""
-    axes.set_xlabel(f"fraction of galaxies, {100 * results['confidence']:g} % intervals{ticks}")
-    axes.set_title(_title(results, 4.4))
+    xlabel = f"fraction of galaxies, {100 * results['confidence']:g} % intervals{ticks}"
+    axes.set(xlim=(0, top * 1.08), xlabel=xlabel, title=_title(results, 4.4))
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -64,11 +63,8 @@ def threshold_curve(results: dict[str, Any]) -> Figure:
     axes.axvline(results["threshold"], color=GREY, lw=1, ls=":")
     counts = [e.value for e in curve["count"]] + [v for part in curve["labels"].values() for v in part]
     positive = [v for v in counts if v > 0]
-    axes.set_yscale("log")
-    axes.set_ylim(min(positive, default=1e-3) / 2, min(1.0, 2 * max(positive, default=1)))
-    axes.set_xlabel("threshold of the vote fraction")
-    axes.set_ylabel("fraction of galaxies above")
-    axes.set_title(_title(results, 6))
+    axes.set(yscale="log", ylim=(min(positive, default=1e-3) / 2, min(1.0, 2 * max(positive, default=1))))
+    axes.set(xlabel="threshold of the vote fraction", ylabel="fraction of galaxies above", title=_title(results, 6))
     axes.legend()
     axes.grid(alpha=0.3)
     return figure

@@ -98,8 +98,9 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
         gains = evaluate.views_gain(truth, inputs.views, inputs.resamples)
         sections.append(Section("views", [Table("views", gains)]))
     if inputs.test is not None and merger is not None:
-        numbers["test"], section = _test(inputs.test, merger, inputs.merger_threshold)
-        sections.append(section)
+        test, given = inputs.test, inputs.test.predicted[:, merger]
+        numbers["test"], items, values = _selection(inputs, "mergers_test", given, None, test.galaxy_id, test.images)
+        sections.append(Section("test", items, values))
     value = {name: float(found[name].value) for name in SCORES}
     low, high = found["rmse"].low, found["rmse"].high
     cards = [
@@ -167,34 +168,33 @@ def _galaxies(images: Images, inputs: EvaluationInputs, ids: np.ndarray) -> list
 
 
 def _selection(
-    name: str, table: str, found: Mapping[str, Any], images: Images | None, rows: np.ndarray, captions: Sequence[str]
-) -> tuple[list[Picture | Table], dict[str, Any]]:
-    """The grid of the first selected galaxies with the table of the selection, and what their texts need."""
+    inputs: EvaluationInputs,
+    name: str,
+    predicted: np.ndarray,
+    truth: np.ndarray | None,
+    ids: np.ndarray,
+    images: Images | None,
+) -> tuple[dict[str, Any], list[Picture | Table], dict[str, Any]]:
+    """Galaxies above the threshold: numbers, a grid of the first with the table of them, and what their texts need."""
+    found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold)
     shown = rows[:GRID]
-    items: list[Picture | Table] = [Table(table, [{"quantity": key, "value": x} for key, x in found.items()])]
+    voted = ["" if truth is None else f" (volunteers {truth[r]:.2f})" for r in shown]
+    captions = [f"{ids[r]}\n{predicted[r]:.2f}{votes}" for r, votes in zip(shown, voted, strict=True)]
+    items: list[Picture | Table] = [Table(name, [{"quantity": key, "value": x} for key, x in found.items()])]
     if images is not None and len(shown):
-        items.insert(0, Picture(name, lambda: plots.mosaic(images(shown), captions)))
-    return items, {**found, "shown": len(shown)}
+        picture = "mergers_test" if truth is None else "mergers_validation"
+        items.insert(0, Picture(picture, lambda: plots.mosaic(images(shown), captions)))
+    return found, items, {**found, "shown": len(shown)}
 
 
 def _mergers(inputs: EvaluationInputs, ids: np.ndarray, merger: int) -> tuple[dict[str, Any], Section]:
     truth, predicted, column = inputs.truth[:, merger], inputs.predicted[:, merger], inputs.tree.columns[merger]
-    found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold)
+    found, items, values = _selection(inputs, "mergers", predicted, truth, ids, inputs.images)
     curve = mergers.merger_curve(truth, predicted, THRESHOLDS, inputs.merger_threshold)
-    captions = [f"{ids[r]}\n{predicted[r]:.2f} (volunteers {truth[r]:.2f})" for r in rows[:GRID]]
-    items, values = _selection("mergers_validation", "mergers", found, inputs.images, rows, captions)
     steps = [{"threshold": t, "purity": p, "completeness": c} for t, p, c in zip(THRESHOLDS, *curve, strict=True)]
     draw = lambda: plots_predictions.purity_completeness(THRESHOLDS, curve, inputs.merger_threshold, column)  # noqa: E731
     items += [Picture("purity_completeness", draw), Table("merger_curve", steps)]
     return found, Section("mergers", items, values)
-
-
-def _test(test: TestSet, merger: int, threshold: float) -> tuple[dict[str, Any], Section]:
-    predicted = test.predicted[:, merger]
-    found, rows = mergers.mergers(predicted, None, threshold)
-    captions = [f"{test.galaxy_id[r]}\n{predicted[r]:.2f}" for r in rows[:GRID]]
-    items, values = _selection("mergers_test", "mergers_test", found, test.images, rows, captions)
-    return found, Section("test", items, values)
 
 
 def _tree(predicted: np.ndarray, tree: Tree) -> Section:
@@ -217,15 +217,6 @@ def compare_report(
     """
     result, tree = compare.compare(runs, resamples), runs[0].tree
     histories = {run.name: compare.columns(run.history) for run in runs}
-    curves = []
-    if any("val_loss" in history for history in histories.values()):
-        draw = functools.partial(plots.run_curves, histories)
-        curves = [
-            Picture("runs_loss", lambda: draw("val_loss", "mean squared error", log=True)),
-            Picture(
-                "runs_accuracy", lambda: draw("val_accuracy", f"accuracy (largest of the {len(tree.columns)} answers)")
-            ),
-        ]
     notes = [result.note] if result.note else []
     values = {"galaxies": result.galaxies, "optimism": OPTIMISM}
     sections = [Section("runs", [Table("runs", result.runs)], values, notes)]
@@ -233,7 +224,11 @@ def compare_report(
         table = Table("differences", result.differences)
         few = result.statements[: len(result.differences)] if len(runs) <= 3 else []
         sections.append(Section("differences", [table], text=few))
-    sections += [Section("curves", curves)] if curves else []
+    if any("val_loss" in history for history in histories.values()):
+        draw, label = plots.run_curves, f"accuracy (largest of the {len(tree.columns)} answers)"
+        loss = Picture("runs_loss", lambda: draw(histories, "val_loss", "mean squared error", log=True))
+        accuracy = Picture("runs_accuracy", lambda: draw(histories, "val_accuracy", label))
+        sections.append(Section("curves", [loss, accuracy]))
     of_seeds = result.statements[len(result.differences) :]
     if result.seeds or of_seeds:
         sections.append(Section("seeds", [Table("seeds", result.seeds)] if result.seeds else [], text=of_seeds))

@@ -63,34 +63,21 @@ def explore_report(
             ("guess RMSE", f"{compared['guess RMSE']:.4f}", "always answering the training means"),
         ]
     shares = explore.histograms(a), None if b is None else explore.histograms(b)
+    pictures = {
+        "examples": lambda: plots.mosaic(train.images(chosen), [""] * len(chosen)),
+        "label_histograms": lambda: plots_labels.label_histograms(*shares, tree),
+        "prototypes": lambda: plots_labels.answer_images(train.images(a.prototype), a.high, tree),
+        "correlation": lambda: plots_labels.correlation_matrix(correlation, tree),
+    }
+    examples, distributions, highest, matrix = (Picture(name, draw) for name, draw in pictures.items())
     sections = [
-        Section("examples", [Picture("examples", lambda: plots.mosaic(train.images(chosen), [""] * len(chosen)))]),
-        Section(
-            "labels",
-            [
-                Picture("label_histograms", lambda: plots_labels.label_histograms(*shares, tree)),
-                Table("labels", explore.label_table(a, b, tree)),
-            ],
-            text=prose,
-        ),
-        Section(
-            "prototypes",
-            [
-                Picture("prototypes", lambda: plots_labels.answer_images(train.images(a.prototype), a.high, tree)),
-                Table("prototypes", prototypes),
-            ],
-        ),
-        Section(
-            "correlation",
-            [
-                Picture("correlation", lambda: plots_labels.correlation_matrix(correlation, tree)),
-                *([Table("correlations", pairs[:15])] if pairs else []),
-            ],
-        ),
+        Section("examples", [examples]),
+        Section("labels", [distributions, Table("labels", explore.label_table(a, b, tree))], text=prose),
+        Section("prototypes", [highest, Table("prototypes", prototypes)]),
+        Section("correlation", [matrix, *([Table("correlations", pairs[:15])] if pairs else [])]),
     ]
     if pipeline is not None:
-        picture = Picture("pipeline", lambda: plots_labels.pipeline_examples(*pipeline))
-        sections.append(Section("pipeline", [picture]))
+        sections.append(Section("pipeline", [Picture("pipeline", lambda: plots_labels.pipeline_examples(*pipeline))]))
     return publish(outdir, f"{tree.name}: the data", sections, numbers, cards, context, {"answers": len(tree.columns)})
 
 

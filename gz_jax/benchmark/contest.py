@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gz_jax.benchmark.timing import Stage
 from gz_jax.runtime import memory
+from gz_jax.runtime.errors import first_line
 
 Make = Callable[..., tuple[int, Stage, Stage]]
 
@@ -43,10 +44,8 @@ def contender(make: Make, *arguments: Any, our_memory: bool = False) -> Iterator
     try:
         here.send((make, arguments))
         parameters, stages = _answer(here)
-        yield Contender(
-            parameters,
-            [Stage(name, items, functools.partial(_call, here, i)) for i, (name, items) in enumerate(stages)],
-        )
+        remote = [Stage(name, items, functools.partial(_call, here, i)) for i, (name, items) in enumerate(stages)]
+        yield Contender(parameters, remote)
     finally:
         here.close()
         process.join()
@@ -87,4 +86,4 @@ def _serve(pipe: Connection, our_memory: bool) -> None:
     except EOFError:
         return
     except Exception as error:  # of peers: no compiler, no memory, no such package
-        pipe.send(next(iter(str(error).splitlines()), type(error).__name__))
+        pipe.send(first_line(error))

@@ -27,9 +27,7 @@ def row(stage: Stage, samples: Sequence[float], ceilings: Ceilings) -> dict[str,
 
 def stage_table(rows: Sequence[dict[str, Any]]) -> str:
     """The stages in Markdown, a line each."""
-    lines = [
-        ["stage", "images", "ms", "quartiles", "images/s", "GFLOP", "MB", "of roofline"],
-    ]
+    lines = [["stage", "images", "ms", "quartiles", "images/s", "GFLOP", "MB", "of roofline"]]
     for r in rows:
         low, high = (f"{1e3 * q:.3g}" for q in r["quartiles"])
         line = [r["name"], str(r["images"]), f"{1e3 * r['median_seconds']:.3g}", f"{low} to {high}"]
@@ -49,9 +47,8 @@ def peer_rows(rows: Sequence[dict[str, Any]], peers: Sequence[str]) -> list[dict
         for peer in peers:
             other = by_name[f"{name}, {peer}"]
             median, low, high = timing.ratio(by_name[name]["seconds"], other["seconds"])
-            rates = (by_name[name]["images_per_second"], other["images_per_second"])
-            found.append({"name": name, "peer": peer, "ours": rates[0], "theirs": rates[1], "ratio": median})
-            found[-1]["range"] = [low, high]
+            rates = {"ours": by_name[name]["images_per_second"], "theirs": other["images_per_second"]}
+            found.append({"name": name, "peer": peer, **rates, "ratio": median, "range": [low, high]})
     return found
 
 

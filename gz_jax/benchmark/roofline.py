@@ -4,12 +4,13 @@ The roofline (Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785):
 moves B bytes takes at least max(F / ceiling of operations, B / ceiling of bytes).
 """
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from gz_jax.benchmark.timing import seconds
 
 
 class Cost(NamedTuple):
@@ -83,11 +84,10 @@ def ceilings(dtype: str, *, side: int | None = None, megabytes: int | None = Non
 def _best(function: Callable[[], jax.Array], repeats: int) -> float:
     calls = 1 if jax.default_backend() == "cpu" else 20  # so that starting and waiting do not count
     jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+
+    def run() -> None:
         for _ in range(calls):
             result = function()
         jax.block_until_ready(result)
-        times.append((time.perf_counter() - start) / calls)
-    return min(times)
+
+    return min(seconds(run) for _ in range(repeats)) / calls

@@ -61,11 +61,10 @@ def device_stages(
             result = jitted(*arguments)
         jax.block_until_ready(result)
 
-    stages = [Stage("host to device", size, put)]
+    stages = [] if contested else [Stage("host to device", size, put)]
     compiling: dict[str, dict[str, float]] = {}
-    if contested:
-        stages, functions = [], {name: functions[name] for name in CONTESTED}
-    for name, (jitted, arguments) in functions.items():
+    for name in CONTESTED if contested else functions:
+        jitted, arguments = functions[name]
         cost, compiling[name] = compile_twice(jitted, *arguments)
         call = train if name == "train step" else functools.partial(repeat, jitted, arguments)
         stages.append(Stage(name, size, call, cost))
@@ -130,12 +129,6 @@ def predict_stage(workdir: pathlib.Path, images: pathlib.Path, crop: float) -> S
 
     def predict(n: int) -> None:
         for _ in range(n):
-            predict_catalogue(
-                images,
-                workdir / f"predictions{next(number)}",
-                [network],
-                crop=crop,
-                progress=False,
-            )
+            predict_catalogue(images, workdir / f"predictions{next(number)}", [network], crop=crop, progress=False)
 
     return Stage("predict from files", len(list(images.iterdir())), predict)

@@ -71,13 +71,7 @@ def _cnn(module: Any) -> nn.Sequential:
     return nn.Sequential(
         *(nn.Conv2d(3, a, 3), nn.BatchNorm2d(a, 1e-3, 1 - module.momentum), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Dropout(early), nn.Conv2d(a, b, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(early)),
-        *(
-            nn.Conv2d(b, c, 6),
-            nn.ReLU(),
-            nn.Dropout(early),
-            nn.Flatten(),
-            _dense(module, late),
-        ),
+        *(nn.Conv2d(b, c, 6), nn.ReLU(), nn.Dropout(early), nn.Flatten(), _dense(module, late)),
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gz_jax.data import inputs
-from gz_jax.inference.tables import BAD, MANIFEST, is_whole, metadata, record
+from gz_jax.inference.tables import BAD, MANIFEST, digest, record
 from gz_jax.runtime import files
 from gz_jax.runtime.errors import UserError
 
@@ -81,7 +81,7 @@ def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str
     for path in sorted(output.glob("part-*.parquet")):
         start = int(path.stem[5:]) * shard_size if path.stem[5:].isdecimal() else len(rows.ids)
         now = rows.part(start, start + shard_size)
-        if not len(now.ids) or not is_whole(path, len(now.ids)) or metadata(path).get("rows") == now.digest:
+        if not len(now.ids) or digest(path, len(now.ids)) in (None, now.digest):
             continue
         try:
             part = parquet.read_table(path)

@@ -8,11 +8,12 @@ table[table["Class8.6"] > 0.3]
 import concurrent.futures
 import importlib.metadata
 import io
+import itertools
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,7 +33,6 @@ from gz_jax.labels import Tree
 from gz_jax.runtime import distributed
 from gz_jax.runtime.errors import UserError
 
-Item = TypeVar("Item")
 _conditional = jax.jit(labels.conditional, static_argnums=1)
 
 
@@ -89,16 +89,13 @@ def predict_catalogue(
         raise UserError(f"batch size {batch_size} and shard size {shard_size} must be at least 1")
     shard_size = -(-shard_size // batch_size) * batch_size
     how["crop"] = crop = _crop(networks, crop, pixel_scale, field_arcsec)
-    if isinstance(spec, Catalogue):
-        catalogue = spec
-    else:
-        catalogue = inputs.list_inputs(spec, id_column=id_column, file_column=file_column, file_columns=file_columns)
+    columns: dict[str, Any] = {"id_column": id_column, "file_column": file_column, "file_columns": list(file_columns)}
+    catalogue = spec if isinstance(spec, Catalogue) else inputs.list_inputs(spec, **columns)
     if progress and process_index == 0 and (text := inputs.left_out_text(catalogue)):
         print(text)
     total = len(catalogue.ids)
     network, views = ensemble(networks, batch_size)
-    settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **how}
-    settings |= {"id_column": id_column, "file_column": file_column, "file_columns": list(file_columns)}
+    settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **how, **columns}
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
     rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps)
     with distributed.lead_first():
@@ -107,11 +104,10 @@ def predict_catalogue(
     spans = [(start, min(start + shard_size, total)) for start in starts]
     how |= {"size": networks[0].view.size, "turned": any(t.turned for t in networks)}
     shards = {span: tables.shard(output, span[0] // shard_size) for span in spans}
-    todo = [span for span in spans if not _is_done(shards[span], catalogue, span, rows.part(*span), workers, how)]
+    todo = [span for span in spans if not _is_done(shards[span], catalogue, span[0], rows.part(*span), workers, how)]
     if progress and spans and not todo:
         print(f"{output} is complete: nothing is predicted again. For other images choose another folder.")
-    how |= {"workers": workers}
-    batches = (_predict_batch(network, batch) for batch in _ahead(_batches(catalogue, todo, batch_size, **how)))
+    batches = _predictions(network, catalogue, todo, batch_size, how | {"workers": workers})
     bar = tqdm(
         total=sum(b - a for a, b in spans),
         initial=sum(b - a for a, b in set(spans) - set(todo)),
@@ -178,11 +174,9 @@ def predict_arrays(
         catalogue = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
     network, _ = ensemble(networks, batch_size)
-    spans = [(0, len(catalogue.ids))]
     how |= {"size": networks[0].view.size, "turned": any(t.turned for t in networks)}
     how |= {"crop": _crop(networks, crop), "workers": workers}
-    batches = _ahead(_batches(catalogue, spans, batch_size, **how))
-    parts = [_predict_batch(network, batch) for batch in batches]
+    parts = list(_predictions(network, catalogue, [(0, len(catalogue.ids))], batch_size, how))
     if not parts:
         raise UserError("no images to predict")
     return catalogue.ids, _joined(parts), networks[0].tree
@@ -190,10 +184,6 @@ def predict_arrays(
 
 def predict(images_or_paths: Any, workdirs: Any, **options: Any) -> Any:
     """`predict_arrays` as a pandas DataFrame with a row per image, and the columns of `tables.to_table`."""
-    try:
-        import pandas  # noqa: F401
-    except ImportError as error:
-        raise UserError("predict() makes a pandas DataFrame: pip install pandas, or call predict_arrays()") from error
     return tables.to_table(*predict_arrays(images_or_paths, workdirs, **options)).to_pandas()
 
 
@@ -234,6 +224,23 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
     return together, views
 
 
+def _predictions(
+    network: Callable[[np.ndarray], Any],
+    catalogue: Catalogue,
+    spans: Sequence[tuple[int, int]],
+    batch_size: int,
+    how: dict[str, Any],
+) -> Iterator[Predicted]:
+    """Batch after batch of the rows in `spans`, the next one being read while one is predicted."""
+    each = (inputs.read_batches(catalogue, batch_size, start=start, stop=stop, **how) for start, stop in spans)
+    batches = itertools.chain.from_iterable(each)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, batches, None)
+        while (batch := waiting.result()) is not None:
+            waiting = pool.submit(next, batches, None)
+            yield _predict_batch(network, batch)
+
+
 def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.ndarray]) -> Predicted:
     fractions, conditional, spread = network(batch["image"])
     flag, reason = batch["flag"], batch["reason"]
@@ -247,27 +254,8 @@ def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.nda
 
 
 def _joined(parts: Sequence[Predicted]) -> Predicted:
-    def whole(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    spread = None if parts[0].spread is None else whole("spread")
-    return Predicted(whole("fractions"), whole("conditional"), spread, whole("flag"), whole("reason"))
-
-
-def _batches(
-    catalogue: Catalogue, spans: Sequence[tuple[int, int]], batch_size: int, **how: Any
-) -> Iterator[dict[str, np.ndarray]]:
-    for start, stop in spans:
-        yield from inputs.read_batches(catalogue, batch_size, start=start, stop=stop, **how)
-
-
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, the next one being made while the last is used."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(next, items, None)
-        while (item := waiting.result()) is not None:
-            waiting = pool.submit(next, items, None)
-            yield item
+    columns: list[Any] = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]
+    return Predicted(*columns)
 
 
 def _batch_size() -> int:
@@ -280,10 +268,7 @@ def _field(networks: Sequence[Trained]) -> float:
 
 
 def _crop(
-    networks: Sequence[Trained],
-    crop: float | None,
-    pixel_scale: float | None = None,
-    field_arcsec: float | None = None,
+    networks: Sequence[Trained], crop: float | None, pixel_scale: float | None = None, field_arcsec: float | None = None
 ) -> float | None:
     """Pixels across the central square, None for `images.FIELD` of each image."""
     if pixel_scale is not None or field_arcsec is not None:
@@ -305,22 +290,13 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _is_done(
-    path: pathlib.Path,
-    catalogue: Catalogue,
-    span: tuple[int, int],
-    rows: Rows,
-    workers: int | None,
-    how: dict[str, Any],
+    path: pathlib.Path, catalogue: Catalogue, start: int, rows: Rows, workers: int | None, how: dict[str, Any]
 ) -> bool:
     """Whether a shard has these rows, and the images it could not read cannot be read now either."""
-    whole = tables.is_whole(path, len(rows.ids))
-    if not whole or tables.metadata(path).get("rows") != rows.digest:
-        return False
-    unread = tables.unread(path)
-    if unread is None:
+    if tables.digest(path, len(rows.ids)) != rows.digest or (unread := tables.unread(path)) is None:
         return False
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        again = pool.map(lambda row: inputs.read_row(catalogue, span[0] + row, **how)[1], unread)
+        again = pool.map(lambda row: inputs.read_row(catalogue, start + row, **how)[1], unread)
         return all(flag == images.BAD for flag in again)
 
 

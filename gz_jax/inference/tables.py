@@ -52,11 +52,7 @@ def to_table(
     """
     bad = predicted.flag == BAD
     columns: dict[str, Any] = {"id": ids} | ({} if files is None else {"file": files})
-    for prefix, values in (
-        ("", predicted.fractions),
-        ("cond_", predicted.conditional),
-        ("spread_", predicted.spread),
-    ):
+    for prefix, values in zip(("", "cond_", "spread_"), predicted[:3], strict=True):
         if values is not None:
             columns |= {prefix + name: pa.array(values[:, j], mask=bad) for j, name in enumerate(tree.columns)}
     texts = [text.encode("utf-8", "replace").decode() for text in predicted.reason]  # file names may be no Unicode
@@ -64,12 +60,8 @@ def to_table(
     return table.replace_schema_metadata({"gz_jax": json.dumps(metadata, sort_keys=True)} if metadata else None)
 
 
-def metadata(path: pathlib.Path) -> dict[str, Any]:
-    """What a Parquet file of ours says of itself; {} for others."""
-    return _manifest_of(parquet.read_schema(path).metadata)
-
-
 def _manifest_of(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    """What a Parquet file of ours says of itself; {} for others."""
     try:
         found = json.loads((metadata or {}).get(b"gz_jax", b"{}"))
     except (ValueError, RecursionError):
@@ -81,12 +73,16 @@ def shard(output: pathlib.Path, index: int) -> pathlib.Path:
     return output / f"part-{index:05d}.parquet"
 
 
-def is_whole(path: pathlib.Path, rows: int) -> bool:
-    """Whether a shard is there with all its rows (after a power cut a file may be there and empty)."""
+def digest(path: pathlib.Path, rows: int) -> str | None:
+    """Digest of what a shard was predicted from ('' where it says none); None unless it is there with all its rows.
+
+    After a power cut a file may be there and empty.
+    """
     try:
-        return parquet.read_metadata(path).num_rows == rows
+        found = parquet.read_metadata(path)
     except (OSError, pa.ArrowException):
-        return False
+        return None
+    return str(_manifest_of(found.metadata).get("rows", "")) if found.num_rows == rows else None
 
 
 NO_PREDICTION = "no finite prediction"  # the reason of an image that was read, and for which the network gave NaN
@@ -178,16 +174,12 @@ def export(output: pathlib.Path, formats: Sequence[str]) -> None:
     """predictions.csv and predictions.fits of a finished folder, shard after shard; one that is up to date stays."""
     for kind, write in (("csv", _write_csv), ("fits", _write_fits)):
         path = output / f"predictions.{kind}"
-        if kind in formats and not (path.exists() and _is_newest(path, shards(output))):
+        made = path.stat().st_mtime_ns if path.exists() else 0
+        if kind in formats and not (made and all(part.stat().st_mtime_ns <= made for part in shards(output))):
             for left_over in output.glob(f".{path.name}.*"):
                 left_over.unlink(missing_ok=True)
             with files.atomic(path, "wb") as file:
                 write(file, shards(output))
-
-
-def _is_newest(path: pathlib.Path, parts: Sequence[pathlib.Path]) -> bool:
-    made = path.stat().st_mtime_ns
-    return all(part.stat().st_mtime_ns <= made for part in parts)
 
 
 def remove_exports(output: pathlib.Path) -> None:
@@ -215,26 +207,25 @@ class Tally(NamedTuple):
     noted: dict[str, Kind]
 
     def text(self) -> str:
+        def most(kinds: dict[str, Kind]) -> list[str]:
+            shown = sorted(kinds.items(), key=lambda pair: -pair[1].images)[:SHOWN]
+            return [f"  {kind.images:,} x {name}; the first: {kind.example}" for name, kind in shown]
+
         lines = [f"{self.images - self.unusable:,} of {self.images:,} images predicted"]
         if self.unusable:
             lines.append(f"not used (flag 2, reasons in the table): {self.unusable:,}")
-        lines += [f"  {kind.images:,} x {name}; the first: {kind.example}" for name, kind in _most(self.bad)]
+        lines += most(self.bad)
         if self.unusable > MANY * self.images:
             lines.append(
                 "  That is more than a tenth. Correct the catalogue or the files: the same command tries these again."
             )
         if self.noted:
             lines.append("used with a remark (flag 1):")
-        lines += [f"  {kind.images:,} x {name}; the first: {kind.example}" for name, kind in _most(self.noted)]
-        return "\n".join(lines)
+        return "\n".join(lines + most(self.noted))
 
 
 MANY = 0.1  # of the images not usable: something is wrong with the catalogue rather than with single files
 SHOWN = 10  # kinds of reasons
-
-
-def _most(kinds: dict[str, Kind]) -> list[tuple[str, Kind]]:
-    return sorted(kinds.items(), key=lambda pair: -pair[1].images)[:SHOWN]
 
 
 def tally(output: pathlib.Path) -> Tally:
@@ -323,11 +314,10 @@ def write_validation(
       galaxy_id: int64 [n]; truth, predicted: float32 [n, answers].
       networks: identities of the networks; data: fingerprint of the data set.
     """
-    columns = {"galaxy_id": galaxy_id}
-    columns |= {f"true_{name}": truth[:, j] for j, name in enumerate(tree.columns)}
-    columns |= {name: predicted[:, j] for j, name in enumerate(tree.columns)}
+    columns = ["galaxy_id", *(f"true_{name}" for name in tree.columns), *tree.columns]
     manifest = {"models": {"networks": list(networks)}, "data": data, "tree": labels.as_dict(tree)}
-    write_shard(pathlib.Path(path), pa.table(columns).replace_schema_metadata({"gz_jax": json.dumps(manifest)}))
+    about = {"gz_jax": json.dumps(manifest)}
+    write_shard(pathlib.Path(path), pa.table([galaxy_id, *truth.T, *predicted.T], names=columns, metadata=about))
 
 
 def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -338,8 +328,8 @@ def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
     """
     answers = tree_of(manifest(path), path).columns
     table = read(path, ["galaxy_id", *(f"true_{name}" for name in answers), *answers])
-    truth = np.stack([table[f"true_{name}"].to_numpy() for name in answers], 1)
-    return table["galaxy_id"].to_numpy(), truth, np.stack([table[name].to_numpy() for name in answers], 1)
+    ids, *values = (column.to_numpy() for column in table.columns)
+    return ids, np.stack(values[: len(answers)], 1), np.stack(values[len(answers) :], 1)
 
 
 def tree_of(manifest: dict[str, Any], path: str | os.PathLike[str]) -> Tree:

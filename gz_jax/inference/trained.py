@@ -88,13 +88,9 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         raise UserError(f"test-time views must be 1, 8 or 16, not {views}")
     workdir = pathlib.Path(os.path.expanduser(workdir))
     record = workdirs.read(workdir)
-    config = record.config
-    directory = workdir / "checkpoints" / "best"
-    found = None
-    if directory.is_dir():
-        manager = checkpoint.open_manager(directory, keep=1, read_only=True)
-        found = checkpoint.load(manager, None)
-    if found is None:
+    config, directory = record.config, workdir / "checkpoints" / "best"
+    manager = checkpoint.open_manager(directory, keep=1, read_only=True) if directory.is_dir() else None
+    if manager is None or (found := checkpoint.load(manager, None)) is None:
         raise UserError(f"{workdir} has no best checkpoint yet: its first epoch is not over. Train it first.")
     at, variables, info = found
     flat = fields.flatten(config)

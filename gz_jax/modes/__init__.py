@@ -75,32 +75,26 @@ def _less_memory(mode: str, config: ConfigDict | None, workdir: str) -> str:
 
 
 def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
-    if mode in ("train", "explore", "benchmark"):
-        if config is None:
-            raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
-        assert workdir is not None  # named after the config
-        if mode == "train":
-            from gz_jax.modes.training import train
-
-            return train(config, workdir)
-        if mode == "benchmark":
-            from gz_jax.modes.benchmark import benchmark
-
-            return benchmark(config, flags.output or f"{workdir}/benchmark", peers=flags.peers, repeats=flags.repeats)
-        from gz_jax.modes.reports import explore_mode
-
-        return explore_mode(config, workdir)
-    if mode == "compare":
-        from gz_jax.modes.reports import compare_mode
-
-        return compare_mode(arguments, flags.output or "runs/comparison")
-    if workdir is None:
+    if mode in ("train", "explore", "benchmark") and config is None:
+        raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
+    if mode in ("evaluate", "predict", "mergers") and workdir is None:
         raise UserError(f"which run? --mode={mode} needs --workdir of a trained network, e.g. --workdir=runs/demo")
+    if mode == "train":
+        from gz_jax.modes.training import train
+
+        return train(config, str(workdir))
+    if mode == "benchmark":
+        from gz_jax.modes.benchmark import benchmark
+
+        return benchmark(config, flags.output or f"{workdir}/benchmark", peers=flags.peers, repeats=flags.repeats)
+    from gz_jax.modes import reports, science
+
+    if mode == "compare":
+        return reports.compare_mode(arguments, flags.output or "runs/comparison")
+    if mode == "explore":
+        return reports.explore_mode(config, str(workdir))
     if mode == "evaluate":
-        from gz_jax.modes.reports import evaluate_mode
-
         data_dir = flags.data_dir or (config and config.data.dir)
-        return evaluate_mode(workdir, data_dir=data_dir, views=flags.views, other_data=flags.other_data)
-    from gz_jax.modes import science
+        return reports.evaluate_mode(str(workdir), data_dir=data_dir, views=flags.views, other_data=flags.other_data)
 
-    return (science.predict if mode == "predict" else science.mergers)(workdir, flags)
+    return (science.predict if mode == "predict" else science.mergers)(str(workdir), flags)

@@ -8,9 +8,10 @@ import itertools
 import os
 import pathlib
 import platform
+import resource
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ from gz_jax.data.split import Dataset, Split
 from gz_jax.data.synthetic_render import render
 from gz_jax.labels import Tree
 from gz_jax.resolve import Parts
-from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.errors import UserError, first_line
 from gz_jax.runtime.files import atomic, write_json
 from gz_jax.training import checkpoint, dispatch, feed, state, step
 from gz_jax.training import workdir as workdirs
@@ -61,8 +62,6 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
         raise UserError(
             f"--peers train by mean squared error and plain Adam: leave --config.{other[0]} at {plain[other[0]]}."
         )
-    if jax.process_count() > 1:
-        raise UserError("--mode=benchmark times one process.")
     pathlib.Path(outdir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, _fresh_compilation_cache(scratch):
         found = _measure(config, pathlib.Path(scratch), peers, repeats)
@@ -74,34 +73,53 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
     return 0
 
 
-def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], repeats: int) -> dict[str, Any]:
+class _Subject(NamedTuple):
+    """What is timed: a config, and what it says."""
+
+    config: ConfigDict
+    tree: Tree
+    parts: Parts
+    recipe: step.Recipe
+
+
+def _subject(config: ConfigDict) -> _Subject:
     tree = resolve.tree(config)
     parts = resolve.parts(config, tree)
+    return _Subject(config, tree, parts, resolve.recipe(config, tree, parts.module, 100))
+
+
+def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], repeats: int) -> dict[str, Any]:
+    subject = _subject(config)
+    module, view, augmentation = subject.parts
     missing: list[str] = []
     # One batch: where it can never fit, that is said before its files are made.
     np.empty((config.batch_size, config.data.size, config.data.size, 3), np.float32)
     batches = 4 if jax.default_backend() == "cpu" else 64  # of an epoch, here
     (scratch / "images").mkdir()
-    split = galaxies(config, tree, batches * config.batch_size, scratch / "images")
+    split = _galaxies(subject, batches * config.batch_size, scratch / "images")
     ceilings = roofline.ceilings(config.model.dtype)
-    batch = _batch(split, parts.view, config.batch_size)
-    current, device, compiling = _on_device(config, tree, parts, batch)
-    groups: dict[str, Callable[[], list[Stage]]] = {
-        "decode with Pillow": lambda: [stages.decode_stage(split, parts.view)],
-        "tf.data": lambda: stages.tensorflow_stages(split, parts.view, parts.augmentation, config.batch_size),
-        "on the device": lambda: device,
-        **{
-            f"epoch ({how})": functools.partial(_epoch, how, config, tree, split, parts, scratch, current)
-            for how in dict.fromkeys((config.data.pipeline, "device"))
-        },
-        "predict from files": lambda: [
-            stages.predict_stage(_network(config, tree, current[0], scratch), scratch / "images", config.data.crop)
-        ],
+    batch = _batch(split, view, config.batch_size)
+    current, device, compiling = _on_device(subject, batch)
+    found: list[Stage] = []
+    with _noted("decode with Pillow", missing):
+        found.append(stages.decode_stage(split, view))
+    with _noted("tf.data", missing):
+        found += stages.tensorflow_stages(split, view, augmentation, config.batch_size)
+    found += device
+    for how in dict.fromkeys((config.data.pipeline, "device")):
+        with _noted(f"epoch ({how})", missing):
+            found.append(_epoch(how, subject, split, scratch, current))
+    with _noted("predict from files", missing):
+        network = _network(subject, current[0], scratch)
+        found.append(stages.predict_stage(network, scratch / "images", config.data.crop))
+    timed = measure(found, repeats)
+    in_kilobytes = platform.system() != "Darwin"
+    memory = {
+        "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if in_kilobytes else 1),
+        "device": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
     }
-    timed = measure([stage for name, make in groups.items() for stage in _available(name, make, missing)], repeats)
-    memory = {"host": _host_peak(), "device": _device_peak()}
     costs = {stage.name: stage.cost for stage in device}
-    parameters, rounds = _against_peers(config, tree, parts.module, batch, scratch, peers, repeats, missing)
+    parameters, rounds = _against_peers(config, module, batch, scratch, peers, repeats, missing)
     against = [report.row(stage._replace(cost=costs.get(stage.name)), samples, ceilings) for stage, samples in rounds]
     return {
         **_circumstances(),
@@ -118,19 +136,31 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
     }
 
 
+@contextlib.contextmanager
+def _noted(name: str, missing: list[str]) -> Iterator[None]:
+    """What goes wrong in the block, as where a package is not installed, becomes a line in `missing`."""
+    try:
+        yield
+    except Exception as error:  # of peers: no compiler, no memory, no such device
+        missing.append(f"{name}: {first_line(error)}")
+
+
 def _on_device(
-    config: ConfigDict, tree: Tree, parts: Parts, batch: dict[str, np.ndarray], contested: bool = False
+    subject: _Subject, batch: dict[str, np.ndarray], contested: bool = False
 ) -> tuple[stages.Current, list[Stage], dict[str, dict[str, float]]]:
     """A fresh state, and `stages.device_stages` with it."""
-    recipe = resolve.recipe(config, tree, parts.module, 100)
-    steps, current = start(config, parts.module, recipe)
+    config, tree, parts, recipe = subject
+    mesh = state.make_mesh()
+    variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
+    steps = dispatch.compile_steps(recipe, config.seed, mesh)
+    fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
+    current = [state.with_rate(fresh, config.learning_rate)]
     predict = functools.partial(step.predict_step, apply=recipe.apply, activation=recipe.activation, tree=tree)
     return current, *stages.device_stages(steps, current, predict, parts.view, batch, contested)
 
 
 def _against_peers(
     config: ConfigDict,
-    tree: Tree,
     module: nn.Module,
     batch: dict[str, np.ndarray],
     scratch: pathlib.Path,
@@ -139,19 +169,16 @@ def _against_peers(
     missing: list[str],
 ) -> tuple[dict[str, int], list[tuple[Stage, list[float]]]]:
     """Numbers of trainable parameters, which must agree, and our stages timed in turns with the peers'."""
-    parameters, rivals = {}, []
+    ours = contest.contender(_own_stages, config, batch, str(scratch), our_memory=True)
+    backend = jax.default_backend()
+    theirs = {name: contest.contender(peer_stages, name, module, batch, backend) for name in peers}
+    parameters: dict[str, int] = {}
+    rivals: list[Stage] = []
     with contextlib.ExitStack() as stack:
-        for name in ("gz_jax", *peers) if peers else ():
-            if name == "gz_jax":
-                make = functools.partial(
-                    contest.contender, _own_stages, config, tree, batch, str(scratch), our_memory=True
-                )
-            else:
-                how = (name, module, batch, jax.default_backend())
-                make = functools.partial(contest.contender, peer_stages, *how, our_memory=False)
-            for one in _available(name, functools.partial(_entered, stack, make), missing):
-                parameters[name] = one.parameters
-                rivals += one.stages
+        for name, contender in ({"gz_jax": ours} | theirs).items() if peers else ():
+            with _noted(name, missing):
+                parameters[name], started = stack.enter_context(contender)
+                rivals += started
         if len(set(parameters.values())) > 1:
             raise UserError(f"the peers are other networks, by their numbers of trainable parameters: {parameters}.")
         if len(parameters) < 2 or "gz_jax" not in parameters:
@@ -161,36 +188,24 @@ def _against_peers(
         return parameters, [pair for _, group in kinds for pair in measure(list(group), repeats)]
 
 
-def _entered(stack: contextlib.ExitStack, make: Callable[[], Any]) -> list[Any]:
-    return [stack.enter_context(make())]
-
-
-def _own_stages(config: ConfigDict, tree: Tree, batch: dict[str, np.ndarray], scratch: str) -> tuple[int, Stage, Stage]:
+def _own_stages(config: ConfigDict, batch: dict[str, np.ndarray], scratch: str) -> tuple[int, Stage, Stage]:
     """As `peer_stages`, of ours; `scratch` has what was compiled already."""
     with _fresh_compilation_cache(scratch):
-        current, found, _ = _on_device(config, tree, resolve.parts(config, tree), batch, contested=True)
-    return sum(x.size for x in jax.tree.leaves(current[0].params)), *found
+        current, (forward, train), _ = _on_device(_subject(config), batch, contested=True)
+    return sum(x.size for x in jax.tree.leaves(current[0].params)), forward, train
 
 
 def _kind(stage: Stage) -> str:
     return stage.name.split(",")[0]
 
 
-def _available(name: str, make: Callable[[], list[Any]], missing: list[str]) -> list[Any]:
-    """What `make` makes, or nothing and a line in `missing` where a package is not installed or fails."""
-    try:
-        return make()
-    except Exception as error:  # of peers: no compiler, no memory, no such device
-        missing.append(f"{name}: {next(iter(str(error).splitlines()), type(error).__name__)}")
-        return []
-
-
 def _is_real(config: ConfigDict) -> bool:
     return config.data.source == "galaxy_zoo" and bool(config.data.dir)
 
 
-def galaxies(config: ConfigDict, tree: Tree, count: int, folder: pathlib.Path) -> Split:
+def _galaxies(subject: _Subject, count: int, folder: pathlib.Path) -> Split:
     """`count` galaxies as JPEG bytes, which are also written to `folder`/<galaxy_id>.jpg."""
+    config, tree = subject.config, subject.tree
     if _is_real(config):
         train = resolve.dataset(config, tree).splits["train"]
         split = Split(min(count, train.size), train.read)
@@ -226,37 +241,21 @@ def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
     return {**records, "image": image, "cutout": cutouts, "mask": np.ones(size, bool)}
 
 
-def start(config: ConfigDict, module: nn.Module, recipe: step.Recipe) -> tuple[dispatch.Steps, stages.Current]:
-    """The jitted steps, and a fresh state."""
-    mesh = state.make_mesh()
-    variables = state.initial_variables(module, config.data.size, jax.random.key(config.seed))
-    steps = dispatch.compile_steps(recipe, config.seed, mesh)
-    fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
-    return steps, [state.with_rate(fresh, config.learning_rate)]
-
-
-def _epoch(
-    how: str,
-    config: ConfigDict,
-    tree: Tree,
-    split: Split,
-    parts: Parts,
-    scratch: pathlib.Path,
-    current: stages.Current,
-) -> list[Stage]:
+def _epoch(how: str, subject: _Subject, split: Split, scratch: pathlib.Path, current: stages.Current) -> Stage:
     """An epoch of these galaxies by the pipeline `how`."""
-    config = config.copy_and_resolve_references()
+    config = subject.config.copy_and_resolve_references()
     config.data.pipeline, config.data.store = how, str(scratch / "store")
-    dataset = Dataset({"train": split, "validation": split}, "benchmark", {}, tree=tree)
-    recipe = resolve.recipe(config, tree, parts.module, 100)
-    how_fed = resolve.feeding(config)
-    data, steps = feed.feed(dataset, parts.view, parts.augmentation, recipe, how_fed, state.make_mesh())
-    return [stages.epoch_stage(f"epoch ({how})", data, steps, current, config.batch_size)]
+    dataset = Dataset({"train": split, "validation": split}, "benchmark", {}, tree=subject.tree)
+    _, view, augmentation = subject.parts
+    fed = resolve.feeding(config)
+    data, steps = feed.feed(dataset, view, augmentation, subject.recipe, fed, state.make_mesh())
+    return stages.epoch_stage(f"epoch ({how})", data, steps, current, config.batch_size)
 
 
-def _network(config: ConfigDict, tree: Tree, train_state: state.TrainState, scratch: pathlib.Path) -> pathlib.Path:
+def _network(subject: _Subject, train_state: state.TrainState, scratch: pathlib.Path) -> pathlib.Path:
     """A workdir that holds the network."""
-    workdir = workdirs.claim(scratch / "network", workdirs.Record(config, tree, "benchmark", None))
+    record = workdirs.Record(subject.config, subject.tree, "benchmark", None)
+    workdir = workdirs.claim(scratch / "network", record)
     manager = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
     checkpoint.save(manager, 0, state.to_use(train_state), {"val_loss": 0.0})
     manager.close()
@@ -299,26 +298,12 @@ def _fresh_compilation_cache(scratch: str) -> Iterator[None]:
         use(old)
 
 
-def _host_peak() -> int | None:
-    """Largest resident memory of this process so far, in bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-
-
-def _device_peak() -> int | None:
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
 def _circumstances() -> dict[str, Any]:
     """Versions, device and machine."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    load = [round(x, 1) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None
     device = jax.devices()[0]
     return {
         "versions": versions,
@@ -326,6 +311,6 @@ def _circumstances() -> dict[str, Any]:
         "host": {
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "machine": platform.platform(),
-            "load": load,
+            "load": [round(x, 1) for x in os.getloadavg()],
         },
     }

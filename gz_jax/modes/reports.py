@@ -40,15 +40,8 @@ def explore_mode(config: ConfigDict, workdir: str) -> int:
     dataset = resolve.dataset(config, resolve.tree(config))
     outdir = pathlib.Path(workdir) / "explore"
     train, validation = (_side(dataset.splits[name]) for name in ("train", "validation"))
-    page = report_data.explore_report(
-        train,
-        validation,
-        outdir,
-        context(config, dataset),
-        _examples(config, dataset.splits["train"]),
-        config.seed,
-        tree=dataset.tree,
-    )
+    about, examples = context(config, dataset), _examples(config, dataset.splits["train"])
+    page = report_data.explore_report(train, validation, outdir, about, examples, config.seed, tree=dataset.tree)
     print(f"{page} ({time.monotonic() - start:.0f} s)")
     return 0
 
@@ -94,22 +87,20 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
     """
     outdir, own = report_folder(model, dataset), dataset.identity == model.data
     outdir.mkdir(exist_ok=True)
-    many = trained.load(model.workdir, views=views) if views > 1 else None
+    many = trained.load(model.workdir, views=views) if views > 1 else model
     validation = dataset.splits["validation"]
-    ids, truth, predicted = predict_split(many or model, validation)
-    single, best = predicted[0], predicted.mean(0)
+    ids, truth, predicted = predict_split(many, validation)
+    best = predicted.mean(0)
     by_views = {f"{n} view{'s' * (n > 1)}": predicted[:n].mean(0) for n in (1, 8, 16) if n <= views}
     # What runs are compared by, and merger fractions corrected with.
-    write_validation(
-        outdir / "validation.parquet", ids, truth, single, dataset.tree, [model.identity], dataset.identity
-    )
-    if many:
-        path = outdir / f"validation_{views}_views.parquet"
-        write_validation(path, ids, truth, best, dataset.tree, [many.identity], dataset.identity)
+    made = {"validation": (predicted[0], model)} | ({f"validation_{views}_views": (best, many)} if views > 1 else {})
+    for name, (values, network) in made.items():
+        path = outdir / f"{name}.parquet"
+        write_validation(path, ids, truth, values, dataset.tree, [network.identity], dataset.identity)
     test_set = None
     if "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
-        test_ids, _, test_predicted = predict_split(many or model, split)
+        test_ids, _, test_predicted = predict_split(many, split)
         test_set = report.TestSet(test_ids, test_predicted.mean(0), functools.partial(images, split))
         if dataset.tree.columns == GALAXY_ZOO_2.columns:
             report.write_submission(outdir / "submission.csv", test_ids, test_predicted.mean(0))
@@ -123,7 +114,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
             tree=dataset.tree,
             history=read_log(model.workdir),
             images=functools.partial(images, validation),
-            views=by_views if many else None,
+            views=by_views if views > 1 else None,
             test=test_set,
             context=context(model.config, dataset) | {"best checkpoint": state_of(model)},
         ),
@@ -145,7 +136,6 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
     runs = []
     for path, name in zip(paths, names, strict=True):
         record = read_workdir(path)
-        config = record.config
         table = path / "report" / "validation.parquet"
         if not table.exists():
             raise UserError(f"{path} has no {table.name} yet: python launch.py --mode=evaluate --workdir={path}")
@@ -155,15 +145,13 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
                 f"{table} is of another network than {path} has now: {described(networks_of(made))}, not "
                 f"{described([model.identity])}. Predict again: python launch.py --mode=evaluate --workdir={path}"
             )
-        flat = fields.flatten(config)
-        flat = {name: value for name, value in flat.items() if not fields.FIELDS[name].free}
-        history = read_log(path)
-        flat |= {"data": made.get("data"), "pretrained weights": str(record.weights)}
+        config, history, data = record.config, read_log(path), made.get("data")
+        flat = {name: value for name, value in fields.flatten(config).items() if not fields.FIELDS[name].free}
+        flat |= {"data": data, "pretrained weights": str(record.weights)}
         flat["num_epochs"] = max(config.num_epochs, len(history))  # what was asked for last may have been fewer
-        tree, is_finished = tables.tree_of(made, table), finished(config, history)
-        ids, truth, predicted = read_validation(table)
-        known = compare.Run(name, config.seed, history, ids, truth, predicted, tree, flat)
-        runs.append(known._replace(data=made.get("data"), weights=model.weights, finished=is_finished))
+        found = (*read_validation(table), tables.tree_of(made, table))
+        is_finished = finished(config, history)
+        runs.append(compare.Run(name, config.seed, history, *found, flat, data, model.weights, is_finished))
     result = report.compare_report(runs, outdir, versions())
     for statement in result.statements:
         print(statement)
@@ -187,13 +175,12 @@ def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.
     """
     devices = jax.local_device_count()
     batch_size = -(-model.config.batch_size // devices) * devices
-    ids, truth, predicted = [], [], []
+    found = []
     shown = packed.decoded(split, model.view, final=True, turned=model.turned)
     for batch in pipeline.eval_batches(shown, model.view, batch_size=batch_size):
         keep = batch["mask"]
-        ids.append(batch["galaxy_id"][keep])
-        truth.append(batch["vote_fractions"][keep])
-        predicted.append(model.predict(batch["image"])[:, keep])
+        found.append((batch["galaxy_id"][keep], batch["vote_fractions"][keep], model.predict(batch["image"])[:, keep]))
+    ids, truth, predicted = zip(*found, strict=True)
     return np.concatenate(ids), np.concatenate(truth), np.concatenate(predicted, axis=1)
 
 
@@ -217,8 +204,7 @@ def _examples(config: ConfigDict, split: Split, count: int = 5, epochs: int = 5)
     records = split.read(np.arange(min(count, split.size)))
     if records["image"].dtype != object:
         return None
-    a = config.augment
-    drawn = Augmentation(a.rotate, a.flip, a.zoom, a.shift)
+    drawn = Augmentation(**config.augment)
     if drawn.is_identity:
         drawn = Augmentation(rotate=True)  # what the paper's optimised model would see
     view = augment.view(config.data.size, config.data.crop, config.data.image_size, drawn)

@@ -41,12 +41,11 @@ def predict(workdir: str, flags: Any) -> int:
             process_count=jax.process_count(),
             **how,
         )
-        done = jax.process_index() == 0 and tables.is_finished(output)
-        found = tables.tally(output) if done else None
+        found = tables.tally(output) if jax.process_index() == 0 and tables.is_finished(output) else None
     if found is not None:
         print(found.text())
     print(output)
-    return 1 if found is not None and found.unusable == found.images else 0
+    return int(found is not None and found.unusable == found.images)
 
 
 def _shown_by(flags: Any) -> dict[str, Any]:
@@ -64,10 +63,9 @@ def _shown_by(flags: Any) -> dict[str, Any]:
             raise UserError("--extensions: three names or numbers (red,green,blue), without --extension beside them.")
     for name in ("sky", "noise"):
         if texts := getattr(flags, name):
-            try:
-                how[name] = tuple(map(float, texts))
-            except ValueError:
-                raise UserError(f"--{name}={','.join(texts)}: one number, or three with commas between.") from None
+            how[name] = _numbers(texts)
+            if not how[name]:
+                raise UserError(f"--{name}={','.join(texts)}: one number, or three with commas between.")
             images.check_level(name, how[name])
     return how
 
@@ -76,11 +74,16 @@ def _name_or_number(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
-def _three(name: str, texts: list[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
+def _numbers(texts: list[str], kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
+    """The numbers of a flag; () where one of them is none."""
     try:
-        values = tuple(map(kind, texts))
+        return tuple(map(kind, texts))
     except ValueError:
-        values = ()
+        return ()
+
+
+def _three(name: str, texts: list[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    values = _numbers(texts, kind)
     if len(values) != 3 or not all(0 <= value < math.inf for value in values):
         raise UserError(f"--{name}={','.join(texts)}: three numbers, none negative, with commas between.")
     return values
@@ -94,11 +97,8 @@ def mergers(workdir: str, flags: Any) -> int:
         raise UserError(
             "--mode=mergers needs --input: a folder that --mode=predict wrote (several with commas: seeds)."
         )
-    try:
-        observability = tuple(map(float, flags.observability)) or None
-    except ValueError:
-        observability = ()
-    if observability is not None and len(observability) != 2:
+    observability = _numbers(flags.observability)
+    if flags.observability and len(observability) != 2:
         raise UserError(f"--observability={','.join(flags.observability)}: time and error in Gyr, e.g. 0.5,0.2")
     runs = [pathlib.Path(run) for run in workdir.split(",")]
     predictions = flags.input.split(",")
@@ -114,7 +114,7 @@ def mergers(workdir: str, flags: Any) -> int:
         labels_csv=flags.labels,
         answer=flags.answer,
         threshold=flags.threshold,
-        observability=observability,
+        observability=observability or None,
         context={
             "versions": versions(),
             "inputs": {"predictions": flags.input, "validation": ", ".join(map(str, labelled))},

@@ -41,12 +41,8 @@ def _train(config: ConfigDict, folder: str) -> int:
     how = resolve.feeding(config)
     recipe = resolve.recipe(config, tree, module, feed.steps_per_epoch(dataset, how))
     data, steps = feed.feed(dataset, view, augmentation, recipe, how, mesh)
-    variables = state.initial_variables(
-        module,
-        config.data.size,
-        jax.random.fold_in(jax.random.key(config.seed), 0),
-        given=() if weights is None else ("body",),
-    )
+    key, given = jax.random.fold_in(jax.random.key(config.seed), 0), () if weights is None else ("body",)
+    variables = state.initial_variables(module, config.data.size, key, given=given)
     if weights is not None:
         variables = imagenet.insert(variables, weights)
     fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)

@@ -26,8 +26,7 @@ def enable(max_bytes: int = MAX_BYTES) -> pathlib.Path | None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
     try:
-        base = os.environ.get("XDG_CACHE_HOME")
-        root = pathlib.Path(base if base else pathlib.Path.home() / ".cache") / "gz_jax" / "xla"
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "gz_jax", "xla")
         folder = root / cpu_fingerprint()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

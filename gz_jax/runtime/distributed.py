@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from gz_jax.runtime import last_words
-from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.errors import UserError, first_line
 
 MEETING_SECONDS = 300  # to wait for all processes at the start
 HEARTBEAT_SECONDS = 60  # a process that was not heard of for so long is dead, and the others end
@@ -162,8 +162,7 @@ def lost_another(error: BaseException) -> bool:
 
 def _first_line(error: BaseException) -> str:
     """The first line of its text; what XLA repeats in it once for each step under way stands there once."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return ": ".join(part for part, _ in itertools.groupby(line.split(": ")))[:500]
+    return ": ".join(part for part, _ in itertools.groupby(first_line(error).split(": ")))[:500]
 
 
 @functools.cache

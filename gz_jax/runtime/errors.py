@@ -18,3 +18,8 @@ class UserError(Exception):
 def _printable(character: str) -> str:
     shown = character.isprintable() or character == "\n"
     return character if shown else character.encode("unicode_escape", "backslashreplace").decode()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type's name where it has no text."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

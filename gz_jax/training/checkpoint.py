@@ -7,7 +7,6 @@ writes and every one reads for itself: no number of processes is remembered.
 """
 
 import contextlib
-import dataclasses
 import errno
 import gc
 import hashlib
@@ -18,21 +17,20 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.errors import UserError, first_line
 from gz_jax.training.schedule import EarlyStop, Plateau
 from gz_jax.training.state import PyTree
 
 Row = dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """Where a run stands, beside the arrays: exact in JSON.
 
     `epoch` (0-based) is under way with `step_in_epoch` steps done; `history` has a row for each finished epoch;
@@ -47,23 +45,12 @@ class Progress:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **dataclasses.asdict(self),
-            "plateau": self.plateau._asdict(),
-            "early_stop": self.early_stop._asdict(),
-            "history": list(self.history),
-        }
+        return self._asdict() | {"plateau": self.plateau._asdict(), "early_stop": self.early_stop._asdict()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Progress":
-        return cls(
-            **{
-                **data,
-                "plateau": Plateau(**data["plateau"]),
-                "early_stop": EarlyStop(**data["early_stop"]),
-                "history": tuple(data["history"]),
-            }
-        )
+        states = {"plateau": Plateau(**data["plateau"]), "early_stop": EarlyStop(**data["early_stop"])}
+        return cls(**{**data, **states, "history": tuple(data["history"])})
 
 
 def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False) -> ocp.CheckpointManager:
@@ -137,13 +124,9 @@ def _writing(directory: Any) -> Iterator[None]:
         yield
     except Exception as error:  # orbax, tensorstore and OS errors share no base class
         raise UserError(
-            f"cannot write a checkpoint to {directory} ({_first_line(error)}). Those before it are whole: make room, "
-            "and the same command goes on from there."
+            f"cannot write a checkpoint to {directory} ({first_line(error)[:300]}). Those before it are whole: make "
+            "room, and the same command goes on from there."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 def digest(tree: PyTree, info: dict[str, Any]) -> str:
@@ -156,15 +139,6 @@ def digest(tree: PyTree, info: dict[str, Any]) -> str:
     return hashlib.sha256(b"".join(sorted(parts))).hexdigest()
 
 
-def _checked(tree: PyTree, saved: dict[str, Any]) -> dict[str, Any]:
-    """The info of a restored checkpoint. Raises an error where it, or the tree, is not what was saved."""
-    if not saved.keys() & {"info", "sha256"}:
-        return saved  # written before there were checksums
-    if saved["sha256"] != digest(tree, saved["info"]):
-        raise ValueError("its content is not what its checksum says")
-    return saved["info"]
-
-
 def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTree, dict[str, Any]] | None:
     """The newest checkpoint that can be read: (step, tree, info), or None where there is none.
 
@@ -174,15 +148,22 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
     Raises:
       UserError: there are checkpoints, and none can be read.
     """
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
     failures = []
+    target = ocp.args.StandardRestore(None if like is None else jax.tree.map(abstract, like))
     for step in sorted(manager.all_steps(), reverse=True):
         with _hushed():
             try:
-                tree_args = ocp.args.StandardRestore(None if like is None else jax.tree.map(_abstract, like))
-                restored = manager.restore(step, args=ocp.args.Composite(tree=tree_args, info=ocp.args.JsonRestore()))
-                return step, restored["tree"], _checked(restored["tree"], restored["info"])
+                restored = manager.restore(step, args=ocp.args.Composite(tree=target, info=ocp.args.JsonRestore()))
+                tree, saved = restored["tree"], restored["info"]
+                if saved["sha256"] != digest(tree, saved["info"]):
+                    raise ValueError("its content is not what its checksum says")
+                return step, tree, saved["info"]
             except Exception as error:
-                failures.append(f"step {step}: {_first_line(error)}")
+                failures.append(f"step {step}: {first_line(error)[:300]}")
                 logging.warning("checkpoint %s cannot be read; trying the one before", manager.directory / str(step))
     if failures:
         raise UserError(
@@ -203,7 +184,3 @@ def _hushed() -> Iterator[None]:
     finally:
         gc.collect()
         sys.unraisablehook, logger.disabled = hook, disabled
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))

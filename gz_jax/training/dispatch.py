@@ -45,7 +45,7 @@ def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
         return step.train_step(train_state, batch, dropout_key(seed), recipe=recipe)
 
     jitted_train = jax.jit(train, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
-    evaluate = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation, tree=recipe.tree)
+    evaluate = functools.partial(step.eval_step, recipe=recipe)
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
 
     def put(batch: step.Batch) -> step.Batch:

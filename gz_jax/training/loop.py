@@ -6,7 +6,6 @@ of the workdir put over everything, with its place in the epoch. What follows is
 
 import collections
 import contextlib
-import dataclasses
 import math
 import pathlib
 import signal
@@ -88,9 +87,8 @@ class Run:
 
     def set_rates(self, train_state: TrainState, progress: Progress) -> TrainState:
         """The learning rates of the epoch that `progress` stands before."""
-        rate = progress.plateau.rate
-        frozen = progress.epoch < self.settings.frozen_epochs
-        return state.with_rate(train_state, rate, 0.0 if frozen else rate * self.settings.body_rate)
+        body_rate = self.settings.body_rate if progress.epoch >= self.settings.frozen_epochs else 0.0
+        return state.with_rate(train_state, progress.plateau.rate, progress.plateau.rate * body_rate)
 
     def last_rate(self, progress: Progress) -> float:
         """The learning rate of the epoch's last step."""
@@ -165,7 +163,7 @@ class Run:
                     losses.popleft().block_until_ready()
                 bar.advance(float(loss) if bar.due() else None, count)
                 done += count
-                progress = dataclasses.replace(progress, step_in_epoch=done, seconds=time.monotonic() - start)
+                progress = progress._replace(step_in_epoch=done, seconds=time.monotonic() - start)
                 stop, save = self.stop_or_save(train_state, epoch * total + done - count, epoch * total + done)
                 if stop or (save and done < total):
                     self.save(train_state, progress)
@@ -174,13 +172,12 @@ class Run:
         finally:
             bar.close()
         train_state.step.block_until_ready()
-        return train_state, dataclasses.replace(progress, seconds=time.monotonic() - start)
+        return train_state, progress._replace(seconds=time.monotonic() - start)
 
     def finish_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
         """Validate, log, apply the callbacks' rules, keep the best."""
         self.check_finite(train_state)
         training = step.metrics(train_state.sums)
-        train_seconds = progress.seconds
         start = time.monotonic()
         use = state.to_use(train_state)
 
@@ -192,29 +189,27 @@ class Run:
                 yield batch
 
         validation = dispatch.evaluate(self.steps, use["params"], use["batch_stats"], batches())
-        if not math.isfinite(validation["loss"]):
+        loss = validation["loss"]
+        if not math.isfinite(loss):
             at = int(train_state.step)
             self.give_up(f"the validation loss is not finite after epoch {progress.epoch + 1} (step {at})", at)
-        seconds = train_seconds + time.monotonic() - start
+        images = self.data.steps_per_epoch * self.settings.batch_size
         row = {
             "epoch": progress.epoch,
             **training,
             "learning_rate": self.last_rate(progress),
             **{f"val_{name}": value for name, value in validation.items()},
-            "val_rmse": float(np.sqrt(validation["loss"])),
-            "epoch_seconds": round(seconds, 3),
-            "images_per_second": round(
-                self.data.steps_per_epoch * self.settings.batch_size / max(train_seconds, 1e-9), 1
-            ),
+            "val_rmse": float(np.sqrt(loss)),
+            "epoch_seconds": round(progress.seconds + time.monotonic() - start, 3),
+            "images_per_second": round(images / max(progress.seconds, 1e-9), 1),
         }
-        loss = validation["loss"]
         stop = update_early_stop(progress.early_stop, progress.epoch, loss, self.settings.early_stop_patience)
         plateau = update_plateau(progress.plateau, loss, self.settings.plateau)
         history = (*progress.history, row)
         is_best = stop.best_epoch == progress.epoch
         if self.lead:
             if is_best:
-                checkpoint.save(self.best, int(train_state.step), state.to_use(train_state), row)
+                checkpoint.save(self.best, int(train_state.step), use, row)
             log.write_csv(self.workdir / "log.csv", history)
             print(log.epoch_line(row, self.settings.num_epochs, is_best), flush=True)
             if self.events:
@@ -263,17 +258,12 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
             checkpoint.close(manager)
     if run.signal is not None:  # it came during the last save
         raise InterruptedRunError
-    _write_metrics(workdir, progress, data.statistics)
+    if progress.history and run.lead:
+        row, epochs = progress.history[progress.early_stop.best_epoch], len(progress.history)
+        write_json(workdir / "metrics.json", {"best_epoch": row, "epochs": epochs, "data": data.statistics})
+        why = "early stopping" if progress.early_stop.stop else "all epochs done"
+        print(log.summary(row, epochs, data.statistics, why), flush=True)
     return progress
-
-
-def _write_metrics(workdir: pathlib.Path, progress: Progress, statistics: dict[str, Any]) -> None:
-    if not progress.history or jax.process_index():
-        return
-    best = progress.history[progress.early_stop.best_epoch]
-    write_json(workdir / "metrics.json", {"best_epoch": best, "epochs": len(progress.history), "data": statistics})
-    why = "early stopping" if progress.early_stop.stop else "all epochs done"
-    print(log.summary(best, len(progress.history), statistics, why), flush=True)
 
 
 @contextlib.contextmanager

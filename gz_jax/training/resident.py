@@ -124,18 +124,13 @@ def repeat(plan: Plan, body: Callable[[jax.Array | int, Any], Any], carry: Any) 
 
 
 def compile_steps(
-    training: Galaxies,
-    validation: Galaxies,
-    view: View,
-    recipe: step.Recipe,
-    seed: int,
-    mesh: Mesh,
+    training: Galaxies, validation: Galaxies, view: View, recipe: step.Recipe, seed: int, mesh: Mesh
 ) -> Steps:
     """Jit the dispatches: `train` and `evaluate` take a `Plan`; the galaxies' cutouts are seen through `view`."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
     key = dispatch.dropout_key(seed)
     train_step = functools.partial(step.train_step, recipe=recipe)
-    eval_step = functools.partial(step.eval_step, apply=recipe.apply, activation=recipe.activation, tree=recipe.tree)
+    eval_step = functools.partial(step.eval_step, recipe=recipe)
 
     def batch(galaxies: Galaxies, plan: Plan, i: jax.Array | int) -> step.Batch:
         return jax.lax.with_sharding_constraint(look(galaxies, plan, i, view), split)

@@ -145,9 +145,9 @@ def predict_step(
     return labels.activate(logits, activation, tree)
 
 
-def eval_step(
-    params: PyTree, batch_stats: PyTree, batch: Batch, *, apply: Apply, activation: labels.Activation, tree: Tree
-) -> Sums:
+def eval_step(params: PyTree, batch_stats: PyTree, batch: Batch, *, recipe: Recipe) -> Sums:
     """A batch's sums; the batch as in `train_step`, its mask False on padding."""
-    predicted = predict_step(params, batch_stats, batch["image"], apply=apply, activation=activation, tree=tree)
+    predicted = predict_step(
+        params, batch_stats, batch["image"], apply=recipe.apply, activation=recipe.activation, tree=recipe.tree
+    )
     return batch_sums(predicted, batch["vote_fractions"], batch["mask"])
