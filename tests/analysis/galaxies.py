@@ -46,9 +46,9 @@ def wide_tree(answers: int = 45) -> Tree:
     questions = [
         {
             "name": f"q{i}",
-            "text": f"question {i} " + "with many words " * i,
+            "text": f"question {i}" + " with many words" * i,
             "answers": [f"a{j}" for j in range(size)],
-            "texts": [f"answer {j} " + "of many words " * (j % 4) for j in range(size)],
+            "texts": [f"answer {j}" + " of many words" * (j % 4) for j in range(size)],
             "after": after.get(i, []),
         }
         for i, size in enumerate(sizes)
