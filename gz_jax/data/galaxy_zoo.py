@@ -25,6 +25,7 @@ from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime import lock
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import write_json
+from gz_jax.trees.tree import listed
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def open_dataset(
         raise UserError(f"the validation fraction is {validation_fraction}; it must lie between 0 and 1")
     if lacking := [column for column in tree.columns if column not in GALAXY_ZOO_2.columns]:
         raise UserError(
-            f"Kaggle's files lack the columns {kaggle_check.few(lacking)} of the decision tree {tree.name!r}: "
+            f"Kaggle's files lack the columns {listed(lacking)} of the decision tree {tree.name!r}: "
             + ("name a tree of Kaggle's columns" if unanswerable(tree) else "--config.data.source=synthetic has them")
         )
     store = store_dir(store)

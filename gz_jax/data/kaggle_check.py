@@ -82,12 +82,12 @@ def _check_header(name: str, header: Sequence[str]) -> None:
         "has the unknown column": [c for c in header if c not in expected],
         "has more than once the column": [c for c, n in collections.Counter(header).items() if n > 1],
     }
-    text = " and ".join(f"{what} {few(columns)}" for what, columns in faults.items() if columns)
+    text = " and ".join(f"{what} {_few(columns)}" for what, columns in faults.items() if columns)
     if text:
         raise UserError(f"{name} {text}: it must have GalaxyID and the 37 vote fractions")
 
 
-def few(columns: Sequence[str]) -> str:
+def _few(columns: Sequence[str]) -> str:
     """A list of columns for a message."""
     more = f" and {len(columns) - 40} more" if len(columns) > 40 else ""
     return ", ".join(column[:40] for column in columns[:40]) + more

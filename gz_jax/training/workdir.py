@@ -77,7 +77,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -
     names = [n for n in sorted(before.keys() | now.keys()) if n not in free and before.get(n) != now.get(n)]
     found = [f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in names]
     trees = [labels.from_dict(one.get("tree"), f"in {path / 'config.json'}") for one in (old, new)]
-    found += [f"in the decision tree {text}" for text in labels.differences(*trees)]
+    if texts := labels.differences(*trees):
+        found.append(f"the decision tree was {trees[0].name} and is now {trees[1].name} ({'; '.join(texts)})")
     for name, what in (("data_fingerprint", "the data"), ("weights_fingerprint", "the pretrained weights")):
         if old.get(name) != new[name]:
             found.append(f"{what} had fingerprint {old.get(name)} and now {new[name]}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gz_jax.runtime.errors import UserError
-from gz_jax.trees.tree import Question, Tree, nearest
+from gz_jax.trees.tree import Question, Tree, listed, nearest
 
 _SHIPPED = pathlib.Path(__file__).parent
 _LARGEST = 1 << 20  # bytes of a tree's file
@@ -137,15 +137,15 @@ def as_dict(tree: Tree) -> dict[str, Any]:
 
 
 def differences(old: Tree, new: Tree) -> list[str]:
-    """What differs between the questions and answers of two trees, in words; texts for people do not count."""
+    """What differs between the questions and answers of two trees, in at most five texts; texts for people are free."""
     before, now = ({q.name: q for q in tree.questions} for tree in (old, new))
     found = [f"the question {name!r} was not there" for name in now if name not in before]
     found += [f"the question {name!r} is not there any more" for name in before if name not in now]
-    for name in before.keys() & now.keys():
+    for name in (name for name in before if name in now):
         for what in ("answers", "columns", "after"):
             was, is_now = getattr(before[name], what), getattr(now[name], what)
             if was != is_now and (what != "after" or set(was) != set(is_now)):
-                found.append(
-                    f"{what} of {name!r} were {', '.join(was) or 'none'} and are now {', '.join(is_now) or 'none'}"
-                )
-    return sorted(found) or ([] if old.columns == new.columns else ["the questions are in another order"])
+                found.append(f"{what} of {name!r} were {listed(was) or 'none'} and are now {listed(is_now) or 'none'}")
+    if not found and old.columns != new.columns:
+        found = ["the questions are in another order"]
+    return found[:4] + ([f"and {len(found) - 4} more differences"] if len(found) > 4 else [])

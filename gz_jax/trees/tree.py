@@ -113,7 +113,7 @@ class Tree:
             if answer in names:
                 return names.index(answer)
         near = nearest(answer, [*self.columns, *self.keys])
-        raise UserError(f"{self.name} has no answer {answer!r}{near or f'; its answers are {_list(self.columns)}.'}")
+        raise UserError(f"{self.name} has no answer {answer!r}{near or f'; its answers are {listed(self.columns)}.'}")
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
@@ -150,8 +150,8 @@ class Tree:
         return tuple(q for q in self.order if len(self.parents[q]) > 1)
 
 
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def listed(names: Sequence[str], most: int = 6, between: str = ", ") -> str:
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -208,7 +208,7 @@ def _fault(tree: Tree) -> str:
     try:
         order = tree.order
     except graphlib.CycleError as error:
-        return f"these questions lead to themselves: {_list([questions[i].name for i in error.args[1][:0:-1]])}"
+        return f"these questions lead to themselves: {listed([questions[i].name for i in error.args[1][:0:-1]])}"
     return _overlap(tree, order)
 
 

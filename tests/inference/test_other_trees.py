@@ -77,7 +77,7 @@ def test_a_run_does_not_go_on_with_another_tree(own, change, message):
     file, workdir = own
     file.write_text(OWN.replace(*change))
     config = read(workdir).config
-    with pytest.raises(UserError, match="in the decision tree .*" + message):
+    with pytest.raises(UserError, match=r"the decision tree was Shapes and is now Shapes \(.*" + message):
         claim(workdir, Record(config, resolve.tree(config, workdir), "none", None))
 
 
