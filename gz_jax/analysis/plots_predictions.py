@@ -81,13 +81,14 @@ def answer_scores(rmse: np.ndarray, low: np.ndarray, high: np.ndarray, spread: n
     ax.hlines(y, low, high, color=BLUE, linewidth=1.2)
     ax.plot(np.r_[low, high], np.r_[y, y], "|", color=BLUE, markersize=5)
     ax.plot(rmse, y, "o", color=BLUE, markersize=3)
-    ax.text(rmse[0], -top, "this model", color=BLUE, fontsize=7, ha="center", weight="bold")
     place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center", "weight": "bold"}
     for s, text in zip(tree.slices, heads, strict=True):
         ax.text(-0.66, y[s.start] - 0.9, text, fontsize=7, **place)
     ax.set_yticks(y, texts, fontsize=7)
     ax.set(ylim=(y[-1] + 0.8, -top - 0.7), xlim=(0, 1.08 * max(float(np.nanmax(spread)), float(np.nanmax(high)))))
-    ax.text(ax.get_xlim()[1], -top, "guessing the mean", color=GREY, fontsize=7, ha="right")
+    end = ax.get_xlim()[1]
+    ax.text(min(rmse[0], end / 2), -top, "this model", color=BLUE, fontsize=7, ha="center", weight="bold")
+    ax.text(end, -top, "guessing the mean", color=GREY, fontsize=7, ha="right")
     ax.set_xlabel("RMSE of the vote fraction, 95 % interval")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)

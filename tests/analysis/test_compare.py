@@ -147,6 +147,9 @@ def test_runs_with_other_trees_are_refused_by_name_of_what_differs():
     same = dataclasses.replace(GALAXY_ZOO_2, name="another name of the same tree")
     a, b = run("a", 0.1), run("b", 0.1)
     assert compare.compare([a, b._replace(tree=same)], resamples=10).galaxies == 600
-    for tree, message in ((load("galaxy_zoo_decals"), "the question 'smooth-or-featured' was not there"), (other, "edge-on")):
+    for tree, message in (
+        (load("galaxy_zoo_decals"), "the question 'smooth-or-featured' was not there"),
+        (other, "edge-on"),
+    ):
         with pytest.raises(UserError, match=f"'a' and 'b' cannot be compared: they have .*{message}"):
             compare.compare([a, b._replace(tree=tree)], resamples=10)

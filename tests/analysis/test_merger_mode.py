@@ -209,7 +209,9 @@ def test_tables_of_other_trees_are_refused_and_a_tree_without_mergers_asks_for_a
     tree = load("galaxy_zoo_decals")
     few = np.full((N, len(tree.columns)), 0.25, np.float32)
     other = write_predictions(tmp_path / "other.parquet", np.arange(N), few, tree=tree)
-    with pytest.raises(UserError, match=r"other\.parquet and .*validation\.parquet are of .*question 'smooth-or-features' was"):
+    with pytest.raises(
+        UserError, match=r"other\.parquet and .*validation\.parquet are of .*question 'smooth-or-features' was"
+    ):
         merger_mode(other, tables / "validation.parquet", tmp_path / "out")
     plain_tree = dataclasses.replace(GALAXY_ZOO_2, merger=None)
     alone = write_predictions(tmp_path / "alone.parquet", np.arange(N), CATALOGUE, tree=plain_tree)
