@@ -160,6 +160,7 @@ def test_most_confident_and_worst():
     np.testing.assert_allclose(error, [np.sqrt(4 * 0.16 / 37), np.sqrt(4 * 0.04 / 37)], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_average_precision_interval_holds_its_expectation():
     """Mergers' scores a standard deviation higher: a large sample's value lies in nearly all small ones' intervals."""
     rng = np.random.default_rng(1)

@@ -302,7 +302,7 @@ def test_networks_are_averaged_and_their_spread_told(catalogue, predicted, workd
     assert not [name for name in second.column_names if name.startswith("spread_")]
 
 
-@pytest.mark.parametrize("views", [8, 16])
+@pytest.mark.parametrize("views", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_views_are_averaged_and_their_spread_told(workdirs, views):
     images = np.stack([np.asarray(picture(i)) for i in range(3)])
     ids, single, _ = predict_arrays(images, workdirs[0])
