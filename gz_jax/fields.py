@@ -1,4 +1,4 @@
-"""Every field of a config: its default, what it may be, and what it means. The files of `configs/` change some."""
+"""Every field of a config: its default, its allowed values and its meaning. The files in `configs/` change some."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,9 +9,9 @@ from gz_jax.runtime.errors import UserError
 
 
 class Field(NamedTuple):
-    """A field's default and, for None, its type; what it may be, in words and as a test.
+    """A field: its default, its type, and its allowed values, in words (`wanted`) and as a test (`fits`).
 
-    free: whether it may change between the first start of a run and a later one.
+    free: whether its value may change when a run is continued.
     """
 
     default: Any
@@ -34,7 +34,7 @@ def whole(default: int, low: int, high: int = 10**9, free: bool = False) -> Fiel
 
 
 def real(default: float | None, low: float, high: float, ends: bool = True, free: bool = False) -> Field:
-    """A number from low to high, or strictly between these where the `ends` are left out."""
+    """A number from low to high; strictly between them if `ends` is False."""
     wanted = f"a number {'from' if ends else 'between'} {low} {'to' if ends else 'and'} {high:g}"
 
     def fits(x: Any) -> bool:
@@ -63,7 +63,7 @@ def widths() -> Field:
 
 FIELDS: dict[str, Field] = {
     "seed": whole(0, 0, 2**32 - 1),  # decides the initial weights, the order, the augmentation and the dropout
-    "tree": text("galaxy_zoo_2", free=True),  # decision tree: a name of gz_jax/trees/ or a TOML file (the tree counts)
+    "tree": text("galaxy_zoo_2", free=True),  # decision tree: a name of gz_jax/trees/, or a TOML file
     "num_epochs": whole(100, 1, free=True),  # at most; early stopping usually ends sooner
     "batch_size": whole(128, 1),  # over all devices together
     "learning_rate": real(1e-3, 0, 1e38, ends=False),  # of Adam, at the start
@@ -162,7 +162,7 @@ def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, 
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse a config whose fields are not all there, each what it may be, and such that they fit together.
+    """Check that a config has every field, that each value is allowed, and that the values fit together.
 
     Raises:
       UserError: names the field, its value and what it may be.

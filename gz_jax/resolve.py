@@ -1,4 +1,4 @@
-"""A config resolved into the plain things that training and prediction take: it is read here, and nowhere below."""
+"""A config turned into plain arguments of training and prediction. No module below this one reads a config."""
 
 import contextlib
 import pathlib
@@ -63,7 +63,7 @@ def _batch_advice(batch_size: int, device_count: int, folder: pathlib.Path | Non
 
 
 def tree(config: ConfigDict, folder: pathlib.Path | None = None) -> Tree:
-    """The decision tree that a config names; a run in the workdir `folder` goes on without the tree's file.
+    """The decision tree that a config names. If its file is gone, the tree saved in the workdir `folder` is used.
 
     Raises:
       UserError: there is no such tree.

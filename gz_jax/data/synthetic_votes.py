@@ -15,6 +15,7 @@ from scipy.special import expit, ndtri
 from gz_jax import labels
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
+from gz_jax.trees.tree import listed
 
 KINDS = ("elliptical", "disk", "irregular", "merger", "star or artifact")
 ELLIPTICAL, DISK, IRREGULAR, MERGER, ARTIFACT = range(len(KINDS))
@@ -174,7 +175,7 @@ def _graded(value: np.ndarray, thresholds: tuple[float, ...], width: float) -> n
 
 
 def unanswerable(tree: Tree) -> list[str]:
-    """Names of the questions that synthetic volunteers do not know."""
+    """Names of the questions of a tree for which synthetic galaxies have no votes."""
     return [q.name for q in tree.questions if (q.name, q.answers) not in _KNOWN]
 
 
@@ -261,8 +262,8 @@ def true_fractions(parameters: Galaxies, tree: Tree = GALAXY_ZOO_2) -> np.ndarra
     """
     if strange := unanswerable(tree):
         raise UserError(
-            f"Synthetic galaxies have no votes for {', '.join(strange[:20])}{' and more' * (len(strange) > 20)} of "
-            f"{tree.name}: only for questions of {GALAXY_ZOO_2.name} and {_DECALS.name}, with their answers in order."
+            f"Synthetic galaxies have no votes for these questions of {tree.name}: {listed(strange)}. They have votes "
+            f"for questions of {GALAXY_ZOO_2.name} and {_DECALS.name}, with the same answers in the same order."
         )
     shares = _shares(parameters)
     conditional = np.concatenate([shares[q.name, q.answers] for q in tree.questions], -1).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Trained networks: load them, predict with them, and the tables that come of it."""
+"""Loading trained networks, prediction, and tables of predictions."""

@@ -1,1 +1,1 @@
-"""How a process lives: errors, files, locks, signals, several processes, memory, compiled programs."""
+"""Process-level utilities: errors, files, locks, signals, several processes, memory, compilation cache."""

@@ -1,4 +1,4 @@
-"""A decision tree as a value: its questions and answers, what follows from them, and what may be wrong with it."""
+"""A decision tree as a value: questions, answers, the index tables derived from them, and checks."""
 
 import collections
 import dataclasses
