@@ -16,7 +16,7 @@ from gz_jax.runtime.errors import UserError
 Sums = Mapping[str, np.ndarray]
 
 
-APPLIES = 0.5  # from this share of the answers that lead to it, a question applies to a galaxy
+APPLIES = 0.5  # a question applies to a galaxy if the answers that lead to it have at least this share together
 
 
 class Estimate(NamedTuple):

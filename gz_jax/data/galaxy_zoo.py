@@ -173,7 +173,7 @@ def _checked(
     tree: Tree,
     problems: Sequence[kaggle_check.Problem] | None = None,
 ) -> tuple[Contents, Contents]:
-    """Who goes where, after everything is checked: of Kaggle's whole tree, and of `tree`.
+    """Contents of each split after all checks, with the answers of Kaggle's whole tree and with those of `tree`.
 
     `problems` are those of an earlier check, by Kaggle's tree; `split` is seed and validation fraction.
     """

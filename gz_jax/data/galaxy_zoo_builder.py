@@ -127,7 +127,7 @@ def choose(
     validation_fraction: float,
     tree: Tree,
 ) -> Contents:
-    """Leave out the galaxies with problems and send each other one to its side; `tree` is that of the solutions.
+    """Leave out the galaxies with problems and assign the others to splits; `tree` is that of the solutions.
 
     Raises:
       UserError: no galaxy is left for training or for validation.
