@@ -27,10 +27,12 @@ def one_of(*values: Any, free: bool = False) -> Field:
     return Field(values[0], type(values[0]), wanted, lambda x: any(type(x) is type(v) and x == v for v in values), free)
 
 
-def whole(default: int, low: int, high: int = 10**9, free: bool = False) -> Field:
-    """A whole number from low to high."""
+def whole(default: int | None, low: int, high: int = 10**9, free: bool = False) -> Field:
+    """A whole number from low to high; None as well where that is the default."""
     wanted = f"a whole number from {low} to {high:g}"
-    return Field(default, int, wanted, lambda x: type(x) is int and low <= x <= high, free)
+    return Field(
+        default, int, wanted, lambda x: default is None if x is None else type(x) is int and low <= x <= high, free
+    )
 
 
 def real(default: float | None, low: float, high: float, ends: bool = True, free: bool = False) -> Field:
@@ -50,6 +52,11 @@ def text(default: str | None = None, free: bool = False) -> Field:
     return Field(
         default, str, "a text", lambda x: default is None if x is None else isinstance(x, str) and "\0" not in x, free
     )
+
+
+def choice(*values: str) -> Field:
+    """One of these texts, or None, the default."""
+    return Field(None, str, f"one of {', '.join(map(repr, values))}", lambda x: x is None or x in values)
 
 
 def widths() -> Field:
@@ -82,15 +89,44 @@ FIELDS: dict[str, Field] = {
     "plateau.min_rate": real(0.0, 0, 1e38),
     "early_stop_patience": whole(20, 1),  # epochs without a new best validation loss, then stop
     #
-    "data.source": one_of("galaxy_zoo", "synthetic"),  # Kaggle's files, or galaxies drawn from known truth
+    # Kaggle's files, galaxies drawn from known truth, or a table of your own images and labels
+    "data.source": one_of("galaxy_zoo", "synthetic", "catalogue"),
     "data.dir": text(free=True),  # where Kaggle's files are: one zip, its inner zips, or extracted
+    # Of 'catalogue' (gz_jax/data/README.md): the table (CSV, Parquet or FITS), and the folder or zip that its files are
+    # in; None: beside the table
+    "data.catalogue": text(free=True),
+    "data.images": text(free=True),
+    # What the label columns hold: votes for each answer, fractions of those who were asked, fractions of all
+    # volunteers, or the name of an answer
+    "data.labels": choice("counts", "conditional", "joint", "class"),
+    "data.columns": text(""),  # columns that the tree does not name so: 'answer=column, ...'
+    "data.suffix": text(""),  # what the table's columns of answers have after the tree's names, e.g. '_debiased'
+    "data.nominal_votes": real(
+        40.0, 0, 1e9, ends=False
+    ),  # what a fraction counts for where no number of votes is known
+    "data.id_column": text("id"),
+    "data.file_column": text("file"),
+    "data.file_columns": text(""),  # three columns instead, one per band: 'red,green,blue'
     "data.store": text(free=True),  # where the prepared data set goes; None: TFDS' own folder
     "data.seed": whole(0, 0, 2**32 - 1),  # decides the split, and which synthetic galaxies there are
     "data.validation_fraction": real(0.2, 0, 1, ends=False),  # split by a hash of the GalaxyID and data.seed
     "data.on_bad": one_of("fail", "skip"),  # 'skip': leave broken images and rows out, and list them in skipped.csv
-    "data.image_size": whole(424, 1, 7_000),  # side of the images in pixels
-    "data.crop": whole(204, 1, 7_000),  # side of the central square that is looked at, in pixels of the image ...
-    "data.size": whole(68, 1, 7_000),  # ... and what it is brought to for the network
+    "data.image_size": whole(424, 1, 7_000),  # side of Kaggle's images in pixels
+    # Side of the central square that is looked at, in pixels of the image. None: 204 of Kaggle's, all of a catalogue's
+    "data.crop": whole(None, 1, 7_000),
+    "data.share": real(None, 1e-6, 4),  # of 'catalogue', instead: as a part of the image's shorter side ...
+    "data.field": real(None, 0, 1e9, ends=False),  # ... or in arcsec, with ...
+    "data.pixel_scale": text(),  # ... arcsec per pixel: a number, or a column of the catalogue
+    "data.size": whole(68, 1, 7_000),  # what the square is brought to for the network, in pixels
+    # How FITS data become a picture (of 'catalogue'; several values with commas between)
+    "fits.planes": text(""),  # of a cube, shown as red, green, blue: '2,1,0' for g, r, i; '': the first three
+    "fits.scales": text(""),  # their factors: '0.85,1,1.4' for fluxes in i, r, g
+    "fits.extension": text(""),  # with the image, by name or number ...
+    "fits.extensions": text(""),  # ... or three of them: 'red,green,blue'
+    "fits.sky": text(""),  # level of the sky, one number or three; '': measured in each image
+    "fits.noise": text(""),  # and its noise
+    "fits.q": real(6.0, 1e-3, 100),  # of the asinh stretch (Lupton et al. 2004) ...
+    "fits.softening": real(25.0, 0, 1e9, ends=False),  # ... in units of the noise
     # 'stream': tf.data decodes and augments as the steps go; 'memory': Pillow decodes once into a memory-mapped file
     # (unaugmented 68 px cutouts of all of Kaggle's training galaxies: 0.9 GB); 'device': that file lies in the memory
     # of the devices, which augment, and TensorFlow is not needed.
@@ -126,6 +162,7 @@ FIELDS: dict[str, Field] = {
     "checkpoint.every_steps": whole(0, 0, free=True),  # 0: by time alone
     "tensorboard": one_of(False, True, free=True),  # also write TensorBoard events
 }
+CROP = 204  # pixels of Kaggle's 424 that are looked at (paper section 3)
 # Fields that the CNN has no use for: they must have their defaults.
 OF_RESNET50 = ("hidden", "dropout", "pooling", "variant", "body_rate", "frozen_epochs", "frozen_statistics")
 
@@ -173,10 +210,12 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"the config has no field {name}; gz_jax/fields.py lists them all.")
         if not field.fits(flat[name]):
             raise UserError(f"--config.{name}={flat[name]!r} must be {field.wanted}.")
-    if config.data.crop > config.data.image_size:
+    d = config.data
+    if d.source == "catalogue":
+        _check_catalogue(d)
+    elif (crop := d.crop or CROP) > d.image_size:
         raise UserError(
-            f"--config.data.crop={config.data.crop} is more than the images' side, "
-            f"--config.data.image_size={config.data.image_size}."
+            f"--config.data.crop={crop} is more than the images' side, --config.data.image_size={d.image_size}."
         )
     if config.model.name == "cnn":
         for name in OF_RESNET50:
@@ -190,4 +229,18 @@ def check(config: ConfigDict) -> None:
     if config.loss == "multinomial" and config.model.activation == "sigmoid":
         raise UserError(
             "--config.loss=multinomial needs outputs that obey the tree: --config.model.activation=softmax or divisive."
+        )
+
+
+def _check_catalogue(data: ConfigDict) -> None:
+    """Refuse what of a catalogue cannot be told without looking into it."""
+    if not data.catalogue:
+        raise UserError(
+            "--config.data.source=catalogue needs --config.data.catalogue=FILE, a table of ids, image files and "
+            "labels: CSV, Parquet or FITS. See gz_jax/data/README.md."
+        )
+    if data.labels is None:
+        raise UserError(
+            "what do the label columns hold? --config.data.labels=counts (votes for each answer), conditional "
+            "(fractions of those who were asked), joint (fractions of all volunteers) or class (an answer's name)."
         )

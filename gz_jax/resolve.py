@@ -10,15 +10,18 @@ import optax
 from ml_collections import ConfigDict
 
 from gz_jax import fields, labels, models
-from gz_jax.data import augment
+from gz_jax.data import augment, sight
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.kaggle_split import compare_splits
+from gz_jax.data.sight import Sight
 from gz_jax.data.split import Dataset
 from gz_jax.labels import Tree
 from gz_jax.models import imagenet
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import feed, loop, losses, state, step, workdir
 from gz_jax.training.schedule import PlateauRule
+
+_NO_EDGE = 10**6  # pixels beyond the square: a catalogue's images are of any size, and their rims are repeated
 
 
 class Parts(NamedTuple):
@@ -39,6 +42,7 @@ def check(config: ConfigDict, device_count: int, folder: pathlib.Path | None = N
       UserError: names the field, its value and what it may be.
     """
     fields.check(config)
+    seen(config)
     if config.batch_size % device_count:
         text = f"--config.batch_size={config.batch_size} does not divide over {device_count} devices"
         raise UserError(f"{text}: {_batch_advice(config.batch_size, device_count, folder)}")
@@ -87,8 +91,32 @@ def parts(config: ConfigDict, tree: Tree) -> Parts:
         options |= {"variant": m.variant, "hidden": tuple(m.hidden), "dropout": m.dropout, "pooling": m.pooling}
         options["freeze_statistics"] = m.frozen_statistics
     augmentation = Augmentation(**config.augment)
-    view = augment.view(config.data.size, config.data.crop, config.data.image_size, augmentation)
-    return Parts(models.create(m.name, num_outputs=len(tree.columns), **options), view, augmentation)
+    return Parts(
+        models.create(m.name, num_outputs=len(tree.columns), **options), view(config, augmentation), augmentation
+    )
+
+
+def view(config: ConfigDict, augmentation: Augmentation) -> View:
+    """The part of an image that training keeps, augments and shows to the network."""
+    d = config.data
+    if d.source != "catalogue":
+        return augment.view(d.size, d.crop or fields.CROP, d.image_size, augmentation)
+    # Squares that differ in pixels are kept at Kaggle's scale: three pixels of the cutout for one of the network's.
+    crop = d.crop or 3 * d.size
+    return augment.view(d.size, crop, crop + 2 * _NO_EDGE, augmentation)
+
+
+def seen(config: ConfigDict) -> Sight:
+    """Which square of an image the network sees, and how FITS data are shown.
+
+    Raises:
+      UserError: the config does not say it, or says two things.
+    """
+    d = config.data
+    if d.source != "catalogue":
+        return Sight(share=(d.crop or fields.CROP) / d.image_size)
+    square = {"crop": d.crop, "share": d.share, "field": d.field, "pixel_scale": d.pixel_scale}
+    return sight.make(**square, fits=config.fits)
 
 
 def weights(config: ConfigDict) -> imagenet.Weights | None:

@@ -47,6 +47,7 @@ def read_cutout(
     *,
     size: int,
     crop: float | None = None,
+    share: float = FIELD,
     stretch: Stretch = Stretch(),  # noqa: B008 (immutable)
     extension: int | str | None = None,
     extensions: Sequence[int | str] | None = None,
@@ -54,8 +55,9 @@ def read_cutout(
     sky: float | Sequence[float] | None = None,
     noise: float | Sequence[float] | None = None,
     turned: bool = False,
+    around: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, int, str]:
-    """The central square of an image, downsized as for training (`look.see`).
+    """The central square of an image, brought to the network's size (`look.see`).
 
     Args:
       source: the file's bytes or its path, or three of them as red, green and blue: FITS images of one plane, or
@@ -63,18 +65,21 @@ def read_cutout(
         goes over black; an orientation tag is ignored (as in training), except that Pillow applies a TIFF's; FITS
         rows run upwards, as viewers show them.
       size: pixels across the result.
-      crop: pixels across the central square; None takes `FIELD` of the shorter side, which is 204 of
-        Kaggle's 424. Where the square is larger than the image it is padded with black, so that the scale stays.
+      crop: pixels across the central square; None takes `share` of the shorter side, by default 204 of Kaggle's 424.
+        Where the square is larger than the image it is padded with black, so that the scale stays.
       stretch: of FITS data. extension, extensions, planes: which of a FITS file, see `fits.read_planes` (bands stored
         as g, r, i: planes=(2, 1, 0)).
       sky, noise: of FITS data, in the file's unit before `Stretch.scales`; one number for every plane, or three. None
         measures them in the whole image, which must show enough sky (`sky.measure`).
       turned: the result and the same turned by 45 degrees, with the sky that lies in its corners.
+      around: (cutout, crop): instead of the square, the `cutout` pixels that training augments, in which the square
+        takes the central `crop`: the image's own pixels where the square has as many, else brought to that scale.
+        Beyond the image, and the square, the outermost pixels are repeated.
 
     Returns:
-      (uint8 [size, size, 3], or [2, size, size, 3] if `turned`; GOOD, NOTED or BAD; the reason or ''). BAD images are
-      black. NOTED are images with missing or transparent pixels, padding, one band, no noise, more planes than shown,
-      or too few pixels.
+      (uint8 [size, size, 3], or [2, size, size, 3] if `turned`, or [cutout, cutout, 3] with `around`; GOOD, NOTED or
+      BAD; the reason or ''). BAD images are black. NOTED are images with missing or transparent pixels, padding, one
+      band, no noise, more planes than shown, or too few pixels.
 
     Raises:
       UserError: `sky` or `noise` that no image can have.
@@ -82,16 +87,18 @@ def read_cutout(
     levels, noises = check_level("sky", sky), check_level("noise", noise)
     try:
         is_fits, data = _data(source)
-        clear = None
+        clear = found = None
         if is_fits:
             found = fits.read_planes(data, extension, extensions, planes)
-            image, side, note = _fits(found, crop, size, stretch, levels, noises, turned)
             height, width = found.pixels.shape[1:]
         else:
             image, clear, note = pictures.read_pictures(data)
             width, height = image.size
-            side = _side(crop, width, height)
-        x, y = (look.window(length, side, size, turned) for length in image.size)
+        side = _side(crop, share, width, height)
+        read = look.reach(side, size, turned) if around is None else _reach(side, around)
+        if found is not None:
+            image, note = _fits(found, side, read, stretch, levels, noises)
+        x, y = (look.central(length, read) for length in image.size)
         pixels = np.asarray(pictures.rgb(image.crop((x.start, y.start, x.stop, y.stop))))
         square = tuple(look.central(length, side) for length in pixels.shape[:2])
         note = fits.joined(
@@ -100,9 +107,10 @@ def read_cutout(
             f"small: {side} pixels across, enlarged to {size}" if 2 * side < size else "",
             f"padded: {width} x {height} pixels, crop {side}" if min(width, height) < side else "",
         )
-        return look.cutouts(pixels, side, size, turned), NOTED if note else GOOD, note
+        shown = look.cutouts(pixels, side, size, turned) if around is None else _around(pixels, side, around)
+        return shown, NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
-        return black(size, turned), BAD, _reason(error)
+        return black(size if around is None else around[0], turned), BAD, _reason(error)
 
 
 def black(size: int, turned: bool = False) -> np.ndarray:
@@ -124,8 +132,25 @@ def check_level(name: str, value: float | Sequence[float] | None) -> tuple[float
     return values
 
 
-def _side(crop: float | None, width: int, height: int) -> int:
-    side = max(1, round(FIELD * min(width, height) if crop is None else crop))
+def _reach(side: int, around: tuple[int, int]) -> int:
+    """Pixels of the image across what `around` shows, where the square has `side`."""
+    cutout, crop = around
+    return cutout if side == crop else round(side * cutout / crop)
+
+
+def _around(pixels: np.ndarray, side: int, around: tuple[int, int]) -> np.ndarray:
+    """The square of `_reach`; black where the square of `side` leaves the image, as `look.see` has it."""
+    reach = _reach(side, around)
+    for wanted, mode in ((side, "constant"), (reach, "edge")):
+        both = [(missing := max(0, -(-(wanted - n) // 2)), missing) for n in pixels.shape[:2]]
+        pixels = np.pad(pixels, [*both, (0, 0)], mode=mode)  # type: ignore[call-overload]  # either mode
+    y, x = ((n - reach) // 2 for n in pixels.shape[:2])
+    pixels = pixels[y : y + reach, x : x + reach]
+    return pixels if side == around[1] else look.see(pixels, reach, around[0])
+
+
+def _side(crop: float | None, share: float, width: int, height: int) -> int:
+    side = max(1, round(share * min(width, height) if crop is None else crop))
     require(side * side <= MAX_PIXELS, f"crop of {side} pixels is too large")
     return side
 
@@ -196,19 +221,16 @@ def _remarks(square: np.ndarray, clear: np.ndarray | None, is_fits: bool) -> str
 
 def _fits(
     planes: fits.Planes,
-    crop: float | None,
-    size: int,
+    side: int,
+    read: int,
     stretch: Stretch,
     levels: tuple[float, ...] | None,
     noises: tuple[float, ...] | None,
-    turned: bool,
-) -> tuple[Image.Image, int, str]:
-    """What is seen of FITS planes, stretched; the side of the central square; remarks on that square."""
+) -> tuple[Image.Image, str]:
+    """The central `read` pixels of FITS planes, stretched; remarks on the central square of `side`."""
     pixels, count = planes.pixels[:, ::-1], len(planes.pixels)
     scales = stretch.scales if count > 1 else (1.0,)
-    height, width = pixels.shape[1:]
-    side = _side(crop, width, height)
-    rows, columns = (look.window(n, side, size, turned) for n in (height, width))
+    rows, columns = (look.central(n, read) for n in pixels.shape[1:])
     for name, given in (("sky", levels), ("noise", noises)):
         if given and len(given) not in (1, count):
             raise UnusableError(f"{name} of {len(given)} planes for an image of {count}")
@@ -231,4 +253,4 @@ def _fits(
     lost = [f"{name} has no data" for name, none in zip(planes.names, empty, strict=True) if none]
     part = gone[~empty].mean()
     lost += [f"{fits.percent(part)} of pixels missing"] if part else []
-    return Image.fromarray(shown), side, fits.joined(planes.note, *lost, note)
+    return Image.fromarray(shown), fits.joined(planes.note, *lost, note)

@@ -67,14 +67,12 @@ def central(length: int, side: int) -> slice:
     return slice(start, length - start)
 
 
-def window(length: int, crop: int, size: int, turned: bool = False) -> slice:
-    """The pixels along an axis that `cutouts` reads: the rest need not be decoded."""
-    return central(length, math.ceil(crop * math.sqrt(2)) + 2 if turned else reach(crop, size))
+def reach(crop: int, size: int, turned: bool = False) -> int:
+    """The side of what `cutouts` reads; the rest need not be decoded.
 
-
-def reach(crop: int, size: int) -> int:
-    """The side of what `see` reads: samples closer than a pixel blend the outermost pixels with their neighbours."""
-    return crop + 2 * (crop % size > 0)
+    Samples closer than a pixel blend the outermost pixels with their neighbours.
+    """
+    return math.ceil(crop * math.sqrt(2)) + 2 if turned else crop + 2 * (crop % size > 0)
 
 
 @functools.lru_cache(maxsize=64)

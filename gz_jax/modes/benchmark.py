@@ -111,7 +111,7 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
             found.append(_epoch(how, subject, split, scratch, current))
     with _noted("predict from files", missing):
         network = _network(subject, current[0], scratch)
-        found.append(stages.predict_stage(network, scratch / "images", config.data.crop))
+        found.append(stages.predict_stage(network, scratch / "images", view.crop))
     timed = measure(found, repeats)
     in_kilobytes = platform.system() != "Darwin"
     memory = {

@@ -207,7 +207,7 @@ def _examples(config: ConfigDict, split: Split, count: int = 5, epochs: int = 5)
     drawn = Augmentation(**config.augment)
     if drawn.is_identity:
         drawn = Augmentation(rotate=True)  # what the paper's optimised model would see
-    view = augment.view(config.data.size, config.data.crop, config.data.image_size, drawn)
+    view = resolve.view(config, drawn)
     cutouts = np.stack([packed.cut_out(data, view.cutout) for data in records["image"]])
     warp: Callable[..., jax.Array] = jax.jit(augment.warp, static_argnums=2)
     ids = records["galaxy_id"]
