@@ -27,6 +27,7 @@ from configs import default
 from gz_jax import fields, labels
 from gz_jax.analysis import page
 from gz_jax.data import archive, augment, images, inputs, kaggle, kaggle_check, packed
+from gz_jax.data.problems import report, write_skipped_csv
 from gz_jax.data.split import Split
 from gz_jax.inference import tables
 from gz_jax.models import imagenet
@@ -167,10 +168,10 @@ def test_pipes_and_odd_names_in_a_folder(tmp_path):
     labelled = archive.Source("x", {"a.csv": 1}, lambda _: b"x")
     assert len(kaggle.fingerprint(kaggle.KaggleFiles(tmp_path, labelled, found, None))) == 16
     problems = kaggle_check.check_images(found)
-    message = str(UserError(kaggle_check.report(problems, tmp_path)))
+    message = str(UserError(report(problems, tmp_path)))
     assert "image name is not a GalaxyID: 1" in message
     assert "\\udcff\\x1b[2J" in message
-    kaggle_check.write_skipped_csv(tmp_path / "skipped.csv", [(p.galaxy_id, p.file, p.reason) for p in problems])
+    write_skipped_csv(tmp_path / "skipped.csv", [(p.galaxy_id, p.file, p.reason) for p in problems])
     assert b"\\udcff\x1b[2J.jpg" in (tmp_path / "skipped.csv").read_bytes()
     catalogue = inputs.list_inputs(folder)
     assert catalogue.ids.tolist() == ["3", "\\udcff\x1b[2J"]
@@ -327,7 +328,7 @@ def test_no_text_is_a_formula_and_all_come_back(text):
 
 def test_no_csv_of_ours_holds_a_formula(tmp_path):
     rows = [(text, f"{text}.jpg", text) for text in FORMULAS]
-    kaggle_check.write_skipped_csv(tmp_path / "skipped.csv", rows)
+    write_skipped_csv(tmp_path / "skipped.csv", rows)
     page.write_table(tmp_path / "table.csv", [{"id": text, "n": -1} for text in FORMULAS])
     n = len(FORMULAS)
     some = np.full((n, 37), 0.5, np.float32)

@@ -19,6 +19,7 @@ import numpy as np
 
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import Contents, progress_bar, quiet
+from gz_jax.data.problems import Problem, report
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.data.synthetic_votes import unanswerable
 from gz_jax.labels import GALAXY_ZOO_2, Tree
@@ -140,7 +141,7 @@ def open_dataset(
     splits = {key: Split(info.num_examples, _split_reader(info.file_instructions)) for key, info in found}
     metadata = builder.info.metadata
     if mark:
-        whole, chosen = choose(problems=[kaggle_check.Problem(*problem) for problem in metadata["skipped"]])
+        whole, chosen = choose(problems=[Problem(*problem) for problem in metadata["skipped"]])
         metadata = chosen.metadata
         splits = {
             key: _narrowed(splits[key], np.searchsorted(whole.splits[key][1], ids), votes)
@@ -171,7 +172,7 @@ def _checked(
     on_bad: str,
     split: tuple[int, float],
     tree: Tree,
-    problems: Sequence[kaggle_check.Problem] | None = None,
+    problems: Sequence[Problem] | None = None,
 ) -> tuple[Contents, Contents]:
     """Contents of each split after all checks, with the answers of Kaggle's whole tree and with those of `tree`.
 
@@ -188,7 +189,7 @@ def _checked(
     found = list({(p.galaxy_id, p.file, p.reason): p for p in [*problems, *chosen.problems]}.values())
     if found and on_bad == "fail":
         raise UserError(
-            f"{kaggle_check.report(found, files.directory)}\n"
+            f"{report(found, files.directory)}\n"
             "Repair the files, or go on without these galaxies: --config.data.on_bad=skip"
         )
     whole = galaxy_zoo_builder.choose(files, solutions, problems, *split, GALAXY_ZOO_2)
@@ -199,7 +200,7 @@ def _as_they_are(cache: pathlib.Path, choose: Callable[..., tuple[Contents, ...]
     """The data set read from Kaggle's files; what a check found is kept, since it takes a while."""
     found = cache / "checked.json"
     try:
-        problems = [kaggle_check.Problem(*problem) for problem in json.loads(found.read_text())]
+        problems = [Problem(*problem) for problem in json.loads(found.read_text())]
     except FileNotFoundError:
         problems = None
     except (OSError, ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ import numpy as np
 import tqdm
 
 from gz_jax.data import kaggle, kaggle_check, kaggle_split, tensorflow_cpu
+from gz_jax.data.problems import Problem
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 
@@ -122,7 +123,7 @@ def quiet() -> Iterator[None]:
 def choose(
     files: kaggle.KaggleFiles,
     solutions: kaggle_check.Solutions,
-    problems: Sequence[kaggle_check.Problem],
+    problems: Sequence[Problem],
     seed: int,
     validation_fraction: float,
     tree: Tree,

@@ -15,27 +15,13 @@ from PIL import JpegImagePlugin
 from gz_jax.data import archive, identifiers
 from gz_jax.data.kaggle import Images, csv_bytes
 from gz_jax.data.pictures import MAX_SCANS
+from gz_jax.data.problems import Problem, report
 from gz_jax.labels import GALAXY_ZOO_2, Tree, tree_violation
 from gz_jax.runtime.errors import UserError
-from gz_jax.runtime.files import atomic, harmless
 
 _MAX_IMAGE = 64 << 20  # bytes; Kaggle's largest has 27 kB
-_SHOWN = 10  # galaxies named per kind of problem
 _MAX_LINE = 1 << 20  # characters of a CSV's line; Kaggle's longest has 400
 _MAX_PROBLEMS = 100_000  # in the CSV, before it is refused as another file altogether
-
-
-class Problem(NamedTuple):
-    """A fault that concerns one galaxy (`galaxy_id` is the file's name where that is no number)."""
-
-    galaxy_id: str
-    file: str
-    kind: str
-    detail: str = ""
-
-    @property
-    def reason(self) -> str:
-        return f"{self.kind} ({self.detail})" if self.detail else self.kind
 
 
 class Solutions(NamedTuple):
@@ -241,22 +227,3 @@ def match(images: Images, solutions: Solutions) -> list[Problem]:
     bare = [i for i in solutions.galaxy_id.tolist() if i not in images.names]
     found = [Problem(str(i), images.names[i], "image without a row") for i in lonely]
     return found + [Problem(str(i), images.source.where, "row without an image") for i in bare]
-
-
-def report(problems: Sequence[Problem], where: object) -> str:
-    """One message: each kind of problem with its count and the first few galaxies."""
-    kinds = collections.defaultdict(list)
-    for problem in problems:
-        kinds[problem.kind].append(problem)
-    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in Kaggle's files at {where}:"]
-    for kind, group in kinds.items():
-        shown = ", ".join(p.galaxy_id + (f" ({p.detail})" if p.detail else "") for p in group[:_SHOWN])
-        more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
-        lines.append(f"  {kind}: {len(group)}: {shown}{more}")
-    return "\n".join(lines)
-
-
-def write_skipped_csv(path: str | os.PathLike, skipped: Iterable[tuple[str, str, str]]) -> None:
-    """Write (galaxy_id, file, reason) rows whole or not at all; texts as `files.harmless` writes them."""
-    with atomic(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
-        csv.writer(file).writerows([map(harmless, row) for row in [("galaxy_id", "file", "reason"), *skipped]])

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gz_jax import resolve
-from gz_jax.data import kaggle_check
+from gz_jax.data import problems
 from gz_jax.data.split import Dataset
 from gz_jax.inference import trained
 from gz_jax.models import imagenet
@@ -34,7 +34,7 @@ def _train(config: ConfigDict, folder: str) -> int:
     with distributed.lead_first():
         path = workdir.claim(folder, record)
     if dataset.skipped and jax.process_index() == 0:
-        kaggle_check.write_skipped_csv(path / "skipped.csv", dataset.skipped)
+        problems.write_skipped_csv(path / "skipped.csv", dataset.skipped)
         print(f"{len(dataset.skipped)} galaxies left out, see {path / 'skipped.csv'}", flush=True)
     module, view, augmentation = resolve.parts(config, tree)
     mesh = state.make_mesh()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gz_jax import labels
 from gz_jax.data import archive, kaggle, kaggle_check, kaggle_split
+from gz_jax.data.problems import Problem, report, write_skipped_csv
 from gz_jax.runtime.errors import UserError
 
 FILES = kaggle_like.galaxies()
@@ -211,7 +212,7 @@ def _changed(galaxy: int, column: str, value) -> bytes:
 )
 def test_bad_row_is_named_and_left_out(content, kind, detail):
     solutions = read_csv(content)
-    assert solutions.problems == (kaggle_check.Problem(str(IDS[2]), CSV, kind, detail),)
+    assert solutions.problems == (Problem(str(IDS[2]), CSV, kind, detail),)
     assert solutions.galaxy_id.tolist() == IDS[:2] + IDS[3:]
     assert IDS[2] in solutions.seen
 
@@ -273,9 +274,9 @@ def test_other_ids_are_named_with_the_reason(text, kind):
 
 
 def test_report_counts_and_shortens():
-    problems = [kaggle_check.Problem(str(i), "f", "image of 0 bytes") for i in range(133)]
-    problems.append(kaggle_check.Problem("7", "g", "duplicate GalaxyID", "line 4"))
-    lines = kaggle_check.report(problems, "/data").splitlines()
+    problems = [Problem(str(i), "f", "image of 0 bytes") for i in range(133)]
+    problems.append(Problem("7", "g", "duplicate GalaxyID", "line 4"))
+    lines = report(problems, "/data").splitlines()
     assert lines[0] == "134 problems in Kaggle's files at /data:"
     assert lines[1] == "  image of 0 bytes: 133: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 123 more"
     assert lines[2] == "  duplicate GalaxyID: 1: 7 (line 4)"
@@ -348,11 +349,11 @@ def test_two_files_for_one_galaxy():
 
 def test_skipped_csv(tmp_path):
     skipped = [("5", "images/5.jpg", "image of 0 bytes"), ("M31", "a.csv", 'row, "odd"')]
-    kaggle_check.write_skipped_csv(tmp_path / "skipped.csv", skipped)
+    write_skipped_csv(tmp_path / "skipped.csv", skipped)
     with (tmp_path / "skipped.csv").open(newline="") as file:
         assert [tuple(row) for row in csv.reader(file)] == [("galaxy_id", "file", "reason"), *skipped]
     with pytest.raises(ValueError, match="stop"):
-        kaggle_check.write_skipped_csv(tmp_path / "skipped.csv", (_stop() for _ in range(1)))
+        write_skipped_csv(tmp_path / "skipped.csv", (_stop() for _ in range(1)))
     assert [path.name for path in tmp_path.iterdir()] == ["skipped.csv"]
     assert "M31" in (tmp_path / "skipped.csv").read_text()
 
