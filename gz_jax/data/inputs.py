@@ -9,7 +9,6 @@ import itertools
 import os
 import pathlib
 import types
-import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gz_jax.data import archive, identifiers, images, listing, tables
+from gz_jax.data import archive, identifiers, images, listing, places, tables
 from gz_jax.runtime.errors import UserError
 
 FITS_SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", ".gz", ".bz2", ".fz"))
@@ -33,7 +32,7 @@ class Catalogue(NamedTuple):
 
     Attributes:
       ids: int64 or str [n], unique.
-      read: row to bytes, or a path to read, or three paths (red, green, blue). Raises UserError, OSError, ValueError.
+      read: row to bytes, or a path to read, or three of them (red, green, blue). Raises UserError, OSError, ValueError.
       where: what was listed, for messages.
       files: str [n], the files' names as a table has them (three with ' + ' between), else below the listed folder;
         None for images in memory.
@@ -42,7 +41,7 @@ class Catalogue(NamedTuple):
     """
 
     ids: np.ndarray
-    read: Callable[[int], bytes | pathlib.Path | tuple[pathlib.Path, ...]]
+    read: Callable[[int], bytes | pathlib.Path | tuple[bytes | pathlib.Path, ...]]
     where: str
     files: pa.Array | None = None
     stamps: pa.Array | None = None
@@ -66,7 +65,8 @@ def list_inputs(
     Returns:
       The catalogue, in the table's order, else sorted by id. Without a table the id is the path below the
       files' common folder, without suffix. Ids that are all whole numbers of 64 bits are int64, others text (see
-      `identifiers.from_texts`). A table's relative paths start at its folder; see `find_file` for what else is tried.
+      `identifiers.from_texts`). A table's relative paths start at its folder; see `places` for what else is tried,
+      and for a zip beside it.
 
     Raises:
       UserError: nothing there, no images, a column missing, an id missing or used twice (also by files whose names
@@ -190,48 +190,15 @@ def _of_table(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -
         some = " and ".join(f"{row + 1} ({files[0][row].as_py()})" for row in rows[:2].tolist())
         raise UserError(f"{path}: {_ids(count)} used more than once, the first is {ids[rows[0]]}, in rows {some}")
 
-    def read(i: int) -> pathlib.Path | tuple[pathlib.Path, ...]:
-        found = []
-        for name, column in zip(files, columns, strict=True):
-            text = name[i].as_py()
-            if not text:
-                raise ValueError("the table names no file" + f" in column {column!r}" * (len(files) > 1))
-            found.append(find_file(text, path.parent))
+    place = places.find_place(path, files[0])
+    rows_of = functools.partial(places.row_files, files, columns)
+
+    def read(i: int) -> bytes | pathlib.Path | tuple[bytes | pathlib.Path, ...]:
+        found = [place.read(place.find(name)) for name in rows_of(i)]
         return tuple(found) if len(found) > 1 else found[0]
 
-    shown = (
-        files[0]
-        if len(files) == 1
-        else pc.binary_join_element_wise(*files, " + ", null_handling="replace", null_replacement="")
-    )
     pa.default_memory_pool().release_unused()  # half a gigabyte after 10^7 rows
-    return Catalogue(ids, read, str(path), shown)
-
-
-def find_file(name: str, folder: pathlib.Path) -> pathlib.Path:
-    """A file as a table names it: below the table's folder, or absolute.
-
-    Where there is none of exactly that name, tried are: without spaces around it, a file:// URL as its path, `~` as
-    the home folder, and backslashes as slashes.
-
-    Raises:
-      UserError: there is no such file (with the full path that was looked for), or it is another URL.
-    """
-    path = folder / name
-    if os.path.exists(path):
-        return path
-    text = name.strip()
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme.lower() == "file":
-        text = urllib.parse.unquote(rest.removeprefix("localhost"))
-    elif separator and scheme.isalnum():
-        raise UserError(f"{text} is a URL: only files are read")
-    for last in (text, os.path.expanduser(text), os.path.expanduser(text.replace("\\", "/"))):
-        path = folder / last
-        if os.path.exists(path):
-            return path
-    tried = os.path.abspath(path)
-    raise UserError(f"no such file: {tried if len(tried) < 180 else '...' + tried[-170:]}")
+    return Catalogue(ids, read, str(path), places.joined_files(files))
 
 
 def digest(columns: Iterable[pa.Array]) -> str:

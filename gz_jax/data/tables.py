@@ -4,8 +4,8 @@ import csv as python_csv
 import difflib
 import itertools
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import csv, parquet
@@ -19,10 +19,11 @@ _COMPARED = 2_000  # columns among which similar names are looked for
 
 
 class Table(NamedTuple):
-    """Rows of a table as text: `ids` string [n] without null, `files` (one per column) string [n] with null."""
+    """Rows of a table as text: `ids` string [n], `files` (one per column) string [n] with null; its columns' names."""
 
     ids: pa.Array
     files: tuple[pa.Array, ...]
+    names: tuple[str, ...] = ()
 
 
 def read(path: pathlib.Path, id_column: str, file_columns: Sequence[str]) -> Table | None:
@@ -31,49 +32,80 @@ def read(path: pathlib.Path, id_column: str, file_columns: Sequence[str]) -> Tab
     Raises:
       UserError: it cannot be read; a column missing; no rows; an id missing; ids that have lost digits.
     """
+    table = load(path, id_column, file_columns)
+    if table is not None and table.ids.null_count:
+        raise UserError(f"{path}: {table.ids.null_count} rows without an id")
+    return table
+
+
+def load(path: pathlib.Path, id_column: str, file_columns: Sequence[str]) -> Table | None:
+    """As `read`, with null for an id that is missing."""
     wanted = list(dict.fromkeys([id_column, *file_columns]))
+    found = _checked(path, lambda: _columns(path, wanted))
+    if found is None:
+        return None
+    by_name = dict(zip(wanted, found[0], strict=True))
+    texts = _checked(path, lambda: identifiers.as_text(by_name[id_column], id_column))
+    files = tuple(_checked(path, lambda: [identifiers.texts(by_name[name]) for name in file_columns]))
+    if not len(texts):
+        raise UserError(f"{path}: no rows")
+    return Table(texts, files, tuple(found[1]))
+
+
+def columns(path: pathlib.Path, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """Further columns of a table by name; those of a CSV as text, '' as null.
+
+    Raises:
+      UserError: it cannot be read; a column is missing.
+    """
+    found = _checked(path, lambda: _columns(path, list(names)))
+    if found is None:
+        raise UserError(f"{path} has no table with the columns {', '.join(names)}")
+    return dict(zip(names, found[0], strict=True))
+
+
+def _checked(path: pathlib.Path, get: Callable[[], Any]) -> Any:
+    """What `get` returns, with the table's name in its errors."""
     try:
-        if path.suffix.lower() == ".csv":
-            columns = _csv(path, wanted)
-        elif path.suffix.lower() == ".parquet":
-            columns = _parquet(path, wanted)
-        else:
-            found = fits_table.read_columns(path, wanted, MAX_ROWS)
-            if found.columns is None:
-                if found.tables and not found.has_image:
-                    _require(path, wanted, list(itertools.chain(*found.tables)))
-                return None
-            columns = found.columns
-        by_name = dict(zip(wanted, columns, strict=True))
-        texts = identifiers.as_text(by_name[id_column], id_column)
-        files = tuple(identifiers.texts(by_name[name]) for name in file_columns)
+        return get()
     except UserError as error:
         raise UserError(error if str(error).startswith(str(path)) else f"{path}: {error}") from error
     except (pa.ArrowException, python_csv.Error, OSError, EOFError, KeyError, ValueError, MemoryError) as error:
         raise UserError(f"cannot read {path} as a table: {error}") from error
-    if not len(texts) or texts.null_count:
-        raise UserError(f"{path}: {f'{texts.null_count} rows without an id' if len(texts) else 'no rows'}")
-    return Table(texts, files)
 
 
-def _csv(path: pathlib.Path, wanted: list[str]) -> list[pa.ChunkedArray]:
+def _columns(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], list[str]] | None:
+    """Columns, and the names of all; None for a FITS file that holds an image and no such table."""
+    if path.suffix.lower() == ".csv":
+        return _csv(path, wanted)
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path, wanted)
+    found = fits_table.read_columns(path, wanted, MAX_ROWS)
+    if found.columns is None:
+        if found.tables and not found.has_image:
+            _require(path, wanted, list(itertools.chain(*found.tables)))
+        return None
+    return found.columns, found.tables[-1]
+
+
+def _csv(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], list[str]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         there = next(python_csv.reader([file.readline(1 << 20)]), [])
     _require(path, wanted, there)
     # As text: an id of 007 is not 7, and an empty file name is a missing one.
     types = dict.fromkeys(wanted, pa.string())
     options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=True)
-    return csv.read_csv(path, convert_options=options).columns
+    return csv.read_csv(path, convert_options=options).columns, there
 
 
-def _parquet(path: pathlib.Path, wanted: list[str]) -> list[pa.ChunkedArray]:
-    _require(path, wanted, parquet.read_schema(path).names)
+def _parquet(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], list[str]]:
+    _require(path, wanted, there := parquet.read_schema(path).names)
     with parquet.ParquetFile(path, read_dictionary=wanted) as file:
         rows = file.metadata.num_rows  # a few kilobytes can repeat one value for ever
         if rows > MAX_ROWS:
             raise UserError(f"it says it has {rows} rows; more than {MAX_ROWS} are refused")
         table = file.read(columns=wanted)
-        return [table.column(name) for name in wanted]
+        return [table.column(name) for name in wanted], there
 
 
 def _require(path: pathlib.Path, wanted: Sequence[str], there: Sequence[str]) -> None:
@@ -85,7 +117,7 @@ def _require(path: pathlib.Path, wanted: Sequence[str], there: Sequence[str]) ->
         return
     names = ", ".join(name or "a column without a name" for name in there[:_SHOWN]) or "no columns"
     names += f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
-    similar = {name: near for name in missing if (near := _similar(name, there))}
+    similar = {name: near for name in missing if (near := similar_names(name, there))}
     hint = "".join(f"; near {name!r}: {', '.join(map(repr, near))}" for name, near in similar.items())
     raise UserError(
         f"{path} has no column {' and '.join(map(repr, missing))}; it has {names}{hint}. "
@@ -93,7 +125,7 @@ def _require(path: pathlib.Path, wanted: Sequence[str], there: Sequence[str]) ->
     )
 
 
-def _similar(name: str, there: Sequence[str]) -> list[str]:
+def similar_names(name: str, there: Sequence[str]) -> list[str]:
     """Up to three columns whose names are like `name` or hold it, in any case of letters."""
     known = {other.strip().lower(): other for other in there[:_COMPARED] if other.strip()}
     name = name.strip().lower()
