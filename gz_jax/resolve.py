@@ -143,6 +143,26 @@ def dataset(config: ConfigDict, tree: Tree) -> Dataset:
             for split in (found.splits["train"], found.splits["validation"])
         )
         return found._replace(statistics=compare_splits(train, validation, tree))
+    if d.source == "catalogue":
+        from gz_jax.data import catalogue
+
+        file_columns = [name.strip() for name in d.file_columns.split(",") if name.strip()]
+        return catalogue.open_dataset(
+            d.catalogue,
+            **common,
+            labels=d.labels,
+            sight=seen(config),
+            size=d.size,
+            columns=d.columns,
+            suffix=d.suffix,
+            nominal_votes=d.nominal_votes,
+            id_column=d.id_column,
+            file_column=d.file_column,
+            file_columns=file_columns,
+            images=d.images,
+            on_bad=d.on_bad,
+            store=d.store,
+        )
     from gz_jax.data import galaxy_zoo
 
     files = {"on_bad": d.on_bad, "image_size": d.image_size, "store": d.store, "prepared": d.pipeline == "stream"}

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
-from gz_jax.data.galaxy_zoo_builder import Contents, progress_bar, quiet
-from gz_jax.data.problems import Problem, report
+from gz_jax.data.galaxy_zoo_builder import Contents, quiet
+from gz_jax.data.problems import Problem, progress_bar, report
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.data.synthetic_votes import unanswerable
 from gz_jax.labels import GALAXY_ZOO_2, Tree
@@ -225,11 +225,15 @@ def _as_they_are(cache: pathlib.Path, choose: Callable[..., tuple[Contents, ...]
 
 
 def _dataset(splits: dict[str, Split], metadata: dict[str, Any], known: dict[str, Any]) -> Dataset:
-    statistics = metadata["statistics"]
+    warn_of_differences(statistics := metadata["statistics"])
+    return Dataset(splits, statistics=statistics, skipped=tuple(map(tuple, metadata["skipped"])), **known)
+
+
+def warn_of_differences(statistics: dict[str, Any]) -> None:
+    """Say it where train and validation do not look alike."""
     if statistics["ks_exceeded"]:
         worst = ", ".join(f"{c} ({statistics['ks_distance'][c]:.3f})" for c in statistics["ks_exceeded"])
         _log.warning("train and validation differ more than chance allows (KS distance) in %s", worst)
-    return Dataset(splits, statistics=statistics, skipped=tuple(map(tuple, metadata["skipped"])), **known)
 
 
 def _find_or_download(data_dir: str | os.PathLike | None, store: pathlib.Path) -> kaggle.KaggleFiles:

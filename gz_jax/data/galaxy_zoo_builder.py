@@ -6,15 +6,13 @@ import io
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
 from gz_jax.data import kaggle, kaggle_check, kaggle_split, tensorflow_cpu
-from gz_jax.data.problems import Problem
+from gz_jax.data.problems import Problem, progress_bar
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 
@@ -98,12 +96,6 @@ class _RecordWriter:
         for _, record in examples:
             writer.write(record)
         writer.close()
-
-
-def progress_bar(total: int, text: str) -> tqdm.tqdm:
-    """A bar with ETA; in a log file a line every half minute."""
-    interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm.tqdm(total=total, desc=text, unit=" galaxies", mininterval=interval, maxinterval=interval)
 
 
 @contextlib.contextmanager

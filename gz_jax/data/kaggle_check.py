@@ -15,13 +15,12 @@ from PIL import JpegImagePlugin
 from gz_jax.data import archive, identifiers
 from gz_jax.data.kaggle import Images, csv_bytes
 from gz_jax.data.pictures import MAX_SCANS
-from gz_jax.data.problems import Problem, report
+from gz_jax.data.problems import MAX_PROBLEMS, Problem, report
 from gz_jax.labels import GALAXY_ZOO_2, Tree, tree_violation
 from gz_jax.runtime.errors import UserError
 
 _MAX_IMAGE = 64 << 20  # bytes; Kaggle's largest has 27 kB
 _MAX_LINE = 1 << 20  # characters of a CSV's line; Kaggle's longest has 400
-_MAX_PROBLEMS = 100_000  # in the CSV, before it is refused as another file altogether
 
 
 class Solutions(NamedTuple):
@@ -101,7 +100,7 @@ def read_solutions(source: archive.Source, tree: Tree = GALAXY_ZOO_2) -> Solutio
 
     def fault(galaxy_id: object, line: int, kind: str, detail: str = "") -> None:
         problems.append(Problem(str(galaxy_id), name, kind, f"line {line}{detail and ', '}{detail[:100]}"))
-        if len(problems) > _MAX_PROBLEMS:
+        if len(problems) > MAX_PROBLEMS:
             raise UserError(f"{report(problems, name)}\nand more after line {line}: this is not Kaggle's CSV")
 
     order = [header.index(column) for column in GALAXY_ZOO_2.columns]

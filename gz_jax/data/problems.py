@@ -3,11 +3,16 @@
 import collections
 import csv
 import os
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import tqdm
 
 from gz_jax.runtime.files import atomic, harmless
 
+MAX_PROBLEMS = 100_000  # before a table is refused as another one altogether
 _SHOWN = 10  # galaxies named per kind of problem
 
 
@@ -22,6 +27,26 @@ class Problem(NamedTuple):
     @property
     def reason(self) -> str:
         return f"{self.kind} ({self.detail})" if self.detail else self.kind
+
+
+def in_threads(
+    check: Callable[[Sequence[Any]], Any], chunks: Iterable[Sequence[Any]], total: int, workers: int | None
+) -> Iterator[Any]:
+    """What `check` finds in each chunk of the `total` images, in order, by `workers` threads (None: one per core)."""
+    with progress_bar(total, "Checking images") as bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        try:
+            for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
+                yield found
+                bar.update(len(chunk))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def progress_bar(total: int, text: str) -> tqdm.tqdm:
+    """A bar with ETA; in a log file a line every half minute."""
+    interval = 0.2 if sys.stderr.isatty() else 30
+    return tqdm.tqdm(total=total, desc=text, unit=" galaxies", mininterval=interval, maxinterval=interval)
 
 
 def report(problems: Sequence[Problem], where: object, what: str = "Kaggle's files") -> str:

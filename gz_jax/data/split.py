@@ -23,6 +23,7 @@ class Split(NamedTuple):
 
     size: int
     read: Callable[[np.ndarray], Records]
+    names: np.ndarray | None = None
 
 
 class Dataset(NamedTuple):
@@ -31,7 +32,7 @@ class Dataset(NamedTuple):
     `fingerprint` changes when the files, the split or the tree do, `labelled` when those with labels do ('' where there
     are no others): a run may get test images later. `statistics` is JSON-ready (counts, per-answer means,
     Kolmogorov-Smirnov distances between train and validation). `tree` has the columns of the vote fractions. `skipped`
-    lists (galaxy_id, file, reason).
+    lists (galaxy_id, file, reason). `cache` names the folder of decoded cutouts.
     """
 
     splits: dict[str, Split]
@@ -40,6 +41,7 @@ class Dataset(NamedTuple):
     tree: Tree
     skipped: tuple[tuple[str, str, str], ...] = ()
     labelled: str = ""
+    cache: str = ""
 
     @property
     def identity(self) -> str:

@@ -52,6 +52,26 @@ def load(path: pathlib.Path, id_column: str, file_columns: Sequence[str]) -> Tab
     return Table(texts, files, tuple(found[1]))
 
 
+def names(path: pathlib.Path, wanted: Sequence[str]) -> list[str]:
+    """The columns of a table. A FITS file's is the first table that has all of `wanted`, else its first one.
+
+    Raises:
+      UserError: it cannot be read, or holds no table.
+    """
+
+    def get() -> list[str]:
+        if path.suffix.lower() == ".csv":
+            return _csv_names(path)
+        if path.suffix.lower() == ".parquet":
+            return parquet.read_schema(path).names
+        tables = fits_table.read_columns(path, ["\0"], MAX_ROWS).tables
+        if not tables:
+            raise ValueError("it holds no table")
+        return next((table for table in tables if set(wanted) <= set(table)), tables[0])
+
+    return _checked(path, get)
+
+
 def columns(path: pathlib.Path, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Further columns of a table by name; those of a CSV as text, '' as null.
 
@@ -88,10 +108,13 @@ def _columns(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArra
     return found.columns, found.tables[-1]
 
 
-def _csv(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], list[str]]:
+def _csv_names(path: pathlib.Path) -> list[str]:
     with open(path, newline="", encoding="utf-8-sig") as file:
-        there = next(python_csv.reader([file.readline(1 << 20)]), [])
-    _require(path, wanted, there)
+        return next(python_csv.reader([file.readline(1 << 20)]), [])
+
+
+def _csv(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], list[str]]:
+    _require(path, wanted, there := _csv_names(path))
     # As text: an id of 007 is not 7, and an empty file name is a missing one.
     types = dict.fromkeys(wanted, pa.string())
     options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=True)

@@ -1,0 +1,51 @@
+"""An image file of a catalogue, not opened yet, and how it is looked at."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gz_jax.data import images
+from gz_jax.data.images import Source
+from gz_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One galaxy's image (no tuple, so that NumPy leaves it whole in arrays of objects).
+
+    Attributes:
+      name: the galaxy's id and file, for messages.
+      open: gives what `images.read_cutout` reads; how: its arguments that say which square is seen (`sight.Sight`).
+    """
+
+    name: str
+    open: Callable[[], Source | Sequence[Source]]
+    how: Mapping[str, Any]
+
+    def read(self, **what: Any) -> tuple[np.ndarray, int, str]:
+        """`images.read_cutout`, with flag and reason, also where the file cannot be opened."""
+        try:
+            source = self.open()
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
+            return np.zeros(0, np.uint8), images.BAD, reason[:200]
+        return images.read_cutout(source, **what, **self.how)
+
+    def see(self, **what: Any) -> np.ndarray:
+        """`read` of an image that was found usable before.
+
+        Raises:
+          UserError: it no longer is.
+        """
+        shown, flag, reason = self.read(**what)
+        if flag == images.BAD:
+            raise UserError(f"the image of galaxy {self.name} cannot be read any more: {reason}")
+        return shown
+
+    def wider(self, size: int, factor: float) -> np.ndarray:
+        """For people: `size` pixels of `factor` times the square that the network sees, uint8 [size, size, 3]."""
+        crop = self.how.get("crop")
+        more = {"share": self.how["share"] * factor, "crop": None if crop is None else crop * factor}
+        return dataclasses.replace(self, how={**self.how, **more}).see(size=size)
