@@ -28,7 +28,7 @@ from gz_jax import fields, labels
 from gz_jax.analysis import page
 from gz_jax.data import archive, augment, images, inputs, kaggle, kaggle_check, packed
 from gz_jax.data.problems import report, write_skipped_csv
-from gz_jax.data.split import Split
+from gz_jax.data.split import Split, fraction_records
 from gz_jax.inference import tables
 from gz_jax.models import imagenet
 from gz_jax.runtime import files
@@ -425,7 +425,8 @@ def test_pth_that_would_run_code(zipped, tmp_path):
 def test_a_cache_that_is_a_pickle_or_of_other_images(tmp_path):
     split = Split(3, lambda index: {"image": np.empty(1, object), "vote_fractions": np.empty((len(index), 37))})
     view, path = augment.view(8, 8, 8), tmp_path / "a.npy"
-    np.savez(path.with_suffix(".labels.npz"), vote_fractions=np.zeros((3, 37), np.float32), galaxy_id=np.arange(3))
+    of_three = fraction_records(np.zeros((3, 37), np.float32))
+    np.savez(path.with_suffix(".labels.npz"), **of_three, galaxy_id=np.arange(3))
     for array, message in ((np.array([Unwelcome()] * 3), "no cache"), (np.zeros((2, 8, 8, 3), np.uint8), "of other")):
         np.save(path, array, allow_pickle=True)
         with pytest.raises(UserError, match=message):

@@ -20,7 +20,7 @@ import numpy as np
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import Contents, quiet
 from gz_jax.data.problems import Problem, progress_bar, report
-from gz_jax.data.split import Dataset, Records, Split, tree_mark
+from gz_jax.data.split import Dataset, Records, Split, fraction_records, tree_mark
 from gz_jax.data.synthetic_votes import unanswerable
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime import lock
@@ -64,7 +64,7 @@ def _split_reader(shards: Sequence[Any]) -> Callable[[np.ndarray], Records]:
                     f"the prepared galaxies cannot be read ({error}). Remove {folder}, and the same command prepares "
                     "them again and goes on."
                 ) from error
-        return {"galaxy_id": galaxy_id, "vote_fractions": fractions, "image": image}
+        return {"galaxy_id": galaxy_id, "image": image, **fraction_records(fractions)}
 
     return read
 
@@ -152,7 +152,7 @@ def open_dataset(
 
 def _narrowed(split: Split, rows: np.ndarray, votes: np.ndarray) -> Split:
     """Some rows of a split, with other vote fractions."""
-    return Split(len(rows), lambda index: split.read(rows[index]) | {"vote_fractions": votes[index]})
+    return Split(len(rows), lambda index: split.read(rows[index]) | fraction_records(votes[index]))
 
 
 def store_dir(store: str | os.PathLike | None) -> pathlib.Path:
@@ -217,7 +217,7 @@ def _as_they_are(cache: pathlib.Path, choose: Callable[..., tuple[Contents, ...]
         def read(index: np.ndarray) -> Records:
             files = np.empty(len(index), object)
             files[:] = [images.read(i) for i in ids[index].tolist()]
-            return {"galaxy_id": ids[index], "vote_fractions": votes[index], "image": files}
+            return {"galaxy_id": ids[index], "image": files, **fraction_records(votes[index])}
 
         return Split(len(ids), read)
 

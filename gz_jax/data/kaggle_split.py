@@ -32,31 +32,42 @@ def compare_splits(train: np.ndarray, validation: np.ndarray, tree: Tree) -> dic
     """Do both sides follow the same distributions? (The paper, section 3, looks at histograms.)
 
     Args:
-      train: vote fractions [n, answers], n > 0.
-      validation: vote fractions [m, answers], m > 0.
+      train: vote fractions [n, answers], NaN where unknown.
+      validation: vote fractions [m, answers], NaN where unknown; at least one is known.
       tree: whose answers they are.
 
     Returns:
-      JSON-ready: mean vote fraction per answer and side; two-sample Kolmogorov-Smirnov distance per answer,
-      its critical value (99.9 %, Bonferroni over the answers, asymptotic) and the answers beyond it; RMSE of
-      guessing the training means for validation; the most common largest answer of validation, its share.
+      JSON-ready: mean vote fraction per answer and side; per answer the two-sample Kolmogorov-Smirnov distance and its
+      critical value (99.9 %, Bonferroni over the answers, asymptotic); the answers beyond it; RMSE of guessing the
+      training means for validation, a galaxy's squared error being the mean over its known answers; the most common
+      largest answer of validation, its share. None stands for what no known value decides.
     """
     train, validation = np.asarray(train, np.float64), np.asarray(validation, np.float64)
-    distances = [stats.ks_2samp(a, b, method="asymp").statistic for a, b in zip(train.T, validation.T, strict=True)]
-    n, m = len(train), len(validation)
+    samples = [[column[~np.isnan(column)] for column in x.T] for x in (train, validation)]
+    n, m = (np.array([len(x) or np.nan for x in columns]) for columns in samples)
+    means = [np.array([x.mean() if len(x) else np.nan for x in columns]) for columns in samples]
+    distances = np.array(
+        [
+            stats.ks_2samp(a, b, method="asymp").statistic if len(a) and len(b) else np.nan
+            for a, b in zip(*samples, strict=True)
+        ]
+    )
     critical = np.sqrt(-np.log(_SIGNIFICANCE / len(tree.columns) / 2) / 2 * (n + m) / (n * m))
-    largest = np.bincount(validation.argmax(1), minlength=len(tree.columns))
+    squared = np.square(validation - means[0])
+    squared = np.nanmean(squared[~np.isnan(squared).all(1)], axis=1)
+    labelled = validation[~np.isnan(validation).all(1)]
+    largest = np.bincount(np.nanargmax(labelled, 1), minlength=len(tree.columns))
 
-    def by_answer(values: Iterable[float]) -> dict[str, float]:
-        return dict(zip(tree.columns, map(float, values), strict=True))
+    def by_answer(values: Iterable[float]) -> dict[str, float | None]:
+        return {c: None if np.isnan(x) else float(x) for c, x in zip(tree.columns, values, strict=True)}
 
     return {
-        "train_mean": by_answer(train.mean(0)),
-        "validation_mean": by_answer(validation.mean(0)),
+        "train_mean": by_answer(means[0]),
+        "validation_mean": by_answer(means[1]),
         "ks_distance": by_answer(distances),
-        "ks_critical": float(critical),
-        "ks_exceeded": [c for c, d in zip(tree.columns, distances, strict=True) if d > critical],
-        "guess_the_means_rmse": float(np.sqrt(np.mean((validation - train.mean(0)) ** 2))),
-        "majority_share": float(largest.max() / m),
+        "ks_critical": by_answer(critical),
+        "ks_exceeded": [c for c, beyond in zip(tree.columns, distances > critical, strict=True) if beyond],
+        "guess_the_means_rmse": float(np.sqrt(squared.mean())) if len(squared) else None,
+        "majority_share": float(largest.max() / len(labelled)),
         "majority_column": tree.columns[int(largest.argmax())],
     }

@@ -31,11 +31,13 @@ CHUNK = 1024
 class Packed(NamedTuple):
     """A split as arrays, in its order.
 
-    image: uint8 [n, side, side, 3], perhaps memory-mapped; vote_fractions: float32 [n, answers]; galaxy_id: int64 [n].
+    image: uint8 [n, side, side, 3], perhaps memory-mapped; vote_fractions, votes: float32 [n, answers];
+    galaxy_id: int64 [n].
     """
 
     image: np.ndarray
     vote_fractions: np.ndarray
+    votes: np.ndarray
     galaxy_id: np.ndarray
 
     def split(self) -> Split:
@@ -77,7 +79,7 @@ def decoded(split: Split, view: View, *, final: bool, turned: bool = False, work
         records = split.read(index)
         return {**records, "image": np.stack(list(pool.map(small, records["image"])))}
 
-    return Split(split.size, read)
+    return split._replace(read=read)
 
 
 def is_encoded(split: Split) -> bool:
@@ -126,7 +128,7 @@ def _keep(path: pathlib.Path, shape: tuple[int, ...], fill: Callable[[np.ndarray
         packed = fill(images)
         images.flush()
         with open(temporary[1], "wb") as rest:
-            np.savez(rest, vote_fractions=packed.vote_fractions, galaxy_id=packed.galaxy_id)
+            np.savez(rest, **{name: array for name, array in packed._asdict().items() if name != "image"})
         os.replace(temporary[1], _labels(path))
         os.replace(temporary[0], path)  # last: its presence says that all is whole
     except OSError as error:
@@ -142,11 +144,12 @@ def _kept(path: pathlib.Path, shape: tuple[int, ...], answers: int) -> Packed:
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         with np.load(_labels(path), allow_pickle=False) as saved:
-            packed = Packed(images, saved["vote_fractions"], saved["galaxy_id"])
+            packed = Packed(images, *(saved[name] for name in Packed._fields[1:]))
     except Exception as error:  # zipfile's, NumPy's and the system's own
         raise UserError(f"{path} is no cache of decoded images ({error}): delete it.") from error
     kinds = [(array.shape, array.dtype) for array in packed]
-    if kinds != [(shape, np.uint8), ((shape[0], answers), np.float32), ((shape[0],), np.int64)]:
+    labels = ((shape[0], answers), np.float32)
+    if kinds != [(shape, np.uint8), labels, labels, ((shape[0],), np.int64)]:
         raise UserError(f"{path} is a cache of other images than these {shape[0]}: delete it.")
     return packed
 
@@ -165,12 +168,14 @@ def _labels(path: pathlib.Path) -> pathlib.Path:
 
 
 def _fill(split: Split, answers: int, images: np.ndarray) -> Packed:
-    ids, votes = np.empty(split.size, np.int64), np.empty((split.size, answers), np.float32)
+    fractions, votes = np.empty((2, split.size, answers), np.float32)
+    packed = Packed(images, fractions, votes, np.empty(split.size, np.int64))
     quiet: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 30, "disable": jax.process_index() > 0}
     with tqdm(total=split.size, desc="decoding", unit="image", **quiet) as bar:
         for start in range(0, split.size, CHUNK):
             index = np.arange(start, min(start + CHUNK, split.size))
             records = split.read(index)
-            images[index], votes[index], ids[index] = (records[name] for name in Packed._fields)
+            for name, array in packed._asdict().items():
+                array[index] = records[name]
             bar.update(len(index))
-    return Packed(images, votes, ids)
+    return packed

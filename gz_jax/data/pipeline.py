@@ -53,7 +53,8 @@ def train_batches(
     """This process's rows of one epoch's training batches, from `first_step` on.
 
     Yields:
-      image uint8 [b, size, size, 3], vote_fractions float32 [b, answers], galaxy_id int64 [b], mask bool [b], all True.
+      image uint8 [b, size, size, 3], vote_fractions and votes float32 [b, answers], galaxy_id int64 [b], mask bool [b],
+      all True.
     """
     indices = train_indices(split.size, batch_size, seed=seed, epoch=epoch)[first_step:]
     maps = None if augmentation.is_identity else functools.partial(augment.draw, augmentation, seed, epoch)
@@ -96,6 +97,7 @@ def _stream(
     tf = import_tensorflow()
     batch, answers = indices.shape[1], first["vote_fractions"].shape[1]
     shape = None if first["image"].dtype == object else first["image"].shape[1:]
+    kept = ("vote_fractions", "votes", "galaxy_id")
     failures: list[UserError] = []
 
     def fetch(index: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -105,19 +107,19 @@ def _stream(
             failures.append(error)
             raise
         affines = np.zeros((len(index), 2, 3)) if maps is None else maps(records["galaxy_id"])
-        return records["image"], records["vote_fractions"], records["galaxy_id"], affines.astype(np.float32)
+        return (*(records[name] for name in ("image", *kept)), affines.astype(np.float32))
 
     def read(index: Any, mask: Any) -> dict[str, Any]:
-        types = [tf.uint8 if shape else tf.string, tf.float32, tf.int64, tf.float32]
-        shapes = [[batch, *(shape or ())], [batch, answers], [batch], [batch, 2, 3]]
+        types = [tf.uint8 if shape else tf.string, tf.float32, tf.float32, tf.int64, tf.float32]
+        shapes = [[batch, *(shape or ())], [batch, answers], [batch, answers], [batch], [batch, 2, 3]]
         arrays = tf.numpy_function(fetch, [index], types)
         arrays = [tf.ensure_shape(array, known) for array, known in zip(arrays, shapes, strict=True)]
-        return dict(zip(("image", "vote_fractions", "galaxy_id", "affine"), arrays, strict=True), mask=mask)
+        return dict(zip(("image", *kept, "affine"), arrays, strict=True), mask=mask)
 
     def see(record: dict[str, Any]) -> dict[str, Any]:
         image = record["image"] if shape else _decode(tf, record["image"], view.cutout)
         image = augment.warp_tensorflow(image, None if maps is None else record["affine"], view)
-        return {**{name: record[name] for name in ("vote_fractions", "galaxy_id", "mask")}, "image": image}
+        return {**{name: record[name] for name in (*kept, "mask")}, "image": image}
 
     dataset = tf.data.Dataset.from_tensor_slices((indices, mask))
     dataset = dataset.map(read, num_parallel_calls=2, deterministic=True).unbatch()

@@ -17,8 +17,12 @@ class Split(NamedTuple):
 
     `read(indices)` takes int64 [n] in 0..size-1 and returns a dict of arrays with leading axis n:
       galaxy_id: int64 [n];
-      vote_fractions: float32 [n, answers], NaN where a galaxy has none (the test set);
+      vote_fractions: float32 [n, answers], joint; NaN where unknown (throughout in an unlabelled test set);
+      votes: float32 [n, answers], votes of each answer in units of a nominal number of volunteers; 0 where nobody was
+        asked or nothing is known;
       image: either object [n] of JPEG bytes, or uint8 [n, S, S, 3] already at the cutout's size.
+
+    `names`: str [n], the galaxies' ids where they are texts; `galaxy_id` is then a hash of each.
     """
 
     size: int
@@ -47,6 +51,11 @@ class Dataset(NamedTuple):
     def identity(self) -> str:
         """Fingerprint of the galaxies that a network is trained and validated on."""
         return self.labelled or self.fingerprint
+
+
+def fraction_records(vote_fractions: np.ndarray) -> Records:
+    """Labels of galaxies of which only joint fractions are known: every galaxy has the same nominal volunteers, 1."""
+    return {"vote_fractions": vote_fractions, "votes": np.nan_to_num(vote_fractions)}
 
 
 def tree_mark(tree: Tree) -> str:

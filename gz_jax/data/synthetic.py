@@ -22,7 +22,7 @@ import numpy as np
 from gz_jax.data.kaggle import COMPETITION, SOLUTIONS, TEST, TRAIN
 from gz_jax.data.kaggle_split import side
 from gz_jax.data.packed import Packed
-from gz_jax.data.split import Dataset, Split, tree_mark
+from gz_jax.data.split import Dataset, Split, fraction_records, tree_mark
 from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
 from gz_jax.data.synthetic_votes import KINDS, Galaxies, draw_parameters, draw_votes, true_fractions
 from gz_jax.labels import GALAXY_ZOO_2, Tree
@@ -83,8 +83,8 @@ def make_dataset(
       merger_fraction: expected share of mergers.
 
     Returns:
-      Dataset with 'train', 'validation' and 'test' (num_galaxies // 10 more galaxies, at least one, whose votes
-      are NaN). The truth behind it: `truth(galaxy_id, tree=tree, seed=seed, merger_fraction=merger_fraction)`.
+      Dataset with 'train', 'validation' and 'test' (num_galaxies // 10 more galaxies, at least one, without
+      labels). The truth behind it: `truth(galaxy_id, tree=tree, seed=seed, merger_fraction=merger_fraction)`.
 
     Raises:
       UserError: an argument out of range, a question that cannot be answered, or one side of the split left empty.
@@ -102,7 +102,7 @@ def make_dataset(
     votes[num_galaxies:] = np.nan
     images = render(parameters, size=size, field=CENTRE_FIELD)
 
-    galaxies = Packed(images, votes, ids).split()
+    galaxies = Packed(image=images, galaxy_id=ids, **fraction_records(votes)).split()
 
     def split(rows: np.ndarray) -> Split:
         return Split(len(rows), lambda indices: galaxies.read(rows[indices]))

@@ -25,7 +25,7 @@ from gz_jax.benchmark import contest, report, roofline, stages
 from gz_jax.benchmark.timing import Stage, measure
 from gz_jax.data import augment, packed, synthetic, tensorflow_cpu
 from gz_jax.data.augment import View
-from gz_jax.data.split import Dataset, Split
+from gz_jax.data.split import Dataset, Split, fraction_records
 from gz_jax.data.synthetic_render import render
 from gz_jax.labels import Tree
 from gz_jax.resolve import Parts
@@ -227,7 +227,8 @@ def _galaxies(subject: _Subject, count: int, folder: pathlib.Path) -> Split:
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         image = np.empty(len(rows), object)
         image[:] = [files[i].read_bytes() for i in rows]
-        return {"galaxy_id": ids[rows], "vote_fractions": votes[rows % len(votes)].astype(np.float32), "image": image}
+        labels = fraction_records(votes[rows % len(votes)].astype(np.float32))
+        return {"galaxy_id": ids[rows], "image": image, **labels}
 
     return Split(count, read)
 

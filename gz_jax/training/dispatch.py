@@ -25,7 +25,7 @@ class Data(NamedTuple):
     train: Callable[[int, int], Iterable[tuple[int, Any]]]
     validation: Callable[[], Iterable[Any]]
     steps_per_epoch: int
-    galaxy_ids: Callable[[int, int], np.ndarray]  # of a batch of (epoch, step), to name them in an error
+    galaxy_ids: Callable[[int, int], np.ndarray]  # names or ids of a batch of (epoch, step), for an error
     statistics: dict[str, Any]
 
 
@@ -49,7 +49,7 @@ def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
 
     def put(batch: step.Batch) -> step.Batch:
-        arrays = {name: batch[name] for name in ("image", "vote_fractions", "mask")}
+        arrays = {name: batch[name] for name in ("image", "vote_fractions", "votes", "mask")}
         return {name: jax.make_array_from_process_local_data(split, array) for name, array in arrays.items()}
 
     return Steps(jitted_train, jitted_eval, put)

@@ -4,6 +4,7 @@ import functools
 from typing import Literal, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from gz_jax.data import augment, galaxy_zoo, packed, pipeline
@@ -39,15 +40,20 @@ def feed(
 ) -> tuple[dispatch.Data, dispatch.Steps]:
     """What a pipeline feeds the steps with, and the steps that take it."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
+    names = train.names
     packs = pack(dataset, view, augmentation, how.store) if how.pipeline != "stream" else []
     if not packed.is_encoded(train):
         view = View(view.size, view.size, view.size)  # synthetic galaxies are drawn as the network sees them
     options = {"batch_size": how.batch_size, "seed": how.seed}
     indices = functools.partial(pipeline.train_indices, train.size, **options)
+
+    def ids(index: np.ndarray) -> np.ndarray:
+        return train.read(index)["galaxy_id"] if names is None else names[index]
+
     data = functools.partial(
         dispatch.Data,
         steps_per_epoch=len(indices(epoch=0)),
-        galaxy_ids=lambda epoch, at: train.read(indices(epoch=epoch)[at])["galaxy_id"],
+        galaxy_ids=lambda epoch, at: ids(indices(epoch=epoch)[at]),
         statistics=dataset.statistics,
     )
     if how.pipeline == "device" and resident.fits(sum(p.image.nbytes for p in packs), mesh):

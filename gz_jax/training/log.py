@@ -86,11 +86,12 @@ def epoch_line(row: Mapping[str, float], num_epochs: int, best: bool) -> str:
 
 def summary(best: Mapping[str, float], epochs: int, statistics: Mapping[str, Any], why: str) -> str:
     """The table at the end of a run."""
+    guess = statistics["guess_the_means_rmse"]
     rows = [
         ("best epoch", f"{int(best['epoch']) + 1} of {epochs} ({why})"),
         ("validation MSE", f"{best['val_loss']:.6f} (slightly too good: the best epoch was chosen by it)"),
         ("validation RMSE", f"{best['val_rmse']:.5f}"),
-        ("guessing the means, RMSE", f"{statistics['guess_the_means_rmse']:.5f}"),
+        ("guessing the means, RMSE", "unknown" if guess is None else f"{guess:.5f}"),
         ("validation accuracy (Keras')", f"{best['val_accuracy']:.4f}"),
         ("share of the commonest answer", f"{statistics['majority_share']:.4f}"),
     ]

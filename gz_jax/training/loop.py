@@ -112,7 +112,7 @@ class Run:
         self.give_up(
             f"the {'update' if finite else 'loss'} is not finite at step {bad} (epoch {epoch + 1}, batch {at + 1})",
             None if finite else bad,
-            f" GalaxyIDs of the batch: {ids}",
+            f" Galaxies of the batch: {ids}",
         )
 
     def give_up(self, what: str, spoilt: int | None, more: str = "") -> NoReturn:

@@ -1,6 +1,8 @@
-"""What training minimises, for each galaxy: pure functions of the network's logits and the vote fractions.
+"""What training minimises, for each galaxy: pure functions of the network's logits and the labels.
 
-All take logits float32 [B, answers] and joint vote fractions float32 [B, answers], and return float32 [B].
+All take logits float32 [B, answers], joint vote fractions float32 [B, answers] with NaN where unknown, and votes
+float32 [B, answers] in units of a nominal number of volunteers (0 where nobody was asked); they return float32 [B].
+What is unknown changes neither the loss nor its gradient.
 """
 
 from collections.abc import Callable
@@ -13,29 +15,60 @@ import optax
 from gz_jax import labels
 from gz_jax.labels import Tree
 
-Loss = Callable[[jax.Array, jax.Array, labels.Activation, Tree], jax.Array]
+Loss = Callable[[jax.Array, jax.Array, jax.Array, labels.Activation, Tree], jax.Array]
 Name = Literal["mse", "binomial", "multinomial"]
 _TINY = 1e-6  # from 1, which no vote of 44 can tell
 
 
-def squared_error(logits: jax.Array, votes: jax.Array, activation: labels.Activation, tree: Tree) -> jax.Array:
-    """Mean over the answers (paper equation 2, squared): what the competition and the log measure."""
-    return jnp.square(labels.activate(logits, activation, tree) - votes).mean(-1)
+def mean_of_known(values: jax.Array, known: jax.Array) -> jax.Array:
+    """Mean of `values` [..., answers] over the answers that are known: [...], 0 where none is."""
+    return jnp.where(known, values, 0).sum(-1) / jnp.maximum(known.sum(-1), 1)
 
 
-def binomial(logits: jax.Array, votes: jax.Array, activation: labels.Activation, tree: Tree) -> jax.Array:
-    """Binary cross entropy, mean over the answers: each volunteer gives each answer or not."""
+def _known(fractions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The fractions with 0 where they are unknown, so that no NaN reaches a gradient, and where they are known."""
+    known = ~jnp.isnan(fractions)
+    return jnp.where(known, fractions, 0), known
+
+
+def squared_error(
+    logits: jax.Array, fractions: jax.Array, votes: jax.Array, activation: labels.Activation, tree: Tree
+) -> jax.Array:
+    """Mean over the known answers (paper equation 2, squared): what the competition and the log measure.
+
+    The votes are not used: every galaxy weighs the same.
+    """
+    fractions, known = _known(fractions)
+    return mean_of_known(jnp.square(labels.activate(logits, activation, tree) - fractions), known)
+
+
+def binomial(
+    logits: jax.Array, fractions: jax.Array, votes: jax.Array, activation: labels.Activation, tree: Tree
+) -> jax.Array:
+    """Binary cross entropy, mean over the known answers, times the volunteers: each gives each answer or not.
+
+    That is, but for a constant, minus the logarithm of the likelihood of the votes, in nats (Walmsley et al. 2020,
+    MNRAS 491, 1554, section 3.1), divided by the number of known answers. The number of volunteers, in nominal units,
+    is the largest number of votes of a question, since nobody is asked a question twice; without votes the loss is 0.
+    """
+    volunteers = jnp.where(tree.mask, votes[..., tree.rows], 0).sum(-1).max(-1)
+    fractions, known = _known(fractions)
     if activation == "sigmoid":  # from the logits, whose gradient never vanishes where the network is wrong
-        return optax.losses.sigmoid_binary_cross_entropy(logits, votes).mean(-1)
+        return volunteers * mean_of_known(optax.losses.sigmoid_binary_cross_entropy(logits, fractions), known)
     log_p = labels.log_joint(logits, activation, tree)
-    return -(votes * log_p + (1 - votes) * jnp.log1p(-jnp.minimum(jnp.exp(log_p), 1 - _TINY))).mean(-1)
+    log_not = jnp.log1p(-jnp.minimum(jnp.exp(log_p), 1 - _TINY))
+    return -volunteers * mean_of_known(fractions * log_p + (1 - fractions) * log_not, known)
 
 
-def multinomial(logits: jax.Array, votes: jax.Array, activation: labels.Activation, tree: Tree) -> jax.Array:
+def multinomial(
+    logits: jax.Array, fractions: jax.Array, votes: jax.Array, activation: labels.Activation, tree: Tree
+) -> jax.Array:
     """Cross entropy of each question's answers among those who were asked it, summed over the questions.
 
-    The joint vote fractions are its weights, so a question counts as much as volunteers came to it. Needs an activation
-    that obeys the tree. Source: Walmsley et al. 2020 (MNRAS 491, 1554), section 3.1, for many volunteers.
+    The votes are its weights, so a question counts as much as volunteers came to it; the fractions are not used. That
+    is, but for a constant, minus the logarithm of the multinomial likelihood of the votes, in nats; for two answers it
+    is the binomial likelihood of Walmsley et al. 2020 (MNRAS 491, 1554), section 3.1. Needs an activation that obeys
+    the tree.
     """
     if activation == "sigmoid":
         raise ValueError("the multinomial loss needs an activation that obeys the tree, not 'sigmoid'")

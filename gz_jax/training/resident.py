@@ -25,10 +25,14 @@ FULL = 0.7  # of a device's memory may be images
 
 
 class Galaxies(NamedTuple):
-    """On the devices: image uint8 [n, side, side, 3], split by galaxy; vote_fractions float32 [n, answers], on each."""
+    """On the devices: image uint8 [n, side, side, 3], split by galaxy.
+
+    vote_fractions and votes: float32 [n, answers], on each device.
+    """
 
     image: Any
     vote_fractions: Any
+    votes: Any
 
 
 class Plan(NamedTuple):
@@ -68,7 +72,7 @@ def put(galaxies: Packed, mesh: Mesh) -> Galaxies:
 
     shape = (size, *galaxies.image.shape[1:])
     image = jax.make_array_from_callback(shape, state.by_galaxy(mesh), rows)
-    return Galaxies(image, state.put(galaxies.vote_fractions, state.replicated(mesh)))
+    return Galaxies(image, *(state.put(x, state.replicated(mesh)) for x in (galaxies.vote_fractions, galaxies.votes)))
 
 
 def train_plans(
@@ -111,11 +115,12 @@ def _plan(index: np.ndarray, mask: np.ndarray, affine: np.ndarray | None, steps:
 
 
 def look(galaxies: Galaxies, plan: Plan, i: jax.Array | int, view: View) -> step.Batch:
-    """Batch i of a plan, as the network sees it: image uint8 [b, size, size, 3], vote_fractions, mask."""
-    image = galaxies.image[plan.index[i]]
+    """Batch i of a plan, as the network sees it: image uint8 [b, size, size, 3], vote_fractions, votes, mask."""
+    index = plan.index[i]
+    image, fractions, votes = (array[index] for array in galaxies)
     if plan.affine is not None:
         image = augment.warp(image, plan.affine[i], view)
-    return {"image": image, "vote_fractions": galaxies.vote_fractions[plan.index[i]], "mask": plan.mask[i]}
+    return {"image": image, "vote_fractions": fractions, "votes": votes, "mask": plan.mask[i]}
 
 
 def repeat(plan: Plan, body: Callable[[jax.Array | int, Any], Any], carry: Any) -> Any:
@@ -147,7 +152,7 @@ def compile_steps(
 
         return repeat(plan, body, state.zero_sums())
 
-    where = Galaxies(split, whole)
+    where = Galaxies(split, whole, whole)
     jitted_train = jax.jit(train, in_shardings=(whole, where, whole), out_shardings=whole, donate_argnums=0)
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, where, whole), out_shardings=whole)
     return Steps(

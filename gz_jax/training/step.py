@@ -17,18 +17,22 @@ Apply = Callable[..., Any]
 
 
 def batch_sums(predicted: jax.Array, true: jax.Array, mask: jax.Array) -> Sums:
-    """Sums over the galaxies of a batch that the mask keeps.
+    """Sums over the galaxies of a batch that the mask keeps and that have a known answer.
+
+    A galaxy's squared error is the mean over its known answers; it is correct if the largest of the known answers is
+    the same in both.
 
     Args:
-      predicted, true: float32 [B, answers]; mask: bool [B]. What is masked may hold anything, NaN included.
+      predicted: float32 [B, answers]; true: the same, NaN where unknown; mask: bool [B].
+        What is masked may hold anything, NaN included.
     """
-    true = jnp.where(mask[:, None], true, 0)
-    predicted = jnp.where(mask[:, None], predicted, 0)
-    hit = jnp.argmax(predicted, -1) == jnp.argmax(true, -1)
+    known = mask[:, None] & ~jnp.isnan(true)
+    counted = known.any(-1)
+    largest = [jnp.argmax(jnp.where(known, x, -jnp.inf), -1) for x in (predicted, true)]
     return Sums(
-        squared_error=jnp.square(predicted - true).mean(-1).sum(),
-        correct=jnp.sum(hit & mask).astype(jnp.float32),
-        count=mask.sum().astype(jnp.float32),
+        squared_error=losses.mean_of_known(jnp.square(predicted - true), known).sum(),
+        correct=jnp.sum((largest[0] == largest[1]) & counted).astype(jnp.float32),
+        count=counted.sum().astype(jnp.float32),
     )
 
 
@@ -58,10 +62,11 @@ class Recipe(NamedTuple):
 
 
 def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recipe) -> tuple[TrainState, jax.Array]:
-    """One update by the mean of the recipe's loss over the batch's galaxies.
+    """One update by the mean of the recipe's loss over the batch's galaxies that have a known answer.
 
     Args:
-      batch: image uint8 [B, S, S, 3], vote_fractions float32 [B, answers], mask bool [B].
+      batch: image uint8 [B, S, S, 3], vote_fractions float32 [B, answers] with NaN where unknown, votes float32
+        [B, answers], mask bool [B].
       key: the run's dropout key; folded with the step, so that no random state is kept.
 
     Returns:
@@ -80,8 +85,8 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
         )
         predicted = labels.activate(logits, recipe.activation, recipe.tree)
         sums = batch_sums(predicted, batch["vote_fractions"], batch["mask"])
-        votes = jnp.where(batch["mask"][:, None], batch["vote_fractions"], 0)
-        each = recipe.loss(logits, votes, recipe.activation, recipe.tree)
+        fractions, votes = (jnp.where(batch["mask"][:, None], batch[name], 0) for name in ("vote_fractions", "votes"))
+        each = recipe.loss(logits, fractions, votes, recipe.activation, recipe.tree)
         loss = jnp.where(batch["mask"], each, 0).sum() / jnp.maximum(sums.count, 1)
         return loss, (updates.get("batch_stats", {}), sums)
 

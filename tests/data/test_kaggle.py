@@ -3,6 +3,7 @@
 import concurrent.futures
 import csv
 import io
+import json
 import random
 import zipfile
 
@@ -10,11 +11,13 @@ import kaggle_like
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from gz_jax import labels
 from gz_jax.data import archive, kaggle, kaggle_check, kaggle_split
 from gz_jax.data.problems import Problem, report, write_skipped_csv
 from gz_jax.runtime.errors import UserError
+from gz_jax.training import log
 
 FILES = kaggle_like.galaxies()
 IDS = [100_000 + 7 * i for i in range(12)]
@@ -401,6 +404,55 @@ def test_compare_splits_by_hand():
     assert result["guess_the_means_rmse"] == pytest.approx(np.sqrt((0.1**2 + 0.25**2 + 2 * 0.1**2) / 74))
     assert (result["majority_share"], result["majority_column"]) == (0.5, "Class1.1")
     assert result["ks_exceeded"] == []  # six galaxies prove nothing
+
+
+@pytest.mark.filterwarnings("error")
+def test_compare_splits_uses_what_is_known():
+    """An answer that one side never knows, one known to half, and galaxies without any label."""
+    rng, tree = np.random.default_rng(0), labels.GALAXY_ZOO_2
+    train, validation = kaggle_like.fractions(400), kaggle_like.fractions(300, seed=1)
+    validation[:, 4] += 0.3
+    for x in (train, validation):
+        x[:, 14:17][rng.random(len(x)) < 0.5] = np.nan
+        x[:10] = np.nan
+    train[:, 3], validation[:, 7] = np.nan, np.nan
+    result = kaggle_split.compare_splits(train, validation, tree)
+    json.dumps(result, allow_nan=False)
+    means = []
+    for i, column in enumerate(tree.columns):
+        a, b = (x[~np.isnan(x[:, i]), i] for x in (train, validation))
+        means.append(a.mean() if len(a) else np.nan)
+        assert result["train_mean"][column] == (pytest.approx(a.mean()) if len(a) else None)
+        assert result["validation_mean"][column] == (pytest.approx(b.mean()) if len(b) else None)
+        if not (len(a) and len(b)):
+            assert (result["ks_distance"][column], result["ks_critical"][column]) == (None, None)
+            continue
+        found = stats.ks_2samp(a, b, method="asymp")
+        assert result["ks_distance"][column] == pytest.approx(found.statistic)
+        # The critical distance is where the asymptotic probability, of which scipy has the distribution, is 0.001 / 37.
+        limit = stats.kstwobign.isf(0.001 / 37) * np.sqrt((len(a) + len(b)) / (len(a) * len(b)))
+        assert result["ks_critical"][column] == pytest.approx(limit, rel=1e-6)
+    assert result["ks_exceeded"] == ["Class2.2"]
+    errors, largest = [], []
+    for row in validation[10:]:
+        squared = [(x - mean) ** 2 for x, mean in zip(row, means, strict=True) if not np.isnan(x - mean)]
+        errors.append(np.mean(squared))
+        largest.append(tree.columns[int(np.where(np.isnan(row), -1, row).argmax())])
+    assert result["guess_the_means_rmse"] == pytest.approx(np.sqrt(np.mean(errors)))
+    assert result["majority_share"] == largest.count(result["majority_column"]) / 290
+    assert result["majority_share"] == max(map(largest.count, largest)) / 290
+
+
+@pytest.mark.filterwarnings("error")
+def test_splits_that_know_other_answers_say_so():
+    """No mean of training is of use for validation."""
+    train, validation = np.full((2, 3, 37), np.nan)
+    train[:, 0], validation[:, 1] = 0.5, 0.25
+    result = kaggle_split.compare_splits(train, validation, labels.GALAXY_ZOO_2)
+    assert (result["guess_the_means_rmse"], result["ks_exceeded"]) == (None, [])
+    assert (result["majority_column"], result["majority_share"]) == ("Class1.2", 1)
+    row = {"epoch": 0, "val_loss": 0.1, "val_rmse": 0.3, "val_accuracy": 0.5}
+    assert "guessing the means, RMSE       unknown" in log.summary(row, 1, result, "all epochs done")
 
 
 def test_compare_splits_warns_of_a_shift_only():

@@ -9,7 +9,7 @@ from PIL import Image
 from gz_jax.data import augment, look, packed, pipeline
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.images import GOOD, NOTED, read_cutout
-from gz_jax.data.split import Split
+from gz_jax.data.split import Split, fraction_records
 
 
 def noise(height, width, seed=0):
@@ -173,10 +173,10 @@ def jpegs(side, subsampling="4:2:0"):
     return np.array([encode(image, "JPEG", quality=90, subsampling=subsampling) for image in images], object)
 
 
-def of_jpegs(files):
-    votes = np.zeros((len(files), 37), np.float32)
-    ids = np.arange(len(files))
-    return Split(len(files), lambda i: {"image": files[i], "vote_fractions": votes[i], "galaxy_id": ids[i]})
+def of_images(images):
+    records = {"image": images, "galaxy_id": np.arange(len(images))}
+    records |= fraction_records(np.zeros((len(images), 37), np.float32))
+    return Split(len(images), lambda i: {name: array[i] for name, array in records.items()})
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(True, True, 1.5, 4.0)], ids=["plain", "drawn"])
@@ -187,7 +187,7 @@ def of_jpegs(files):
 def test_every_reader_shows_the_same_bit_for_bit(side, crop, size, augmentation):
     """Training's validation from the stream and decoded before, evaluation, prediction."""
     files = jpegs(side)
-    split, view = of_jpegs(files), augment.view(size, crop, side, augmentation)
+    split, view = of_images(files), augment.view(size, crop, side, augmentation)
     plain = augment.unaugmented(view)
     assert plain == augment.view(size, crop, side)
     streamed = np.concatenate([b["image"] for b in pipeline.eval_batches(split, plain, batch_size=4)])
@@ -229,8 +229,7 @@ def test_a_cutout_of_a_real_galaxy_does_not_depend_on_its_size(galaxy_zoo_sample
 
 def test_synthetic_galaxies_are_turned_as_they_are():
     images = np.stack([noise(34, 34, seed) for seed in range(3)])
-    votes = np.zeros((3, 37), np.float32)
-    split = Split(3, lambda i: {"image": images[i], "vote_fractions": votes[i], "galaxy_id": i})
+    split = of_images(images)
     view = View(34, 102, 102)
     both = packed.decoded(split, view, final=True, turned=True).read(np.arange(3))["image"]
     np.testing.assert_array_equal(both[:, 0], images)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from gz_jax.data import augment, packed, pipeline
 from gz_jax.data.augment import Augmentation
-from gz_jax.data.split import Split
+from gz_jax.data.split import Split, fraction_records
 
 ROTATE = Augmentation(rotate=True, flip=True)
 SIZE, CROP, SIDE = 34, 102, 160
@@ -21,13 +21,12 @@ def jpeg(i):
 
 @pytest.fixture(scope="module")
 def split():
-    """23 galaxies as JPEG bytes, ids 1000 + 7 i, the first vote fraction i / 100."""
-    images = np.array([jpeg(i) for i in range(23)], object)
-    votes = np.repeat(np.arange(23, dtype=np.float32)[:, None] / 100, 37, 1)
-    return Split(
-        23,
-        lambda index: {"image": images[index], "vote_fractions": votes[index], "galaxy_id": 1000 + 7 * index},
-    )
+    """23 galaxies as JPEG bytes, ids 1000 + 7 i, the first vote fraction i / 100, the last one of some unknown."""
+    records = {"image": np.array([jpeg(i) for i in range(23)], object), "galaxy_id": 1000 + 7 * np.arange(23)}
+    fractions = np.repeat(np.arange(23, dtype=np.float32)[:, None] / 100, 37, 1)
+    fractions[::3, -1] = np.nan
+    records |= {"vote_fractions": fractions, "votes": np.nan_to_num(fractions) * np.float32(7)}
+    return Split(23, lambda index: {name: array[index] for name, array in records.items()})
 
 
 def epoch(split, augmentation=ROTATE, **kwargs):
@@ -37,7 +36,7 @@ def epoch(split, augmentation=ROTATE, **kwargs):
 
 
 def same(a, b):
-    return len(a) == len(b) and all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+    return len(a) == len(b) and all(np.array_equal(x[k], y[k], True) for x, y in zip(a, b, strict=True) for k in x)
 
 
 def test_three_runs_of_a_seed_agree_bit_for_bit(split):
@@ -70,6 +69,9 @@ def test_every_epoch_is_another_permutation(split):
     labels = np.concatenate([b["vote_fractions"][:, 0] for b in epoch(split)])
     ids = np.concatenate([b["galaxy_id"] for b in epoch(split)])
     np.testing.assert_allclose(labels, (ids - 1000) / 700)
+    votes = np.concatenate([b["votes"] for b in epoch(split)])
+    np.testing.assert_allclose(votes[:, 0], (ids - 1000) / 100)
+    np.testing.assert_array_equal(votes[:, -1] == 0, (ids - 1000) % 21 == 0)
 
 
 def test_processes_share_each_batch(split):
@@ -111,11 +113,12 @@ def test_cached_cutouts_give_the_same_batches(split, augmentation, to_file, tmp_
     for a, b in zip(epoch(split, augmentation), epoch(cached, augmentation), strict=True):
         np.testing.assert_array_equal(a["galaxy_id"], b["galaxy_id"])
         np.testing.assert_array_equal(a["vote_fractions"], b["vote_fractions"])
+        np.testing.assert_array_equal(a["votes"], b["votes"])
         np.testing.assert_array_equal(a["image"], b["image"])
     if to_file:
         files = sorted(p.name for p in path.parent.iterdir())
         assert files == [".lock", "train.labels.npz", "train.npy"]
-        nothing = {"image": np.empty(1, object), "vote_fractions": np.empty((0, 37))}
+        nothing = {"image": np.empty(1, object), **fraction_records(np.empty((0, 37)))}
         again = packed.pack(Split(23, lambda index: nothing), view, final=augmentation.is_identity, path=path).split()
         assert same([again.read(np.arange(23))], [cached.read(np.arange(23))])
         (path.parent / "train.labels.npz").unlink()  # half of it is lost: decoded again

@@ -138,7 +138,7 @@ def test_numbers_that_are_not_finite(place, tmp_path, fault):
     workdir = tmp_path / "run"
     message = refusal(place.start(workdir, "--config.learning_rate=1e30"))
     assert "not finite at step" in message
-    assert "GalaxyIDs of the batch: 100" in message
+    assert "Galaxies of the batch: 100" in message
     for step in (workdir / "checkpoints" / "latest").iterdir():
         assert int(step.name) <= int(message.split("at step ")[1].split()[0])
     if newest(workdir) >= 0:

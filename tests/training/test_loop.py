@@ -65,7 +65,7 @@ def assert_good(config, workdir):
         variables, batch["image"], train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"]
     )
     each = resolve.recipe(config, GALAXY_ZOO_2, module, 5).loss(
-        logits, batch["vote_fractions"], config.model.activation, GALAXY_ZOO_2
+        logits, batch["vote_fractions"], batch["votes"], config.model.activation, GALAXY_ZOO_2
     )
     assert np.isfinite(each).all()
 
@@ -107,11 +107,11 @@ def test_the_cnn_that_diverges_keeps_a_good_checkpoint(tmp_path):
 
 
 def test_a_bad_step_within_a_dispatch_is_named_and_what_came_before_is_kept(tmp_path, monkeypatch, deep):
-    """NaN in the labels of the 7th batch: of 5 steps in an epoch and 2 in a dispatch."""
+    """Infinity in the labels of the 7th batch: of 5 steps in an epoch and 2 in a dispatch."""
     plain = step.train_step
 
     def poisoned(state, batch, key, *, recipe):
-        votes = jnp.where(state.step == 6, np.nan, batch["vote_fractions"])
+        votes = jnp.where(state.step == 6, np.inf, batch["vote_fractions"])
         return plain(state, batch | {"vote_fractions": votes}, key, recipe=recipe)
 
     monkeypatch.setattr(step, "train_step", poisoned)
@@ -120,14 +120,14 @@ def test_a_bad_step_within_a_dispatch_is_named_and_what_came_before_is_kept(tmp_
     assert "the loss is not finite at step 6 (epoch 2, batch 2)" in message
     assert steps_in(tmp_path, "latest") == [4, 5]
     assert f"step 5, is kept: {tmp_path}/checkpoints/latest/5." in message
-    assert "GalaxyIDs of the batch: 100" in message
+    assert "Galaxies of the batch: 100" in message
 
 
 def test_a_checkpoint_whose_loss_is_not_finite_is_not_kept(tmp_path, monkeypatch, deep):
     plain = step.train_step
 
     def poisoned(state, batch, key, *, recipe):
-        votes = jnp.where(state.step == 3, np.nan, batch["vote_fractions"])
+        votes = jnp.where(state.step == 3, np.inf, batch["vote_fractions"])
         return plain(state, batch | {"vote_fractions": votes}, key, recipe=recipe)
 
     monkeypatch.setattr(step, "train_step", poisoned)

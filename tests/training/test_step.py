@@ -30,6 +30,7 @@ def batches(count, size=8, seed=0):
         yield {
             "image": rng.integers(0, 256, (size, 6, 6, 3), np.uint8),
             "vote_fractions": votes,
+            "votes": votes,
             "mask": np.ones(size, bool),
         }
 
@@ -74,8 +75,34 @@ def test_sums_by_hand_with_a_mask():
     assert np.isnan(step.metrics(state.zero_sums())["loss"])
 
 
-def test_a_step_is_adam_on_the_mean_squared_error():
+def test_unknown_answers_do_not_count_in_the_sums():
+    """Of galaxy 0 two answers are known, of galaxy 1 all, of galaxy 2 none; galaxy 3 is masked."""
+    true = np.full((4, 37), np.nan, np.float32)
+    true[0, [2, 3]] = [0.75, 0.25]
+    true[1], true[1, 5], true[3] = 0, 1, 1
+    predicted = np.zeros((4, 37), np.float32)
+    predicted[0, [0, 2, 3]] = [0.9, 0.5, 0.25]  # the largest of the known is right
+    predicted[1, 6] = 1
+    predicted[2], predicted[3] = 0.5, np.nan
+    sums = step.batch_sums(predicted, true, np.array([True, True, True, False]))
+    assert float(sums.squared_error) == pytest.approx(0.25**2 / 2 + 2 / 37)
+    assert (float(sums.correct), float(sums.count)) == (1, 2)
+    predicted[0, 3] = 0.6
+    assert float(step.batch_sums(predicted, true, np.array([True, True, True, False])).correct) == 0
+    predicted[0, 3] = np.nan  # not hidden by what is unknown
+    assert np.isnan(float(step.batch_sums(predicted, true, np.ones(4, bool)).squared_error))
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_step_is_adam_on_the_mean_squared_error(unknown):
+    """Of what is known: galaxy 0 has no label, galaxy 1 is masked, others lack some answers."""
     module, batch = Tiny(), next(batches(1))
+    known = np.ones((8, 37), bool)
+    if unknown:
+        known = np.random.default_rng(0).random((8, 37)) < 0.6
+        known[:2] = False
+        batch["vote_fractions"] = np.where(known, batch["vote_fractions"], np.nan)
+        batch["vote_fractions"][1], batch["mask"][1] = np.inf, False
     optimizer = state.adam()
     variables = state.initial_variables(module, 6, jax.random.key(0))
     before = state.with_rate(state.start(variables, optimizer, state.make_mesh(jax.devices()[:1])), 0.01)
@@ -89,7 +116,10 @@ def test_a_step_is_adam_on_the_mean_squared_error():
             {"params": params, "batch_stats": variables["batch_stats"]}, batch["image"], train=True,
             rngs={"dropout": jax.random.fold_in(key, 0)}, mutable=["batch_stats"],
         )  # fmt: skip
-        return jnp.square(labels.rescale(logits, "softmax", GALAXY_ZOO_2) - batch["vote_fractions"]).mean()
+        fractions = labels.rescale(logits, "softmax", GALAXY_ZOO_2)
+        rows = [i for i in range(8) if known[i].any()]
+        errors = [fractions[i][known[i]] - batch["vote_fractions"][i][known[i]] for i in rows]
+        return sum(jnp.square(error).mean() for error in errors) / len(rows)
 
     expected, grads = jax.value_and_grad(mse)(variables["params"])
     adam = optax.chain(state.scale_by_keras_adam(), optax.scale(-0.01))
@@ -98,20 +128,21 @@ def test_a_step_is_adam_on_the_mean_squared_error():
     expected_params = optax.apply_updates(variables["params"], updates)
     for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected_params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    assert int(after.step) == 1
+    assert (int(after.step), int(after.bad_step)) == (1, -1)
+    assert float(after.sums.count) == known.any(1).sum()
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_is_remembered():
     steps, train_state = start(1)
     good, bad, later = batches(3)
     bad["vote_fractions"] = bad["vote_fractions"].copy()
-    bad["vote_fractions"][3, 7] = np.nan
+    bad["vote_fractions"][3, 7] = np.inf
     train_state, _ = steps.train(train_state, steps.put(good))
     kept = jax.tree.map(np.array, (train_state.params, train_state.opt_state, train_state.sums))
     for batch in (bad, later):
         train_state, _ = steps.train(train_state, steps.put(batch))
     assert int(train_state.bad_step) == 1
-    assert np.isnan(float(train_state.bad_loss))
+    assert np.isinf(float(train_state.bad_loss))
     now = (train_state.params, train_state.opt_state, train_state.sums)
     jax.tree.map(np.testing.assert_array_equal, kept, jax.tree.map(np.array, now))
 
