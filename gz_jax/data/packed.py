@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from gz_jax.data import look
 from gz_jax.data.augment import View
+from gz_jax.data.image_file import ImageFile
 from gz_jax.data.split import Records, Split
 from gz_jax.runtime import files, lock
 from gz_jax.runtime.errors import UserError
@@ -73,6 +74,9 @@ def decoded(split: Split, view: View, *, final: bool, turned: bool = False, work
     def small(image: Any) -> np.ndarray:
         if not encoded:
             return look.cutouts(image, view.size, view.size, turned)
+        if isinstance(image, ImageFile):
+            around = None if final else (view.cutout, view.crop)
+            return image.see(size=view.size, turned=turned, around=around)
         return look.cutouts(_pixels(image), view.crop, view.size, turned) if final else cut_out(image, view.cutout)
 
     def read(index: np.ndarray) -> Records:
@@ -83,7 +87,7 @@ def decoded(split: Split, view: View, *, final: bool, turned: bool = False, work
 
 
 def is_encoded(split: Split) -> bool:
-    """Whether the images of a split are JPEG files still."""
+    """Whether the images of a split are files still."""
     return split.size > 0 and split.read(np.array([0]))["image"].dtype == object
 
 

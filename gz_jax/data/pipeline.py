@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gz_jax.data import augment
+from gz_jax.data import augment, packed
 from gz_jax.data.augment import Augmentation, View
+from gz_jax.data.image_file import ImageFile
 from gz_jax.data.split import Records, Split
 from gz_jax.runtime.errors import UserError
 
@@ -80,6 +81,13 @@ def _batches(
         return
     indices, mask = (np.split(array, processes, axis=1)[process] for array in (indices, mask))
     first = split.read(indices[0, :1])
+    if isinstance(first["image"][0], ImageFile):  # which TensorFlow cannot read
+        split = packed.decoded(split, view, final=maps is None)
+        first = split.read(indices[0, :1])
+        if maps is None:
+            view = View(view.size, view.size, view.size)
+        yield from _stream(split, view, indices, mask, maps, first)
+        return
     image = first["image"]
     if maps is None and image.dtype != object and image.shape[-2] == view.size:
         for index, keep in zip(indices, mask, strict=True):  # nothing left to do to the images

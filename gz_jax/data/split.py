@@ -20,7 +20,7 @@ class Split(NamedTuple):
       vote_fractions: float32 [n, answers], joint; NaN where unknown (throughout in an unlabelled test set);
       votes: float32 [n, answers], votes of each answer in units of a nominal number of volunteers; 0 where nobody was
         asked or nothing is known;
-      image: either object [n] of JPEG bytes, or uint8 [n, S, S, 3] already at the cutout's size.
+      image: object [n] of JPEG bytes or of `image_file.ImageFile`, or uint8 [n, S, S, 3] already at the cutout's size.
 
     `names`: str [n], the galaxies' ids where they are texts; `galaxy_id` is then a hash of each.
     """

@@ -76,9 +76,9 @@ def feed(
 
 
 def pack(dataset: Dataset, view: View, augmentation: Augmentation, store: str | None) -> list[packed.Packed]:
-    """The training and the validation galaxies, decoded; what Kaggle's files hold is kept for the next time."""
+    """The training and the validation galaxies, decoded; what was read from files is kept for the next time."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
-    kept = galaxy_zoo.cache_dir(store, dataset.fingerprint) if packed.is_encoded(train) else None
+    kept = galaxy_zoo.cache_dir(store, dataset.cache or dataset.fingerprint) if packed.is_encoded(train) else None
     packs = []
     with distributed.lead_first(kept is not None):
         for name, split, final in (("train", train, augmentation.is_identity), ("validation", validation, True)):

@@ -1,0 +1,29 @@
+"""Your own galaxies: ImageNet's ResNet50 on a table of images and labels. gz_jax/data/README.md leads through it.
+
+python launch.py --config=configs/catalogue.py --config.data.catalogue=galaxies.csv --config.tree=questions.toml \
+    --config.data.labels=counts
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.data.source = "catalogue"
+    config.data.pipeline = "memory"  # decode once; for more galaxies than fit a disk: 'stream'
+    config.data.size = 64
+    config.model.name = "resnet50"
+    config.model.pretrained = "imagenet-keras"  # or a file of weights; without: --config.model.pretrained=''
+    config.model.activation = "softmax"
+    config.model.pooling = "average"
+    config.model.momentum = 0.9  # few steps: with 0.99 the running statistics lag behind
+    config.loss = "multinomial"  # the likelihood of the votes
+    config.num_epochs = 10
+    config.batch_size = 64
+    config.learning_rate = 3e-4
+    config.schedule = "cosine"
+    config.warmup_epochs = 0.5
+    config.augment.rotate = True
+    config.augment.flip = True
+    config.augment.zoom = 1.1
+    return config
