@@ -3,6 +3,9 @@
 Every score is a function of sums over galaxies. The sums are taken per galaxy once; the bootstrap then
 resamples galaxies by multiplying a matrix of multinomial weights with them, so that a thousand resamples of
 all scores take seconds. Sums are float64. Arguments are `truth` and `predicted`, both [N, answers].
+
+Labels may be unknown (NaN) in part. An unknown label counts nowhere, and a galaxy's mean squared error is the mean
+over its known answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,52 +35,68 @@ class Estimate(NamedTuple):
 
 
 def check(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> None:
-    """Both must be [N, answers] and finite.
+    """Both must be [N, answers]; every prediction finite, every galaxy with a known label, the others NaN.
 
     Raises:
-      UserError: shapes differ, there is no galaxy, or a value is not finite.
+      UserError: shapes differ, there is no galaxy, or there are other values.
     """
     answers = len(tree.columns)
     if truth.shape != predicted.shape or truth.shape[1:] != (answers,):
         raise UserError(f"true {truth.shape} and predicted {predicted.shape} fractions must both be [N, {answers}]")
     if not len(truth):
         raise UserError("there is no galaxy to evaluate")
-    for name, array in (("true", truth), ("predicted", predicted)):
-        if bad := int((~np.isfinite(array)).any(axis=1).sum()):
+    wrong = {
+        "true vote fractions that are infinite": np.isinf(truth).any(1),
+        "no label": np.isnan(truth).all(1),
+        "predicted vote fractions that are not finite numbers": ~np.isfinite(predicted).all(1),
+    }
+    for what, rows in wrong.items():
+        if bad := int(rows.sum()):
             raise UserError(
-                f"{bad} of {len(array)} galaxies have {name} vote fractions that are not finite numbers; "
+                f"{bad} of {len(truth)} galaxies have {what}; "
                 "evaluate galaxies that have labels, with a model whose training did not diverge"
             )
 
 
 def agreement(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Keras' `categorical_accuracy` per galaxy, bool [N]: the largest of all answers is the same one."""
-    return truth.argmax(-1) == predicted.argmax(-1)
+    """Keras' `categorical_accuracy` per galaxy, bool [N]: the largest of the known answers is the same one."""
+    first, second = (np.where(np.isnan(truth), -np.inf, values).argmax(-1) for values in (truth, predicted))
+    return first == second
 
 
 def squared_error(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Mean squared error over the answers of each galaxy, float64 [N]."""
-    return np.square(np.subtract(predicted, truth, dtype=np.float64)).mean(1)
+    """Mean squared error over the known answers of each galaxy, float64 [N]."""
+    known = ~np.isnan(truth)
+    return np.square(np.subtract(predicted, truth, dtype=np.float64)).sum(1, where=known) / known.sum(1)
 
 
 def applies(truth: np.ndarray, tree: Tree) -> np.ndarray:
-    """Where a question applies: the answers that lead to it add up to APPLIES, or are none; bool [N, questions]."""
-    slack = 1e-6  # of the sum of several float32 shares
+    """Where a question applies: the answers that lead to it add up to APPLIES, or are none; bool [N, questions].
+
+    An unknown answer adds nothing.
+    """
+    slack, truth = 1e-6, np.nan_to_num(truth)  # slack: of the sum of several float32 shares
     shares = [truth[:, list(p)].sum(1) + (slack if len(p) != 1 else 0) + (not p) for p in tree.parents]
     return np.stack(shares, axis=1) >= APPLIES
 
 
 def galaxy_sums(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> dict[str, np.ndarray]:
-    """Everything that the scores add up, per galaxy: name -> float64 [N, k]."""
-    error = np.subtract(predicted, truth, dtype=np.float64)
-    centred = np.subtract(truth, truth.mean(0, dtype=np.float64), dtype=np.float64)
-    asked = applies(truth, tree)
+    """Everything that the scores add up, per galaxy: name -> float64 [N, k].
+
+    Where labels are partly unknown, these are 0 there, and four more sums stand beside them: `known`, and those in
+    which an answer weighs more the fewer a galaxy has.
+    """
+    known = ~np.isnan(truth)
+    mean = np.where(known, truth, 0).sum(0, dtype=np.float64) / np.maximum(known.sum(0), 1)
+    error = np.where(known, np.subtract(predicted, truth, dtype=np.float64), 0)
+    centred = np.where(known, np.subtract(truth, mean, dtype=np.float64), 0)
+    asked = applies(truth, tree) & np.stack([known[:, s].all(1) for s in tree.slices], axis=1)
     right = np.stack([truth[:, s].argmax(1) == predicted[:, s].argmax(1) for s in tree.slices], axis=1)
     top = np.concatenate([np.eye(s.stop - s.start)[truth[:, s].argmax(1)] for s in tree.slices], axis=1)
     sums = {
         "galaxies": np.ones((len(truth), 1)),
         "agree": agreement(truth, predicted)[:, None],
-        "top": np.eye(truth.shape[1])[truth.argmax(1)],
+        "top": np.eye(truth.shape[1])[np.where(known, truth, -np.inf).argmax(1)],
         "error": error,
         "squared": error**2,
         "label": centred,
@@ -86,6 +105,10 @@ def galaxy_sums(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> dict[st
         "right": asked & right,
         "question_top": top * asked[:, list(tree.question_of)],
     }
+    if not known.all():
+        weight = known * known.shape[1] / known.sum(1, keepdims=True)
+        sums |= {"known": known, "weight": weight, "weighted_squared": weight * error**2}
+        sums |= {"weighted_label": weight * centred, "weighted_label_squared": weight * centred**2}
     return {name: values.astype(np.float64, copy=False) for name, values in sums.items()}
 
 
@@ -93,18 +116,19 @@ def scores(sums: Sums, tree: Tree) -> dict[str, np.ndarray]:
     """The scores that totals of `galaxy_sums` ([..., k] each) give.
 
     Returns:
-      Shape [...]: mse, rmse, guess_rmse (of always answering the mean of these very galaxies), r2, accuracy,
-      majority_share (the accuracy of always naming the commonest largest answer). Shape [..., answers]:
-      answer_rmse, answer_bias (predicted minus true), answer_std, answer_r2. Shape [..., questions]:
-      question_accuracy, question_majority. NaN where undefined (a label that never varies, a question that
-      applies to nobody).
+      Shape [...]: mse, rmse, guess_rmse (of always answering the mean of these very galaxies, in which each galaxy's
+      labels weigh as in the mse), r2, accuracy, majority_share (the accuracy of always naming the commonest largest
+      answer). Shape [..., answers]: answer_rmse, answer_bias (predicted minus true), answer_std, answer_r2. Shape
+      [..., questions]: question_accuracy, question_majority. NaN where undefined (a label that never varies or is
+      known nowhere, a question that applies to nobody).
     """
-    n = sums["galaxies"]
-    spread = sums["label_squared"] - sums["label"] ** 2 / n
-    starts, answers = [s.start for s in tree.slices], len(tree.columns)
+    n, starts, answers = sums["galaxies"], [s.start for s in tree.slices], len(tree.columns)
+    known, weight = sums.get("known", n), sums.get("weight", n)
+    squared, label, label_squared = (sums.get(f"weighted_{x}", sums[x]) for x in ("squared", "label", "label_squared"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mse = sums["squared"].sum(-1) / (n[..., 0] * answers)
-        guess = spread.sum(-1) / (n[..., 0] * answers)
+        spread = sums["label_squared"] - sums["label"] ** 2 / known
+        mse = squared.sum(-1) / (n[..., 0] * answers)
+        guess = np.where(weight > 0, label_squared - label**2 / weight, 0).sum(-1) / (n[..., 0] * answers)
         return {
             "mse": mse,
             "rmse": np.sqrt(mse),
@@ -112,10 +136,10 @@ def scores(sums: Sums, tree: Tree) -> dict[str, np.ndarray]:
             "r2": np.where(guess > 0, 1 - mse / guess, np.nan),
             "accuracy": (sums["agree"] / n)[..., 0],
             "majority_share": sums["top"].max(-1) / n[..., 0],
-            "answer_rmse": np.sqrt(sums["squared"] / n),
-            "answer_bias": sums["error"] / n,
-            "answer_std": np.sqrt(np.maximum(spread, 0) / n),
-            "answer_r2": np.where(spread > 1e-12 * n, 1 - sums["squared"] / spread, np.nan),
+            "answer_rmse": np.sqrt(sums["squared"] / known),
+            "answer_bias": sums["error"] / known,
+            "answer_std": np.sqrt(np.maximum(spread, 0) / known),
+            "answer_r2": np.where(spread > 1e-12 * known, 1 - sums["squared"] / spread, np.nan),
             "question_accuracy": sums["right"] / sums["asked"],
             "question_majority": np.maximum.reduceat(sums["question_top"], starts, axis=-1) / sums["asked"],
         }
@@ -163,25 +187,21 @@ def reliability(truth: np.ndarray, predicted: np.ndarray, bins: int = 10) -> dic
 
     Returns:
       count, predicted and true, all [answers, bins] (the last two: means in each bin of the predicted fraction, NaN
-      in empty bins), error [answers]: the root mean square of their difference over galaxies (the Brier
-      score's reliability term, as a fraction).
+      in empty bins), error [answers]: the root mean square of their difference over galaxies with a known label (the
+      Brier score's reliability term, as a fraction).
     """
-    answers = predicted.shape[1]
+    answers, known = predicted.shape[1], ~np.isnan(truth)
     which = np.clip((predicted * bins).astype(np.int64), 0, bins - 1) + np.arange(answers) * bins
 
     def total(values: np.ndarray | None) -> np.ndarray:
-        weights = None if values is None else values.astype(np.float64).ravel()
-        return np.bincount(which.ravel(), weights, answers * bins).reshape(answers, bins)
+        weights = None if values is None else values[known].astype(np.float64)
+        return np.bincount(which[known], weights, answers * bins).reshape(answers, bins)
 
     count = total(None)
     with np.errstate(invalid="ignore"):
         p, t = total(predicted) / count, total(truth) / count
-    return {
-        "count": count,
-        "predicted": p,
-        "true": t,
-        "error": np.sqrt(np.nansum(count * (p - t) ** 2, axis=1) / len(truth)),
-    }
+        error = np.sqrt(np.nansum(count * (p - t) ** 2, axis=1) / known.sum(0))
+    return {"count": count, "predicted": p, "true": t, "error": error}
 
 
 def reliability_table(table: Mapping[str, np.ndarray], tree: Tree) -> list[dict[str, Any]]:
@@ -196,16 +216,16 @@ def reliability_table(table: Mapping[str, np.ndarray], tree: Tree) -> list[dict[
 
 def density(truth: np.ndarray, predicted: np.ndarray, bins: int = 40) -> np.ndarray:
     """Galaxies per cell of the true-predicted plane, 0..1 both ways: int64 [answers, predicted bin, true bin]."""
-    t, p = (np.clip((values * bins).astype(np.int64), 0, bins - 1) for values in (truth, predicted))
+    t, p = (np.clip((values * bins).astype(np.int64), 0, bins - 1) for values in (np.nan_to_num(truth), predicted))
     answers = truth.shape[1]
     cell = (np.arange(answers) * bins + p) * bins + t
-    return np.bincount(cell.ravel(), minlength=answers * bins * bins).reshape(answers, bins, bins)
+    return np.bincount(cell[~np.isnan(truth)], minlength=answers * bins * bins).reshape(answers, bins, bins)
 
 
 def most_confident(predicted: np.ndarray, galaxy_id: np.ndarray) -> np.ndarray:
-    """Row of each answer's highest prediction, int64 [answers]; the lowest galaxy_id among equals (figure 11)."""
-    ids = np.where(predicted == predicted.max(0), np.asarray(galaxy_id)[:, None], np.iinfo(np.int64).max)
-    return ids.argmin(0)
+    """Row of each answer's highest prediction, int64 [answers]; the lowest id among equals (figure 11)."""
+    order = np.argsort(galaxy_id, kind="stable")
+    return np.asarray(order[predicted[order].argmax(0)])
 
 
 def worst_failures(truth: np.ndarray, predicted: np.ndarray, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -250,13 +270,19 @@ def views_gain(
     ]
 
 
-def answer_table(estimates: Mapping[str, Estimate], calibration: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
-    """One row per answer: RMSE, bias and R2 with intervals, the labels' own spread, the calibration error."""
+def answer_table(
+    estimates: Mapping[str, Estimate], calibration: np.ndarray, tree: Tree, known: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """One row per answer: RMSE, bias and R2 with intervals, the labels' own spread, the calibration error.
+
+    `known`: galaxies with a label of each answer, [answers], for a column of its own.
+    """
     return [
         {
             "column": column,
             "question": tree.questions[tree.question_of[j]].text,
             "answer": tree.texts[j],
+            **({} if known is None else {"galaxies": int(known[j])}),
             "rmse": estimates["answer_rmse"].at(j),
             "std of labels": estimates["answer_std"].value[j],
             "bias": estimates["answer_bias"].at(j),
@@ -268,7 +294,7 @@ def answer_table(estimates: Mapping[str, Estimate], calibration: np.ndarray, tre
 
 
 def question_table(estimates: Mapping[str, Estimate], asked: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
-    """One row per question: galaxies it applies to, accuracy among them, the majority share beside it."""
+    """One row per question: galaxies that it applies to and whose labels are known, accuracy among them, the majority share beside it."""
     return [
         {
             "question": q.text,
