@@ -23,9 +23,10 @@ class Run(NamedTuple):
     """One finished run, at its best checkpoint.
 
     `history` are the log's rows with Keras' names (epoch, loss, accuracy, val_loss, ...); `truth` and `predicted` are
-    [N, answers] for the validation galaxies `galaxy_id`, int64 [N], in any order. `config` has every field that decides
-    the run, with the fingerprints of data and pretrained weights. `data` is the fingerprint of the data
-    set, `weights` that of the network; None where unknown. `finished`: trained to its last epoch or early stopping.
+    [N, answers] for the validation galaxies `galaxy_id`, int64 or str [N], in any order; unknown labels are NaN.
+    `config` has every field that decides the run, with the fingerprints of data and pretrained weights. `data` is the
+    fingerprint of the data set, `weights` that of the network; None where unknown. `finished`: trained to its last
+    epoch or early stopping.
     """
 
     name: str
@@ -101,8 +102,8 @@ def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]
         _, rows, _ = np.intersect1d(run.galaxy_id, common, assume_unique=True, return_indices=True)
         true_rows, predicted_rows = run.truth[rows], run.predicted[rows]
         check(true_rows, predicted_rows, run.tree)
-        if truth and not np.allclose(true_rows, truth[0], atol=1e-5):
-            why = "they have different labels for the same GalaxyIDs"
+        if truth and not np.allclose(true_rows, truth[0], atol=1e-5, equal_nan=True):
+            why = "they have different labels for the same galaxies"
             if run.data != runs[0].data:
                 why = f"they were validated on different data (fingerprints {runs[0].data} and {run.data})"
             raise UserError(f"runs {runs[0].name!r} and {run.name!r} cannot be compared: {why}")

@@ -294,7 +294,7 @@ def answer_table(
 
 
 def question_table(estimates: Mapping[str, Estimate], asked: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
-    """One row per question: galaxies that it applies to and whose labels are known, accuracy among them, the majority share beside it."""
+    """One row per question: galaxies that it applies to, with labels; accuracy among them; the majority share."""
     return [
         {
             "question": q.text,

@@ -21,7 +21,10 @@ Path = str | os.PathLike[str]
 
 
 class _Scores(NamedTuple):
-    """One answer of one table: ids and files as str [n], predicted and voted fraction [n], and how it was made."""
+    """One answer of one table: ids and files as str [n], predicted and voted fraction [n], and how it was made.
+
+    A fraction is NaN where it is unknown.
+    """
 
     path: str
     ids: np.ndarray
@@ -76,12 +79,15 @@ def merger_mode(
     votes, training = _votes(tables, ids), None
     if labels_csv is not None:
         given = table_files.read_labels(labels_csv, [answer])
-        voted = _Scores(os.fspath(labels_csv), _texts(given["GalaxyID"]), given[answer].to_numpy(), None)
+        voted = _Scores(
+            os.fspath(labels_csv), _texts(given["GalaxyID"]), given[answer].cast(pa.float64()).to_numpy(), None
+        )
         training = voted.predicted[~np.isin(voted.ids, ids)]
+        training = training[np.isfinite(training)]
         training = training if len(training) else None
         known = np.isin(ids, voted.ids)
         listed = voted.predicted[_rows(ids[known], voted.ids)]
-        if votes is not None and not np.allclose(listed, votes[known], atol=1e-5):
+        if votes is not None and not _agree(listed, votes[known]):
             raise UserError(
                 f"{labels_csv} and {tables[0].path} have different votes for the same galaxies: give the labels of the "
                 "data set that the network was validated on"
@@ -238,9 +244,14 @@ def _votes(tables: Sequence[_Scores], ids: np.ndarray) -> np.ndarray | None:
     """
     found = [(t.path, t.votes[_rows(ids, t.ids)]) for t in tables if t.votes is not None]
     for path, votes in found[1:]:
-        if not np.allclose(votes, found[0][1], atol=1e-5):
+        if not _agree(votes, found[0][1]):
             raise UserError(f"{found[0][0]} and {path} have different votes for the same galaxies: use one data set")
     return found[0][1] if found else None
+
+
+def _agree(votes: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the votes of the same galaxies are the same where both are known."""
+    return bool((np.isclose(votes, others, atol=1e-5) | np.isnan(votes - others)).all())
 
 
 def _texts(column: pa.ChunkedArray) -> np.ndarray:

@@ -71,6 +71,11 @@ def merger_report(
     if not 0 <= threshold < 1:
         raise UserError(f"threshold {threshold} must be a vote fraction from 0 to below 1")
     catalogue, _ = _clean("the catalogue", predicted)
+    if not np.isfinite(validation_votes).any():
+        raise UserError(
+            f"none of the {len(validation_votes)} validation galaxies has a known vote fraction of "
+            f"{tree.columns[place]}, so the predictions of it cannot be judged: name another answer or another table"
+        )
     tables, votes = _clean("the validation table", validation_predicted, validation_votes)
     if len(catalogue) != len(tables):
         raise UserError(f"{len(catalogue)} prediction tables of the catalogue, {len(tables)} of the validation")
@@ -109,7 +114,7 @@ def merger_report(
         "reliability": {"votes": mf.reliability(scores, votes, confidence)} | curves,
         "rate_per_gyr": rates,
         "published": PUBLISHED if tree.keys[place] == tree.merger else {},
-        "caveats": [*CAVEATS, *_warnings(found, int(truth.sum()))],
+        "caveats": [*CAVEATS, *_warnings(found, int(truth.sum()), int((~np.isfinite(validation_votes)).sum()))],
     }
 
 
@@ -156,10 +161,15 @@ def _clean(name: str, scores: np.ndarray, votes: np.ndarray | None = None) -> tu
     return np.clip(table, 0, 1).round(7), np.clip(votes, 0, 1).round(7)
 
 
-def _warnings(found: dict[str, Estimate], positives: int) -> list[str]:
+def _warnings(found: dict[str, Estimate], positives: int, unknown: int) -> list[str]:
     """Caveats that depend on the data."""
     corrected, calibrated = found["corrected"], found["calibrated"]
     texts = []
+    if unknown:
+        texts.append(
+            f"The votes of {unknown:,} validation galaxies for this answer are unknown: they are left out. (c) and (d)"
+            " hold only if they are like the others."
+        )
     if positives < 30:
         texts.append(f"Only {positives} validation galaxies are positive: (c) and (d) rest on those few.")
     if corrected.low > calibrated.high or calibrated.low > corrected.high:

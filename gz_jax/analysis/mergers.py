@@ -15,18 +15,23 @@ def mergers(
 
     Args:
       predicted: [N], the fraction of the answer that means a merger.
-      truth: [N], or None where there are no labels (the test set).
+      truth: [N], NaN where unknown; None where there are no labels (the test set).
       threshold: of both the predicted and, for purity and completeness, the true fraction.
 
     Returns:
       (scores, rows): `selected`, `fraction` and, with labels, `true_fraction`, `purity`, `completeness` (with
-      Wilson intervals) and `average_precision` (see there); and the selected rows, highest prediction first.
+      Wilson intervals) and `average_precision` (see there) over the galaxies with a label, of which there are
+      `labelled` where some have none; and the selected rows, highest prediction first.
     """
     rows = np.flatnonzero(predicted > threshold)
     rows = rows[np.argsort(-predicted[rows], kind="stable")]
     result: dict[str, Any] = {"threshold": threshold, "galaxies": len(predicted), "selected": len(rows)}
     result["fraction"] = threshold_count(predicted, threshold)
-    if truth is not None:
+    known = np.zeros(len(predicted), bool) if truth is None else np.isfinite(truth)
+    if truth is not None and not known.all():
+        result["labelled"] = int(known.sum())
+    if truth is not None and known.any():
+        predicted, truth = predicted[known], truth[known]
         real = truth > threshold
         shares = confusion(predicted, real, threshold)
         result["true_fraction"] = threshold_count(truth, threshold)
@@ -57,10 +62,11 @@ def merger_curve(truth: np.ndarray, predicted: np.ndarray, thresholds: np.ndarra
     """Purity and completeness above each predicted threshold: [2, len(thresholds)], NaN where undefined.
 
     Args:
-      truth, predicted: [N], fractions of the answer that means a merger.
+      truth, predicted: [N], fractions of the answer that means a merger; galaxies without a label do not count.
       real: true fraction above which a galaxy is a merger.
     """
-    positive = truth > real
+    known = np.isfinite(truth)
+    positive, predicted = truth[known] > real, predicted[known]
     chosen = predicted > np.asarray(thresholds)[:, None]
     both = (chosen & positive).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -163,6 +163,11 @@ def outer_ticks(
     figure.supylabel(fit(y, height - 0.1, 7.8, 2), fontsize=7.8, x=0.003)
 
 
+def empty(ax: Axes) -> None:
+    """Say in an empty panel that there are no labels of its answer."""
+    ax.text(0.5, 0.5, "no labels", transform=ax.transAxes, fontsize=6.8, color=GREY, ha="center", va="center")
+
+
 def show(ax: Axes, image: np.ndarray) -> None:
     """Draw one galaxy, [S, S, 3], without ticks or frame."""
     ax.imshow(image)
@@ -188,7 +193,8 @@ def mosaic(images: np.ndarray, captions: Sequence[str], columns: int = 6) -> Fig
         x, y = pad + (i % columns) * (side + pad), height - pad - (i // columns) * pitch - side
         ax = figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height))
         show(ax, image)
-        ax.set_xlabel(caption, fontsize=6.6, labelpad=2.5)
+        lines = (fit(line, side + pad, 6.6) for line in caption.split("\n"))
+        ax.set_xlabel("\n".join(lines), fontsize=6.6, labelpad=2.5)
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gz_jax.analysis.plots import BELOW, GREY, RED, WIDTH, answer_panels, fit, outer_ticks, show, styled
+from gz_jax.analysis.plots import BELOW, GREY, RED, WIDTH, answer_panels, empty, fit, outer_ticks, show, styled
 from gz_jax.labels import Tree
 
 
@@ -15,13 +15,17 @@ def label_histograms(train: np.ndarray, validation: np.ndarray | None, tree: Tre
     """Distribution of each label, training filled and validation outlined, on a log scale (figure 2).
 
     Args:
-      train, validation: share of the galaxies per bin of 0..1, [answers, bins].
+      train, validation: share of the galaxies per bin of 0..1, [answers, bins]; NaN where an answer has no labels.
     """
     figure, axes = answer_panels(tree)
     edges, floor = np.linspace(0, 1, train.shape[1] + 1), 3e-5
     for j, ax in enumerate(axes):
-        ax.stairs(np.maximum(train[j], floor), edges, fill=True, color="#9ecae1", baseline=floor)
-        if validation is not None:
+        known = [side is not None and np.isfinite(side[j]).all() for side in (train, validation)]
+        if not any(known):
+            empty(ax)
+        if known[0]:
+            ax.stairs(np.maximum(train[j], floor), edges, fill=True, color="#9ecae1", baseline=floor)
+        if validation is not None and known[1]:
             ax.stairs(np.maximum(validation[j], floor), edges, color=RED, linewidth=0.9, baseline=floor)
         ax.set(yscale="log", ylim=(floor, 1.6), xlim=(0, 1))
     share = f"share of the galaxies in a bin of width {edges[1]:.2g}"
@@ -39,10 +43,14 @@ def answer_images(images: np.ndarray, values: np.ndarray, tree: Tree) -> Figure:
 
     Args:
       images: uint8 [answers, S, S, 3].
-      values: [answers] vote fractions, written into the pictures.
+      values: [answers] vote fractions, written into the pictures; one that is not finite leaves its panel empty.
     """
     figure, axes = answer_panels(tree, bottom=0.0, left=0.08)
     for ax, image, value in zip(axes, images, values, strict=True):
+        if not np.isfinite(value):
+            show(ax, np.ones((1, 1, 3)))
+            empty(ax)
+            continue
         show(ax, image)
         ax.text(
             0.04, 0.04, f"{value:.2f}", transform=ax.transAxes, color="white", fontsize=6.5, weight="bold",
@@ -87,7 +95,8 @@ def correlation_matrix(correlation: np.ndarray, tree: Tree) -> Figure:
         ax.plot([low, high], [edge, edge], color=GREY, linewidth=1.2, clip_on=False)
         ax.text(middle, edge - 0.038 / cell, str(i + 1), ha="center", va="bottom", **style)
     for (i, j), value in np.ndenumerate(correlation if cell > 0.4 else np.zeros((0, 0))):
-        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
+        text = f"{value:.2f}" if np.isfinite(value) else "–"
+        ax.text(j, i, text, ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_xlabel("correlation of two vote fractions", fontsize=7.5, labelpad=1)
@@ -113,7 +122,7 @@ def pipeline_examples(
     for i, row in enumerate(axes):
         for ax, image in zip(row, (raw[i], crop[i], *augmented[i]), strict=True):
             show(ax, image)
-        row[0].set_ylabel("" if names is None else names[i], fontsize=6.6, labelpad=3)
+        row[0].set_ylabel("" if names is None else fit(names[i], side, 6.6), fontsize=6.6, labelpad=3)
     axes[0, 0].set_title(f"on disk\n{raw.shape[1]} px", fontsize=7.2)
     axes[0, 1].set_title(f"crop\n{crop.shape[1]} px", fontsize=7.2)
     for ax in axes[0, 2:]:

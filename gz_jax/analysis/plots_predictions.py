@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
+from gz_jax.analysis import plots
 from gz_jax.analysis.plots import BLUE, GREY, NARROW, RED, WIDTH, answer_panels, fit, heading, outer_ticks, show, styled
 from gz_jax.labels import Tree
 
@@ -28,9 +29,12 @@ def predicted_vs_true(density: np.ndarray, rmse: np.ndarray, tree: Tree) -> Figu
     for ax, counts, error in zip(axes, density, rmse, strict=True):
         cells = np.ma.masked_equal(counts, 0)
         mesh = ax.imshow(cells, origin="lower", extent=(0, 1, 0, 1), norm=norm, cmap=INKS, interpolation="nearest")
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+        if not counts.any():
+            plots.empty(ax)
+            continue
         ax.plot([0, 1], [0, 1], color=RED, linewidth=0.8)
         ax.text(0.05, 0.95, f"{error:.3f}", transform=ax.transAxes, bbox=PLATE, fontsize=6.5, va="top", weight="bold")
-        ax.set(xlim=(0, 1), ylim=(0, 1))
     outer_ticks(figure, axes, tree, "", "predicted vote fraction")
     height = figure.get_size_inches()[1]
     figure.text(0.5, 0.56 / height, "true vote fraction", ha="center", fontsize=8.5)
@@ -52,12 +56,15 @@ def reliability_diagrams(table: Mapping[str, np.ndarray], tree: Tree) -> Figure:
     figure, axes = answer_panels(tree)
     for j, ax in enumerate(axes):
         count, p, t = table["count"][j], table["predicted"][j], table["true"][j]
+        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        if not count.any():
+            plots.empty(ax)
+            continue
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7)
         for chosen, face in ((count >= 10, BLUE), ((count > 0) & (count < 10), "white")):
             size = 4 + 5 * np.log10(np.maximum(count[chosen], 1))
             ax.scatter(p[chosen], t[chosen], s=size, facecolor=face, edgecolor=BLUE, linewidth=0.7, zorder=3)
         ax.text(0.05, 0.95, f"{table['error'][j]:.3f}", transform=ax.transAxes, fontsize=6.5, va="top", weight="bold")
-        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     outer_ticks(figure, axes, tree, "predicted vote fraction (mean of the bin)", "true vote fraction (mean of the bin)")
     return figure
 
@@ -67,7 +74,7 @@ def answer_scores(rmse: np.ndarray, low: np.ndarray, high: np.ndarray, spread: n
     """RMSE of every answer with its interval; the grey tick is what guessing the mean gives.
 
     Args:
-      rmse, low, high, spread: [answers].
+      rmse, low, high, spread: [answers]; NaN for an answer without labels.
     """
     y = np.arange(len(rmse)) + 1.05 * np.array(tree.question_of)
     heads = [fit(heading(tree, i), 4.4, 7, 1, "bold") for i in range(len(tree.questions))]
@@ -88,7 +95,17 @@ def answer_scores(rmse: np.ndarray, low: np.ndarray, high: np.ndarray, spread: n
     ax.set_yticks(y, texts, fontsize=7)
     ax.set(ylim=(y[-1] + 0.8, -top - 0.7), xlim=(0, 1.08 * max(float(np.nanmax(spread)), float(np.nanmax(high)))))
     end = ax.get_xlim()[1]
-    ax.text(min(rmse[0], end / 2), -top, "this model", color=BLUE, fontsize=7, ha="center", weight="bold")
+    for row in y[np.isnan(rmse)]:
+        ax.text(0, row, "no labels", color=GREY, fontsize=6.8, va="center")
+    ax.text(
+        end / 2 if np.isnan(rmse[0]) else min(rmse[0], end / 2),
+        -top,
+        "this model",
+        color=BLUE,
+        fontsize=7,
+        ha="center",
+        weight="bold",
+    )
     ax.text(end, -top, "guessing the mean", color=GREY, fontsize=7, ha="right")
     ax.set_xlabel("RMSE of the vote fraction, 95 % interval")
     ax.spines["left"].set_visible(False)
@@ -155,20 +172,21 @@ def failures(
     """The worst failures: each galaxy beside the answers it was most wrong about, true and predicted.
 
     Args:
-      images: uint8 [n, S, S, 3]. truth, predicted: [n, answers]. titles: n strings.
+      images: uint8 [n, S, S, 3]. truth, predicted: [n, answers], truth NaN where unknown. titles: n strings.
       top: how many answers to show, if there are as many.
     """
     rows, columns, pitch, top = -(-len(images) // 2), 2, 1.42, min(top, truth.shape[1])
     height = rows * pitch + 0.25
     figure = Figure(figsize=(WIDTH, height))
-    y = np.arange(top)
     for i, image in enumerate(images):
         left, base = (i % columns) * 0.5, (height + 0.1 - (i // columns + 1) * pitch) / height
         show(figure.add_axes((left + 0.005, base, 1.12 / WIDTH, 1.12 / height)), image)
-        worst = np.argsort(-np.abs(predicted[i] - truth[i]), kind="stable")[:top]
+        worst = np.argsort(-np.abs(predicted[i] - truth[i]), kind="stable")[:top]  # NaN come last
+        worst = worst[np.isfinite(truth[i][worst])]
         worst = worst[np.argsort(-truth[i][worst], kind="stable")]
         ax = figure.add_axes((left + 0.305, base + 0.02, 0.17, 1.06 / height))
         low, high = np.sort(np.stack([truth[i][worst], predicted[i][worst]]), axis=0)
+        y = np.arange(len(worst))
         ax.hlines(y, low, high, color="#cccccc", linewidth=1.2)
         ax.plot(truth[i][worst], y, "o", color=BLUE, markersize=4.5, clip_on=False)
         ax.plot(predicted[i][worst], y, "D", color=RED, markersize=4, clip_on=False)
@@ -177,7 +195,7 @@ def failures(
         ax.tick_params(labelsize=6.4, axis="x", pad=1.5)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        figure.text(left + 0.005, base + 1.14 / height, titles[i], fontsize=6.8, va="bottom")
+        figure.text(left + 0.005, base + 1.14 / height, fit(titles[i], 3.5, 6.8), fontsize=6.8, va="bottom")
     figure.text(0.38, 0.06 / height, "circle: volunteers", color=BLUE, fontsize=7.5, weight="bold", ha="center")
     figure.text(0.62, 0.06 / height, "diamond: predicted", color=RED, fontsize=7.5, weight="bold", ha="center")
     return figure

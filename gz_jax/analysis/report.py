@@ -24,20 +24,25 @@ THRESHOLDS = np.linspace(0.01, 0.99, 99)
 
 
 class TestSet(NamedTuple):
-    """Galaxies without labels: int64 [M], predicted [M, answers], and their images by row."""
+    """Test galaxies: ids int64 or str [M], predicted [M, answers], images by row, and labels [M, answers] if any.
+
+    A test galaxy may have no known label.
+    """
 
     galaxy_id: np.ndarray
     predicted: np.ndarray
     images: Images | None = None
+    truth: np.ndarray | None = None
 
 
 class EvaluationInputs(NamedTuple):
     """A run's predictions for labelled galaxies and what is known of it.
 
-    `truth` and `predicted` are [N, answers] of `tree`. `images(rows)` reads galaxies by row of these arrays; without it
-    the pictures are left out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to
-    predictions [N, answers], the first being what the others are compared with. `context` may hold config, versions,
-    commit, data fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was chosen on these galaxies.
+    `galaxy_id` is int64 or str [N]; `truth` and `predicted` are [N, answers] of `tree`, `truth` NaN where unknown, each
+    galaxy with a known label. `images(rows)` reads galaxies by row of these arrays; without it the pictures are left
+    out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to predictions
+    [N, answers], the first being what the others are compared with. `context` may hold config, versions, commit, data
+    fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was chosen on these galaxies.
     """
 
     name: str
@@ -59,6 +64,11 @@ OPTIMISM = (
     "The best epoch was chosen by its error on these same galaxies, so the scores are slightly too good: the lowest of "
     "many noisy errors is chosen. Galaxies that took no part in training or in this choice give unbiased scores."
 )
+PARTLY = (
+    "Labels are partly unknown. Every score is over the known ones; the error of a galaxy is the mean over its known "
+    "answers."
+)
+FRESH = "They took no part in training, nor in the choice of the best epoch."
 SCORES = {
     "mse": "mean squared error over galaxies and answers",
     "rmse": "its root, the metric of Kaggle's competition",
@@ -78,14 +88,12 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     truth, predicted, tree = inputs.truth, inputs.predicted, inputs.tree
     ids, words = np.asarray(inputs.galaxy_id), {"answers": len(tree.columns)}
     evaluate.check(truth, predicted, tree)
-    sums = evaluate.galaxy_sums(truth, predicted, tree)
-    found = evaluate.bootstrap(sums, functools.partial(evaluate.scores, tree=tree), inputs.resamples)
+    sums, found = _scored(truth, predicted, tree, inputs.resamples)
     numbers = {"run": inputs.name, "galaxies": len(truth), **{name: found[name] for name in SCORES}}
-    rows = [{"score": name, "value": found[name], "meaning": SCORES[name].format(**words)} for name in SCORES]
-    optimism = OPTIMISM if inputs.chosen_here else ""
+    optimism, partly = OPTIMISM if inputs.chosen_here else "", [PARTLY] if "known" in sums else []
     sections = [
         *_training(inputs),
-        Section("scores", [Table("scores", rows)], {"galaxies": len(truth), "optimism": optimism}),
+        Section("scores", [_scores("scores", found, tree)], {"galaxies": len(truth), "optimism": optimism}, partly),
         *_answers(found, sums, inputs),
         *([] if inputs.images is None else _galaxies(inputs.images, inputs, ids)),
     ]
@@ -97,10 +105,8 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     if inputs.views:
         gains = evaluate.views_gain(truth, inputs.views, inputs.resamples)
         sections.append(Section("views", [Table("views", gains)]))
-    if inputs.test is not None and merger is not None:
-        test, given = inputs.test, inputs.test.predicted[:, merger]
-        numbers["test"], items, values = _selection(inputs, "mergers_test", given, None, test.galaxy_id, test.images)
-        sections.append(Section("test", items, values))
+    if inputs.test is not None:
+        numbers |= _test(inputs, inputs.test, merger, sections)
     value = {name: float(found[name].value) for name in SCORES}
     low, high = found["rmse"].low, found["rmse"].high
     cards = [
@@ -110,6 +116,37 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
         ("galaxies", text(len(truth)), "predicted and compared"),
     ]
     publish(outdir, f"{tree.name}: {inputs.name}", sections, numbers, cards, inputs.context, words)
+    return numbers
+
+
+def _scores(name: str, found: Mapping[str, Estimate], tree: Tree) -> Table:
+    meanings = {score: words.format(answers=len(tree.columns)) for score, words in SCORES.items()}
+    return Table(name, [{"score": k, "value": found[k], "meaning": meanings[k]} for k in SCORES])
+
+
+def _scored(
+    truth: np.ndarray, predicted: np.ndarray, tree: Tree, resamples: int
+) -> tuple[evaluate.Sums, dict[str, Estimate]]:
+    """Sums by galaxy, and the scores with their intervals."""
+    sums = evaluate.galaxy_sums(truth, predicted, tree)
+    return sums, evaluate.bootstrap(sums, functools.partial(evaluate.scores, tree=tree), resamples)
+
+
+def _test(inputs: EvaluationInputs, test: TestSet, merger: int | None, sections: list[Section]) -> dict[str, Any]:
+    """Append what there is to say of the test galaxies: scores where they have labels, mergers; returns the numbers."""
+    truth, numbers = test.truth, dict[str, Any]()
+    known = np.zeros(len(test.predicted), bool) if truth is None else np.isfinite(truth).any(1)
+    if truth is not None and known.any():
+        evaluate.check(truth[known], test.predicted[known], inputs.tree)
+        _, found = _scored(truth[known], test.predicted[known], inputs.tree, inputs.resamples)
+        of = {"galaxies": int(known.sum()), "of": len(known), "fresh": FRESH if inputs.chosen_here else ""}
+        sections.append(Section("test_scores", [_scores("test_scores", found, inputs.tree)], of))
+        numbers["test scores"] = {"galaxies": int(known.sum()), **{name: found[name] for name in SCORES}}
+    if merger is not None:
+        votes = truth[:, merger] if truth is not None and known.any() else None
+        given, what = test.predicted[:, merger], "galaxies without labels" if votes is None else "test galaxies"
+        numbers["test"], items, values = _selection(inputs, "mergers_test", given, votes, test.galaxy_id, test.images)
+        sections.append(Section("test", items, {**values, "what": what}))
     return numbers
 
 
@@ -135,7 +172,8 @@ def _answers(found: Mapping[str, Estimate], sums: evaluate.Sums, inputs: Evaluat
     of_questions = draw(plots_predictions.question_scores, *found["question_accuracy"], majority, asked, tree)
     against = draw(plots_predictions.predicted_vs_true, density, found["answer_rmse"].value, tree)
     diagrams = draw(plots_predictions.reliability_diagrams, calibration, tree)
-    answer_rows = evaluate.answer_table(found, calibration["error"], tree)
+    known = sums["known"].sum(0) if "known" in sums else None
+    answer_rows = evaluate.answer_table(found, calibration["error"], tree, known)
     question_rows, bins = evaluate.question_table(found, asked, tree), evaluate.reliability_table(calibration, tree)
     return [
         Section("answers", [Picture("answer_rmse", of_answers), Table("per_answer", answer_rows)]),
@@ -178,11 +216,11 @@ def _selection(
     """Galaxies above the threshold: numbers, a grid of the first with the table of them, and what their texts need."""
     found, rows = mergers.mergers(predicted, truth, inputs.merger_threshold)
     shown = rows[:GRID]
-    voted = ["" if truth is None else f" (volunteers {truth[r]:.2f})" for r in shown]
+    voted = ["" if truth is None or np.isnan(truth[r]) else f" (volunteers {truth[r]:.2f})" for r in shown]
     captions = [f"{ids[r]}\n{predicted[r]:.2f}{votes}" for r, votes in zip(shown, voted, strict=True)]
     items: list[Picture | Table] = [Table(name, [{"quantity": key, "value": x} for key, x in found.items()])]
     if images is not None and len(shown):
-        picture = "mergers_test" if truth is None else "mergers_validation"
+        picture = "mergers_test" if name == "mergers_test" else "mergers_validation"
         items.insert(0, Picture(picture, lambda: plots.mosaic(images(shown), captions)))
     return found, items, {**found, "shown": len(shown)}
 
@@ -190,6 +228,8 @@ def _selection(
 def _mergers(inputs: EvaluationInputs, ids: np.ndarray, merger: int) -> tuple[dict[str, Any], Section]:
     truth, predicted, column = inputs.truth[:, merger], inputs.predicted[:, merger], inputs.tree.columns[merger]
     found, items, values = _selection(inputs, "mergers", predicted, truth, ids, inputs.images)
+    if not np.isfinite(truth).any():
+        return found, Section("mergers", items, values, ["No validation galaxy has a label of this answer."])
     curve = mergers.merger_curve(truth, predicted, THRESHOLDS, inputs.merger_threshold)
     steps = [{"threshold": t, "purity": p, "completeness": c} for t, p, c in zip(THRESHOLDS, *curve, strict=True)]
     draw = lambda: plots_predictions.purity_completeness(THRESHOLDS, curve, inputs.merger_threshold, column)  # noqa: E731

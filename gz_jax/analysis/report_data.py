@@ -51,12 +51,19 @@ def explore_report(
     prototypes = [
         {"column": c, "galaxy_id": str(i), "vote fraction": v}
         for c, i, v in zip(tree.columns, a.prototype_id, a.high, strict=True)
+        if np.isfinite(v)
     ]
     numbers = {"training galaxies": a.count, "correlation": correlation}
     cards = [("training galaxies", text(a.count), f"{a.seen - a.count:,} more have no labels")]
     prose: list[str] = []
+    if (a.known < a.count).any():
+        prose.append(
+            "Labels are partly unknown. Every number is over the galaxies that have the label; a correlation, over "
+            "those that have both."
+        )
     if b is not None:
-        compared, prose = _against(a, b)
+        compared, words = _against(a, b)
+        prose += words
         numbers |= compared
         cards += [
             ("validation galaxies", text(b.count), f"{100 * b.count / (a.count + b.count):.1f} % of all"),
@@ -66,7 +73,7 @@ def explore_report(
     pictures = {
         "examples": lambda: plots.mosaic(train.images(chosen), [""] * len(chosen)),
         "label_histograms": lambda: plots_labels.label_histograms(*shares, tree),
-        "prototypes": lambda: plots_labels.answer_images(train.images(a.prototype), a.high, tree),
+        "prototypes": lambda: plots_labels.answer_images(train.images(np.maximum(a.prototype, 0)), a.high, tree),
         "correlation": lambda: plots_labels.correlation_matrix(correlation, tree),
     }
     examples, distributions, highest, matrix = (Picture(name, draw) for name, draw in pictures.items())
@@ -84,17 +91,20 @@ def explore_report(
 def _against(a: explore.LabelSummary, b: explore.LabelSummary) -> tuple[dict[str, Any], list[str]]:
     """How the validation labels stand to the training ones: numbers, and what to say of them."""
     guess, distance = explore.guess_rmse(a, b), explore.ks_distance(a, b)
-    critical = 1.358 * np.sqrt((a.count + b.count) / (a.count * b.count))  # asymptotic, two samples, 5 %
+    x, y = (np.where(side.known > 0, side.known, np.nan) for side in (a, b))
+    critical = 1.358 * np.sqrt((x + y) / (x * y))  # asymptotic, two samples, 5 %
+    alike = (a.known == a.count).all() and (b.known == b.count).all()
+    limit = f"{critical[0]:.3f}" if alike else "what chance allows at 5 % for as many labels"
     beyond = int((distance > critical).sum())
     numbers = {
         "validation galaxies": b.count,
         "guess RMSE": guess,
-        "critical KS distance": critical,
+        "critical KS distance": float(critical[0]) if alike else critical,
         "answers beyond it": beyond,
     }
     return numbers, [
         f"Always answering with the training means gives an RMSE of {guess:.4f} on the validation galaxies: "
         "what any model has to beat.",
         f"With a random split, the Kolmogorov-Smirnov distance of training and validation labels is above "
-        f"{critical:.3f} for about one answer in twenty; here for {beyond} of {len(distance)}.",
+        f"{limit} for about one answer in twenty; here for {beyond} of {int(np.isfinite(distance).sum())}.",
     ]

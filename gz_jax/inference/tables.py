@@ -311,17 +311,19 @@ def write_validation(
     """Labelled galaxies and what a network says of them: galaxy_id, true_<answer> ..., <answer> ....
 
     Args:
-      galaxy_id: int64 [n]; truth, predicted: float32 [n, answers].
+      galaxy_id: int64 or str [n]; truth, predicted: float32 [n, answers]; unknown labels are NaN, in the file null.
       networks: identities of the networks; data: fingerprint of the data set.
     """
     columns = ["galaxy_id", *(f"true_{name}" for name in tree.columns), *tree.columns]
     manifest = {"models": {"networks": list(networks)}, "data": data, "tree": labels.as_dict(tree)}
     about = {"gz_jax": json.dumps(manifest)}
-    write_shard(pathlib.Path(path), pa.table([galaxy_id, *truth.T, *predicted.T], names=columns, metadata=about))
+    labelled = [pa.array(column, from_pandas=True) for column in truth.T]
+    arrays = [pa.array(galaxy_id), *labelled, *predicted.T]
+    write_shard(pathlib.Path(path), pa.table(arrays, names=columns, metadata=about))
 
 
 def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(galaxy_id int64 [n], truth [n, answers], predicted [n, answers]) as `write_validation` wrote them.
+    """(galaxy_id int64 or str [n], truth [n, answers], predicted [n, answers]) as `write_validation` wrote them.
 
     Raises:
       UserError: it is no such table.
@@ -329,6 +331,7 @@ def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
     answers = tree_of(manifest(path), path).columns
     table = read(path, ["galaxy_id", *(f"true_{name}" for name in answers), *answers])
     ids, *values = (column.to_numpy() for column in table.columns)
+    ids = ids.astype(str) if ids.dtype == object else ids
     return ids, np.stack(values[: len(answers)], 1), np.stack(values[len(answers) :], 1)
 
 

@@ -82,8 +82,8 @@ def report_folder(model: trained.Trained, dataset: Dataset) -> pathlib.Path:
 def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dict[str, Any]:
     """Predict, write the report and the tables of predictions into `report_folder`; returns the scores.
 
-    The tables are `validation.parquet`, `validation_<n>_views.parquet` for several views, and `submission.csv` where
-    there are test images and the answers are Kaggle's.
+    The tables are `validation.parquet`, `validation_<n>_views.parquet` for several views, `test.parquet` of the test
+    galaxies with labels, and `submission.csv` where Kaggle's test galaxies have none.
     """
     outdir, own = report_folder(model, dataset), dataset.identity == model.data
     outdir.mkdir(exist_ok=True)
@@ -100,10 +100,14 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
     test_set = None
     if "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
-        test_ids, _, test_predicted = predict_split(many, split)
-        test_set = report.TestSet(test_ids, test_predicted.mean(0), functools.partial(images, split))
-        if dataset.tree.columns == GALAXY_ZOO_2.columns:
-            report.write_submission(outdir / "submission.csv", test_ids, test_predicted.mean(0))
+        test_ids, votes, test_views = predict_split(many, split)
+        guess, labelled = test_views.mean(0), np.isfinite(votes).any(1)
+        test_set = report.TestSet(test_ids, guess, functools.partial(images, split), votes)
+        if labelled.any():
+            known = test_ids[labelled], votes[labelled], guess[labelled]
+            write_validation(outdir / "test.parquet", *known, dataset.tree, [many.identity], dataset.identity)
+        elif dataset.tree.columns == GALAXY_ZOO_2.columns and model.config.data.source != "catalogue":
+            report.write_submission(outdir / "submission.csv", test_ids, guess)
     return report.evaluation_report(
         report.EvaluationInputs(
             name=model.workdir.name if own else f"{model.workdir.name} on other galaxies than its own",
@@ -167,7 +171,9 @@ def finished(config: ConfigDict, history: Sequence[dict[str, float]]) -> bool:
 
 
 def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A split in order: galaxy_id int64 [n], vote fractions float32 [n, answers], predictions [views, n, answers].
+    """A split in order: ids [n], vote fractions float32 [n, answers], predictions [views, n, answers].
+
+    The ids are the split's names, str, where it has any, else the int64 galaxy_id.
 
     The images are those of training's validation, bit for bit, whatever the pipeline was. (So the mean squared error
     is the log's, up to the order of float32 sums: about 1e-6 of it.) For 16 views the turned images are cut from the
@@ -181,7 +187,8 @@ def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.
         keep = batch["mask"]
         found.append((batch["galaxy_id"][keep], batch["vote_fractions"][keep], model.predict(batch["image"])[:, keep]))
     ids, truth, predicted = zip(*found, strict=True)
-    return np.concatenate(ids), np.concatenate(truth), np.concatenate(predicted, axis=1)
+    galaxy_id = np.concatenate(ids) if split.names is None else split.names
+    return galaxy_id, np.concatenate(truth), np.concatenate(predicted, axis=1)
 
 
 def images(split: Split, rows: np.ndarray, side: int = SHOWN) -> np.ndarray:
@@ -193,8 +200,9 @@ def images(split: Split, rows: np.ndarray, side: int = SHOWN) -> np.ndarray:
 def _side(split: Split) -> explore.Side:
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, split.size, CHUNK):
-            records = split.read(np.arange(start, min(start + CHUNK, split.size)))
-            yield records["galaxy_id"], records["vote_fractions"]
+            rows = np.arange(start, min(start + CHUNK, split.size))
+            records = split.read(rows)
+            yield records["galaxy_id"] if split.names is None else split.names[rows], records["vote_fractions"]
 
     return explore.Side(blocks, functools.partial(images, split))
 
@@ -214,7 +222,8 @@ def _examples(config: ConfigDict, split: Split, count: int = 5, epochs: int = 5)
     seen = [np.asarray(warp(cutouts, augment.draw(drawn, config.seed, e, ids), view)) for e in range(epochs)]
     plain = np.stack([look.see(cutout, view.crop, view.size) for cutout in cutouts])
     raw = np.stack([packed.cut_out(data, config.data.image_size) for data in records["image"]])
-    return report_data.PipelineExamples(raw, plain, np.stack(seen, 1), [str(i) for i in ids])
+    names = ids if split.names is None else split.names
+    return report_data.PipelineExamples(raw, plain, np.stack(seen, 1), [str(i) for i in names[: len(ids)]])
 
 
 def read_log(workdir: pathlib.Path) -> list[dict[str, float]]:

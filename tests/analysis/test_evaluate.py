@@ -84,7 +84,7 @@ def test_accuracy_on_ties_takes_the_first_answer():
     [
         (lambda t, p: (t[:0], p[:0]), "no galaxy"),
         (lambda t, p: (t, p[:-1]), r"must both be \[N, 37\]"),
-        (lambda t, p: (np.where(np.arange(9)[:, None] < 2, np.nan, t), p), "2 of 9 galaxies have true"),
+        (lambda t, p: (np.where(np.arange(9)[:, None] < 2, np.nan, t), p), "2 of 9 galaxies have no label"),
         (lambda t, p: (t, p * np.inf), "9 of 9 galaxies have predicted"),
     ],
 )
