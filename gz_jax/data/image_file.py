@@ -44,8 +44,14 @@ class ImageFile:
             raise UserError(f"the image of galaxy {self.name} cannot be read any more: {reason}")
         return shown
 
-    def wider(self, size: int, factor: float) -> np.ndarray:
-        """For people: `size` pixels of `factor` times the square that the network sees, uint8 [size, size, 3]."""
-        crop = self.how.get("crop")
-        more = {"share": self.how["share"] * factor, "crop": None if crop is None else crop * factor}
-        return dataclasses.replace(self, how={**self.how, **more}).see(size=size)
+    def shown(self, size: int, factor: float = 1.0) -> np.ndarray:
+        """For people: `factor` times the square that the network sees, or as much as the image has of it.
+
+        Returns:
+          uint8 [size, size, 3].
+        """
+        crop = self.how["crop"]
+        more = {"share": min(1.0, self.how["share"] * factor), "crop": None if crop is None else crop * factor}
+        wide = dataclasses.replace(self, how={**self.how, **more})
+        picture, flag, reason = wide.read(size=size)
+        return self.see(size=size) if flag == images.BAD or "padded" in reason else picture

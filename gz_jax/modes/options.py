@@ -9,7 +9,7 @@ flags.DEFINE_string("coordinator", None, "train, predict: host:port of process 0
 flags.DEFINE_integer("num_processes", None, "... how many processes there are ...")
 flags.DEFINE_integer("process_id", None, "... and which of them this one is, from 0.")
 flags.DEFINE_string(
-    "data_dir", None, "evaluate: where Kaggle's files are now, if they have moved (or --config.data.dir)."
+    "data_dir", None, "evaluate: where Kaggle's files, or the catalogue's table, are now, if they have moved."
 )
 flags.DEFINE_bool(
     "other_data",

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from gz_jax import fields, resolve
 from gz_jax.analysis import compare, explore, report, report_data
-from gz_jax.data import augment, look, packed, pipeline
+from gz_jax.data import augment, packed, pipeline
 from gz_jax.data.augment import Augmentation
+from gz_jax.data.image_file import ImageFile
 from gz_jax.data.split import Dataset, Split
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import described, networks_of, same_networks
@@ -58,15 +59,18 @@ def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1, 
     model = trained.load(workdir)
     if data_dir and model.config.data.source == "synthetic":
         raise UserError(f"{workdir} was trained on synthetic galaxies, which are in no folder: leave --data_dir away.")
-    if data_dir:
+    if data_dir and model.config.data.source == "catalogue":
+        model.config.data.catalogue = data_dir
+    elif data_dir:
         model.config.data.dir = data_dir
     dataset = resolve.dataset(model.config, model.tree)
     if dataset.identity != model.data and not other_data:
+        place = model.config.data.catalogue or model.config.data.dir or "the config"
         raise UserError(
-            f"the galaxies of {model.config.data.dir or 'the config'} (fingerprint {dataset.identity}) are not those "
+            f"the galaxies of {place} (fingerprint {dataset.identity}) are not those "
             f"that {workdir} was trained and validated on (fingerprint {model.data}): name the run's own with "
-            "--data_dir=FOLDER. To evaluate on these galaxies all the same, add --other_data: their report goes into "
-            f"{report_folder(model, dataset)}."
+            "--data_dir=FOLDER (or TABLE). To evaluate on these galaxies all the same, add --other_data: their report "
+            f"goes into {report_folder(model, dataset)}."
         )
     evaluate(model, dataset, views=views)
     print(f"{report_folder(model, dataset) / 'report.html'} ({time.monotonic() - start:.0f} s)")
@@ -192,9 +196,16 @@ def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.
 
 
 def images(split: Split, rows: np.ndarray, side: int = SHOWN) -> np.ndarray:
-    """The central `side` pixels of a split's galaxies, or all of smaller images: uint8 [n, s, s, 3]."""
+    """The central `side` pixels of Kaggle's galaxies, the same sky of a catalogue's, or all of smaller images.
+
+    Returns:
+      uint8 [n, s, s, 3].
+    """
     found = split.read(np.asarray(rows, np.int64))["image"]
-    return np.stack([packed.cut_out(data, side) for data in found]) if found.dtype == object else found
+    if found.dtype != object:
+        return found
+    shown = (x.shown(side, side / fields.CROP) if isinstance(x, ImageFile) else packed.cut_out(x, side) for x in found)
+    return np.stack(list(shown))
 
 
 def _side(split: Split) -> explore.Side:
@@ -216,12 +227,12 @@ def _examples(config: ConfigDict, split: Split, count: int = 5, epochs: int = 5)
     if drawn.is_identity:
         drawn = Augmentation(rotate=True)  # what the paper's optimised model would see
     view = resolve.view(config, drawn)
-    cutouts = np.stack([packed.cut_out(data, view.cutout) for data in records["image"]])
+    rows = np.arange(len(records["image"]))
+    cutouts, plain = (packed.decoded(split, view, final=final).read(rows)["image"] for final in (False, True))
     warp: Callable[..., jax.Array] = jax.jit(augment.warp, static_argnums=2)
     ids = records["galaxy_id"]
     seen = [np.asarray(warp(cutouts, augment.draw(drawn, config.seed, e, ids), view)) for e in range(epochs)]
-    plain = np.stack([look.see(cutout, view.crop, view.size) for cutout in cutouts])
-    raw = np.stack([packed.cut_out(data, config.data.image_size) for data in records["image"]])
+    raw = images(split, rows, config.data.image_size)
     names = ids if split.names is None else split.names
     return report_data.PipelineExamples(raw, plain, np.stack(seen, 1), [str(i) for i in names[: len(ids)]])
 
