@@ -434,6 +434,12 @@ def test_a_cache_that_is_a_pickle_or_of_other_images(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"(2, 8, 8, 3)", b"(9999999999)"))
     with pytest.raises(UserError, match="no cache"):
         packed.pack(split, view, final=True, path=path)
+    np.save(path, np.zeros((3, 8, 8, 3), np.uint8))
+    for votes, message in (({}, "no cache"), ({"votes": np.zeros((3, 36), np.float32)}, "of other")):
+        named = {"vote_fractions": of_three["vote_fractions"], **votes}
+        np.savez(path.with_suffix(".labels.npz"), **named, galaxy_id=np.arange(3))
+        with pytest.raises(UserError, match=message):
+            packed.pack(split, view, final=True, path=path)
 
 
 WHOLE = fields.flatten(default.get_config())
