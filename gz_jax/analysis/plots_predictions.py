@@ -39,7 +39,7 @@ def predicted_vs_true(density: np.ndarray, rmse: np.ndarray, tree: Tree) -> Figu
     height = figure.get_size_inches()[1]
     figure.text(0.5, 0.56 / height, "true vote fraction", ha="center", fontsize=8.5)
     bar = figure.add_axes((0.3, 0.34 / height, 0.4, 0.06 / height))
-    decades = 10 ** np.arange(int(np.log10(norm.vmax)) + 1)
+    decades = [10**k for k in range(int(np.log10(norm.vmax)) + 1)]
     figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=decades, format="%d").minorticks_off()
     bar.set_xlabel("galaxies per cell (bold in the panels: RMSE; red: one to one)", fontsize=7, labelpad=1)
     bar.tick_params(labelsize=6.5)
