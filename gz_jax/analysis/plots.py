@@ -193,8 +193,9 @@ def mosaic(images: np.ndarray, captions: Sequence[str], columns: int = 6) -> Fig
         x, y = pad + (i % columns) * (side + pad), height - pad - (i // columns) * pitch - side
         ax = figure.add_axes((x / WIDTH, y / height, side / WIDTH, side / height))
         show(ax, image)
-        lines = (fit(line, side + pad, 6.6) for line in caption.split("\n"))
-        ax.set_xlabel("\n".join(lines), fontsize=6.6, labelpad=2.5)
+        lines = caption.split("\n")
+        size = 6.6 if max(map(len, lines)) <= 22 else 5.2
+        ax.set_xlabel("\n".join(fit(line, side + pad, size) for line in lines), fontsize=size, labelpad=2.5)
     return figure
 
 

@@ -25,7 +25,8 @@ def predicted_vs_true(density: np.ndarray, rmse: np.ndarray, tree: Tree) -> Figu
       rmse: [answers], written into the panels.
     """
     figure, axes = answer_panels(tree, bottom=0.95)
-    norm = LogNorm(1, max(float(density.max()), 10.0))
+    most = max(float(density.max()), 10.0)
+    norm = LogNorm(1, most)
     for ax, counts, error in zip(axes, density, rmse, strict=True):
         cells = np.ma.masked_equal(counts, 0)
         mesh = ax.imshow(cells, origin="lower", extent=(0, 1, 0, 1), norm=norm, cmap=INKS, interpolation="nearest")
@@ -39,7 +40,7 @@ def predicted_vs_true(density: np.ndarray, rmse: np.ndarray, tree: Tree) -> Figu
     height = figure.get_size_inches()[1]
     figure.text(0.5, 0.56 / height, "true vote fraction", ha="center", fontsize=8.5)
     bar = figure.add_axes((0.3, 0.34 / height, 0.4, 0.06 / height))
-    decades = [10**k for k in range(int(np.log10(norm.vmax)) + 1)]
+    decades = [10**k for k in range(int(np.log10(most)) + 1)]
     figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=decades, format="%d").minorticks_off()
     bar.set_xlabel("galaxies per cell (bold in the panels: RMSE; red: one to one)", fontsize=7, labelpad=1)
     bar.tick_params(labelsize=6.5)

@@ -94,7 +94,7 @@ def _against(a: explore.LabelSummary, b: explore.LabelSummary) -> tuple[dict[str
     x, y = (np.where(side.known > 0, side.known, np.nan) for side in (a, b))
     critical = 1.358 * np.sqrt((x + y) / (x * y))  # asymptotic, two samples, 5 %
     alike = (a.known == a.count).all() and (b.known == b.count).all()
-    limit = f"{critical[0]:.3f}" if alike else "what chance allows at 5 % for as many labels"
+    limit = f"{critical[0]:.3f}" if alike else "its 5 % limit"
     beyond = int((distance > critical).sum())
     numbers = {
         "validation galaxies": b.count,

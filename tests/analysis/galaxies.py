@@ -20,6 +20,21 @@ def pair(n: int, seed: int = 0, noise: float = 0.6, tree: Tree = GALAXY_ZOO_2) -
     return np.array(labels.rescale(logits, "softmax", tree)), np.array(labels.rescale(noisy, "softmax", tree))
 
 
+def holes(truth: np.ndarray, tree: Tree = GALAXY_ZOO_2, seed: int = 0) -> np.ndarray:
+    """The labels with some unknown (NaN): whole questions, single answers, and the last question everywhere.
+
+    Every galaxy keeps some.
+    """
+    rng, found = np.random.default_rng(seed), truth.copy()
+    for s in tree.slices[1:]:
+        found[rng.random(len(truth)) < 0.4, s] = np.nan
+    found[rng.random(truth.shape) < 0.05] = np.nan
+    found[:, tree.slices[-1]] = np.nan
+    lost = np.isnan(found).all(1)
+    found[lost, 0] = truth[lost, 0]
+    return found
+
+
 ONE_QUESTION = labels.from_dict(
     {
         "name": "Kinds of galaxies",

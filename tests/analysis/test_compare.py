@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from galaxies import fractions, history
+from galaxies import fractions, history, holes
 
 from gz_jax.analysis import compare
 from gz_jax.labels import GALAXY_ZOO_2, load
@@ -37,6 +37,24 @@ def test_rows_are_matched_by_galaxy_not_by_place():
     assert straight.runs[0]["best epoch"] == 2
     difference = straight.differences[0]["MSE difference"]
     assert difference.value == pytest.approx(straight.runs[0]["val. MSE"].value - straight.runs[1]["val. MSE"].value)
+
+
+def test_texts_and_partly_known_labels_are_matched_by_galaxy():
+    names = np.array([f"SDSS J{i}" for i in IDS])
+    a, b = (run(name, noise, truth=holes(TRUTH)) for name, noise in (("a", 0.05), ("b", 0.1)))
+    assert np.isfinite(a.predicted).mean() < 1
+    a, b = (r._replace(predicted=np.nan_to_num(r.predicted, nan=0.3), galaxy_id=names) for r in (a, b))
+    order = np.random.default_rng(0).permutation(600)
+    shuffled = b._replace(galaxy_id=names[order], truth=b.truth[order], predicted=b.predicted[order])
+    straight, mixed = compare.compare([a, b], 50), compare.compare([a, shuffled], 50)
+    assert straight.runs[0]["val. MSE"].value == pytest.approx(
+        np.nanmean((a.predicted - a.truth) ** 2, 1).mean(), rel=1e-6
+    )
+    for row, other in zip(straight.runs, mixed.runs, strict=True):
+        assert row["val. MSE"].value == pytest.approx(other["val. MSE"].value, rel=1e-12)
+    fewer = b._replace(truth=np.where(np.arange(37) == 2, np.nan, b.truth))
+    with pytest.raises(UserError, match="different labels for the same galaxies"):
+        compare.compare([a, fewer], 10)
 
 
 def test_verdicts():

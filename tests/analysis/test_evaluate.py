@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from galaxies import ONE_QUESTION, fractions, pair, wide_tree
+from galaxies import ONE_QUESTION, fractions, holes, pair, wide_tree
 
 from gz_jax.analysis import evaluate, mergers
 from gz_jax.labels import GALAXY_ZOO_2, load
@@ -71,6 +71,92 @@ def test_accuracy_and_mse_are_keras():
     assert got["mse"] == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.parametrize("tree", [GALAXY_ZOO_2, wide_tree()], ids=["Galaxy Zoo 2", "45 answers"])
+def test_scores_where_labels_are_unknown_are_those_of_plain_loops_over_the_known(tree):
+    truth, predicted = pair(400, tree=tree)
+    truth = holes(truth, tree)
+    known, answers = np.isfinite(truth), range(len(tree.columns))
+    assert 0.3 < known.mean() < 0.8
+    got = scored(truth, predicted, tree)
+    squares = (predicted.astype(np.float64) - truth) ** 2
+    galaxies = [np.mean([squares[i, j] for j in answers if known[i, j]]) for i in range(400)]
+    assert got["mse"] == pytest.approx(np.mean(galaxies), rel=1e-12)
+    np.testing.assert_allclose(evaluate.squared_error(truth, predicted), galaxies, rtol=1e-12)
+    best = [
+        [max((j for j in answers if known[i, j]), key=lambda j: v[i, j]) for i in range(400)]
+        for v in (truth, predicted)
+    ]
+    assert got["accuracy"] == np.mean([a == b for a, b in zip(*best, strict=True)])
+    assert got["majority_share"] == max(np.bincount(best[0])) / 400
+    for j in answers:
+        t, p = truth[known[:, j], j].astype(np.float64), predicted[known[:, j], j].astype(np.float64)
+        if not len(t):
+            assert all(np.isnan(got[name][j]) for name in ("answer_rmse", "answer_bias", "answer_std", "answer_r2"))
+            continue
+        assert got["answer_rmse"][j] == pytest.approx(np.sqrt(np.mean((p - t) ** 2)), rel=1e-9)
+        assert got["answer_bias"][j] == pytest.approx(np.mean(p - t), rel=1e-9)
+        assert got["answer_std"][j] == pytest.approx(np.std(t), rel=1e-9)
+        assert got["answer_r2"][j] == pytest.approx(1 - np.mean((p - t) ** 2) / np.var(t), rel=1e-9)
+    for i, (s, parents) in enumerate(zip(tree.slices, tree.parents, strict=True)):
+        right = [
+            truth[g, s].argmax() == predicted[g, s].argmax()
+            for g in range(400)
+            if known[g, s].all() and (not parents or np.nansum(truth[g, list(parents)]) >= 0.5)
+        ]
+        np.testing.assert_allclose(got["question_accuracy"][i], np.mean(right) if right else np.nan)
+        assert evaluate.galaxy_sums(truth, predicted, tree)["asked"].sum(0)[i] == len(right)
+    # The guess: no other constant answer has a smaller error, measured in the same way.
+    weight = known / known.sum(1, keepdims=True)
+    mean = np.nansum(weight * truth, axis=0) / np.maximum(weight.sum(0), 1e-9)
+    errors = [evaluate.squared_error(truth, np.tile(mean + d, (400, 1))).mean() for d in (0, -1e-3, 1e-3)]
+    assert got["guess_rmse"] == pytest.approx(np.sqrt(errors[0]), rel=1e-6)
+    assert errors[0] < min(errors[1:])
+    assert got["r2"] == pytest.approx(1 - np.mean(galaxies) / errors[0], rel=1e-6)
+
+
+def test_what_is_predicted_where_a_label_is_unknown_does_not_matter():
+    truth, predicted = pair(150)
+    truth = holes(truth)
+    other = np.where(np.isnan(truth), 1 - predicted, predicted)
+    for statistic in (scored, evaluate.agreement, evaluate.squared_error, evaluate.reliability, evaluate.density):
+        a, b = statistic(truth, predicted), statistic(truth, other)
+        for name in a if isinstance(a, dict) else [...]:
+            np.testing.assert_array_equal(a[name], b[name])
+    found = evaluate.views_gain(truth, {"1 view": predicted, "2 views": other}, 20)[1]["gain in rmse"]
+    assert found == (0, 0, 0)
+    assert evaluate.worst_failures(truth, predicted, 3)[1][0] == np.sqrt(evaluate.squared_error(truth, predicted).max())
+
+
+def test_intervals_with_unknown_labels_hold_their_score_and_none_is_drawn_for_an_unknown_answer():
+    truth, predicted = pair(150)
+    truth = holes(truth)
+    truth[:, 5] = np.where(np.arange(150) == 3, 0.5, np.nan)  # known once: absent from a third of the resamples
+    sums = evaluate.galaxy_sums(truth, predicted, GALAXY_ZOO_2)
+    found = evaluate.bootstrap(sums, lambda s: evaluate.scores(s, GALAXY_ZOO_2), resamples=100)
+    for name in ("mse", "rmse", "accuracy", "guess_rmse", "answer_rmse"):
+        value, low, high = found[name]
+        assert ((low <= value) & (value <= high) | np.isnan(value)).all(), name
+    assert found["answer_rmse"].low[5] == pytest.approx(found["answer_rmse"].high[5])
+    assert np.isnan([part[-6:] for part in found["answer_rmse"]]).all()
+    rows = evaluate.answer_table(found, np.zeros(37), GALAXY_ZOO_2, sums["known"].sum(0))
+    assert [row["galaxies"] for row in rows] == np.isfinite(truth).sum(0).tolist()
+
+
+def test_reliability_and_density_of_each_answer_are_those_of_its_known_galaxies():
+    truth, predicted = pair(300)
+    truth = holes(truth)
+    diagrams, cells = evaluate.reliability(truth, predicted), evaluate.density(truth, predicted)
+    for j in range(30):
+        rows = np.isfinite(truth[:, j])
+        alone = truth[rows][:, [j]], predicted[rows][:, [j]]
+        expected = evaluate.reliability(*alone)
+        for name in diagrams:
+            np.testing.assert_allclose(diagrams[name][j], expected[name][0])
+        np.testing.assert_array_equal(cells[j], evaluate.density(*alone)[0])
+    assert cells[-1].sum() == diagrams["count"][-1].sum() == 0
+    assert np.isnan(diagrams["error"][-1])
+
+
 def test_accuracy_on_ties_takes_the_first_answer():
     truth, predicted = np.zeros((2, 37)), np.zeros((2, 37))
     truth[:, [3, 9]] = 0.5
@@ -86,6 +172,8 @@ def test_accuracy_on_ties_takes_the_first_answer():
         (lambda t, p: (t, p[:-1]), r"must both be \[N, 37\]"),
         (lambda t, p: (np.where(np.arange(9)[:, None] < 2, np.nan, t), p), "2 of 9 galaxies have no label"),
         (lambda t, p: (t, p * np.inf), "9 of 9 galaxies have predicted"),
+        (lambda t, p: (np.where(np.arange(9)[:, None] < 1, np.inf, t), p), "1 of 9 galaxies have true"),
+        (lambda t, p: (t, np.where(p == p[3, 3], np.nan, p)), "1 of 9 galaxies have predicted"),
     ],
 )
 def test_bad_arrays_are_refused(change, message):
@@ -152,6 +240,8 @@ def test_most_confident_and_worst():
     ids = np.array([60, 50, 40, 30, 20, 10])
     rows = evaluate.most_confident(predicted, ids)
     assert rows[9] == 4  # id 20 stands before id 50
+    assert evaluate.most_confident(predicted, np.array(list("fedcba")))[9] == 4
+    assert evaluate.most_confident(predicted, np.array(["10", "9", "8", "7", "99", "6"]))[9] == 1  # as texts
     truth = predicted.copy()
     truth[2, :4] += 0.4
     truth[5, :4] += 0.2
@@ -188,6 +278,13 @@ def test_mergers_by_hand():
     assert found["average_precision"].value == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
     curve = mergers.merger_curve(truth, predicted, np.array([0.3, 0.95]))
     np.testing.assert_allclose(curve, [[2 / 3, np.nan], [2 / 3, 0]])
+    # A galaxy without a label counts among the selected, and nowhere else.
+    more = np.append(predicted, 0.9), np.append(truth, np.nan)
+    wider, rows = mergers.mergers(*more, 0.3)
+    assert (wider["galaxies"], wider["selected"], wider["labelled"], rows[0]) == (7, 4, 6, 6)
+    assert all(wider[name] == found[name] for name in ("true_fraction", "purity", "completeness", "average_precision"))
+    np.testing.assert_array_equal(mergers.merger_curve(*more[::-1], np.array([0.3, 0.95])), curve)
+    assert "purity" not in mergers.mergers(predicted, truth * np.nan, 0.3)[0]
     assert np.isnan(mergers.mergers(predicted, truth * 0, 0.3)[0]["average_precision"].value)  # nothing to find
     unlabelled, rows = mergers.mergers(predicted, None, 0.65)
     assert set(unlabelled) == {"threshold", "galaxies", "selected", "fraction"}

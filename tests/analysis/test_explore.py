@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from galaxies import fractions
+from galaxies import fractions, holes
 from scipy import stats
 
-from gz_jax.analysis import explore
+from gz_jax.analysis import evaluate, explore
 from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.runtime.errors import UserError
 
@@ -92,6 +92,66 @@ def test_galaxies_without_labels_are_counted_and_left_out(labels):
     np.testing.assert_array_equal(summary.prototype, np.where(known[:, None], labels, -1).argmax(0))
     with pytest.raises(UserError, match="none of the 4 galaxies"):
         summary_of(np.full((4, 37), np.nan), [4])
+
+
+@pytest.mark.parametrize("sizes", [[701], [1, 700], [100, 0, 300, 301]])
+def test_partly_known_labels_are_summed_up_over_the_known(labels, sizes):
+    partly = holes(labels)
+    partly[5] = np.nan
+    summary, exact = summary_of(partly, sizes), partly[:, :31].astype(np.float64)
+    known, no_labels = np.isfinite(exact), slice(31, 37)
+    assert (summary.seen, summary.count) == (701, 700)
+    np.testing.assert_array_equal(summary.known, [*known.sum(0), *[0] * 6])
+    np.testing.assert_allclose(summary.mean[:31], np.nanmean(exact, 0), rtol=1e-12)
+    np.testing.assert_allclose(explore.std(summary)[:31], np.nanstd(exact, 0), rtol=1e-12)
+    np.testing.assert_array_equal(summary.low[:31], np.nanmin(exact, 0))
+    np.testing.assert_array_equal(summary.high[:31], np.nanmax(exact, 0))
+    np.testing.assert_array_equal(summary.prototype[:31], np.nanargmax(exact, 0))
+    correlation = explore.correlation(summary)
+    expected = np.ma.corrcoef(np.ma.masked_invalid(exact), rowvar=False, allow_masked=True)
+    for i in range(31):
+        for j in range(31):
+            both = known[:, i] & known[:, j]
+            pearson = stats.pearsonr(exact[both, i], exact[both, j]).statistic
+            assert correlation[i, j] == pytest.approx(pearson, abs=1e-12)
+    assert np.ma.allclose(correlation[0, :3], expected[0, :3], atol=0.05)  # another definition of the deviations
+    grid = np.rint(exact * explore.STEPS) / explore.STEPS
+    quantiles, shares = explore.quantiles(summary, (0.05, 0.5, 0.95)), explore.histograms(summary)
+    for j in range(31):
+        column = grid[known[:, j], j]
+        np.testing.assert_allclose(quantiles[:, j], np.quantile(column, (0.05, 0.5, 0.95), method="inverted_cdf"))
+        counted = np.histogram(np.minimum(column + 1e-9, 1), np.linspace(0, 1, 21))[0]
+        np.testing.assert_allclose(shares[j], counted / len(column), atol=1e-12)
+    for nothing in (summary.mean, explore.std(summary), quantiles.T, shares, correlation, correlation.T):
+        assert np.isnan(nothing[no_labels]).all()
+
+
+def test_two_sides_of_partly_known_labels(labels):
+    a, b = holes(labels[:400]), holes(labels[400:], seed=1)
+    first, second = summary_of(a, [150, 250]), summary_of(b, [301])
+    distance = explore.ks_distance(first, second)
+    for j in range(31):
+        x, y = (np.rint(side[np.isfinite(side[:, j]), j].astype(np.float64) * explore.STEPS) for side in (a, b))
+        assert distance[j] == pytest.approx(stats.ks_2samp(x, y).statistic, abs=1e-12)
+    assert np.isnan(distance[31:]).all()
+    means = np.nan_to_num(first.mean)[None].repeat(301, 0)
+    expected = np.sqrt(evaluate.squared_error(b, means).mean())
+    assert explore.guess_rmse(first, second) == pytest.approx(expected, rel=1e-12)
+    rows = explore.label_table(first, second, GALAXY_ZOO_2)
+    assert [row["galaxies"] for row in rows] == np.isfinite(a).sum(0).tolist()
+    assert "galaxies" not in explore.label_table(summary_of(labels, [701]), None, GALAXY_ZOO_2)[0]
+
+
+def test_prototypes_by_texts_take_the_first_in_their_order(labels):
+    tied = holes(labels)
+    tied[[10, 400, 600], 0] = 1.0
+    ids = np.array([f"g{i:03d}" for i in range(701)])
+    ids[[10, 400, 600]] = ["J9 of a long name", "J10", "J7"]
+    for sizes in ([701], [50, 651], [500, 201]):
+        summary = summary_of(tied, sizes, ids)
+        assert (summary.prototype[0], summary.prototype_id[0]) == (400, "J10")
+        np.testing.assert_array_equal(summary.prototype_id[:31], ids[summary.prototype[:31]])
+        assert not np.isfinite(summary.high[31:]).any()
 
 
 def test_the_size_of_a_summary_does_not_grow(labels):

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from galaxies import ONE_QUESTION, history, images, pair, wide_tree
+from galaxies import ONE_QUESTION, history, holes, images, pair, wide_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,6 +24,7 @@ TREES = {
     "one question": ONE_QUESTION,
     "45 answers": wide_tree(),
 }
+UNKNOWN = {f"{name} partly known": tree for name, tree in TREES.items()}
 
 FIGURES = {
     "mosaic": (lambda: plots.mosaic(images(IDS), [str(i) for i in IDS]), 12),
@@ -49,9 +50,13 @@ FIGURES = {
 }
 
 
-def figures_of(tree):
-    """The figures that follow a tree: name -> (draw, panels)."""
+def figures_of(tree, unknown=False):
+    """The figures that follow a tree: name -> (draw, panels). `unknown`: the first answer is known nowhere."""
     truth, predicted = pair(N, tree=tree)
+    if unknown:
+        truth = holes(truth, tree) if len(tree.questions) > 1 else truth
+        truth[:, 0] = np.nan
+        truth[np.isnan(truth).all(1), 1] = 0.5
     k, sums = len(tree.columns), evaluate.galaxy_sums(truth, predicted, tree)
     found = evaluate.bootstrap(sums, lambda s: evaluate.scores(s, tree), resamples=20)
     summary = explore.summarise([(IDS, truth)], tree)
@@ -79,6 +84,7 @@ def figures_of(tree):
 
 
 FIGURES |= {f"{figure}, {name}": drawn for name, tree in TREES.items() for figure, drawn in figures_of(tree).items()}
+FIGURES |= {f"{f}, {name}": drawn for name, tree in UNKNOWN.items() for f, drawn in figures_of(tree, True).items()}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -87,15 +93,23 @@ def test_figure(name):
     figure = draw()
     assert len(figure.axes) == panels
     for ax in figure.axes:
-        assert ax.has_data(), f"an empty panel: {ax.get_title()}"
+        said = "no labels" in [text.get_text() for text in ax.texts]
+        assert ax.has_data() or (said and "known" in name), f"an empty panel: {ax.get_title()}"
         assert np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all()
         assert ax.get_xlim()[0] != ax.get_xlim()[1]
     png = plots.save(figure, "png", dpi=60)
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
     np.testing.assert_allclose(pixels.shape, 60 * figure.get_size_inches()[::-1], atol=1)
     assert 0.001 < (pixels < 200).mean() < 0.95
-    if name.split(", ")[-1] in TREES:
+    if name.split(", ")[-1] in TREES | UNKNOWN:
         check_texts(figure)
+
+
+@pytest.mark.parametrize("figure", ["histograms", "answers' images", "densities", "reliability", "answer scores"])
+def test_an_answer_known_nowhere_is_said_to_have_no_labels(figure):
+    drawn = FIGURES[f"{figure}, Galaxy Zoo 2 partly known"][0]()
+    said = [text.get_text() for ax in drawn.axes for text in ax.texts].count("no labels")
+    assert said == 7  # the first answer, and the six of the last question
 
 
 def check_texts(figure):
