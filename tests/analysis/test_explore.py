@@ -108,13 +108,11 @@ def test_partly_known_labels_are_summed_up_over_the_known(labels, sizes):
     np.testing.assert_array_equal(summary.high[:31], np.nanmax(exact, 0))
     np.testing.assert_array_equal(summary.prototype[:31], np.nanargmax(exact, 0))
     correlation = explore.correlation(summary)
-    expected = np.ma.corrcoef(np.ma.masked_invalid(exact), rowvar=False, allow_masked=True)
     for i in range(31):
         for j in range(31):
             both = known[:, i] & known[:, j]
             pearson = stats.pearsonr(exact[both, i], exact[both, j]).statistic
             assert correlation[i, j] == pytest.approx(pearson, abs=1e-12)
-    assert np.ma.allclose(correlation[0, :3], expected[0, :3], atol=0.05)  # another definition of the deviations
     grid = np.rint(exact * explore.STEPS) / explore.STEPS
     quantiles, shares = explore.quantiles(summary, (0.05, 0.5, 0.95)), explore.histograms(summary)
     for j in range(31):

@@ -107,6 +107,35 @@ def test_labels_from_kaggles_file_are_joined_by_id(tables, tmp_path):
         merger_mode(*paths, tmp_path)
 
 
+def test_galaxies_whose_answer_is_unknown_do_not_take_part(tables, tmp_path):
+    """Ids are texts here, in every table another order."""
+    names, few = np.array([f"SDSS J{i}" for i in IDS]), np.arange(M) < M - 400
+    partly = np.where(few[:, None], TRUTH, np.nan)
+    partly[:, 0] = TRUTH[:, 0]
+    write = table_files.write_validation
+    write(tmp_path / "partly.parquet", names[::-1], partly[::-1], GUESS[::-1], GALAXY_ZOO_2, [B])
+    write(tmp_path / "fewer.parquet", names[few], TRUTH[few], GUESS[few], GALAXY_ZOO_2, [B])
+    found, expected = (
+        merger_mode(tables / "catalogue.parquet", tmp_path / f"{name}.parquet", tmp_path / name)
+        for name in ("partly", "fewer")
+    )
+    assert found["validation"] == {"galaxies": M - 400, "left_out": 400}
+    for part in ("confusion", "labels"):
+        assert found[part] == expected[part]
+    assert found["estimates"]["corrected"] == expected["estimates"]["corrected"]
+    assert any("The votes of 400 validation galaxies for this answer are unknown" in text for text in found["caveats"])
+    assert not any("unknown" in text for text in expected["caveats"])
+    other = write_predictions(tmp_path / "other.parquet", np.arange(N), CATALOGUE, [C])
+    write(tmp_path / "second.parquet", names, TRUTH, GUESS, GALAXY_ZOO_2, [C])
+    both = [tables / "catalogue.parquet", other], [tmp_path / "partly.parquet", tmp_path / "second.parquet"]
+    assert merger_mode(*both, tmp_path / "both")["validation"]["galaxies"] == M - 400
+    partly[:, MERGER] = np.nan
+    write(tmp_path / "none.parquet", names, partly, GUESS, GALAXY_ZOO_2, [B])
+    with pytest.raises(UserError, match=r"none of the 1500 validation galaxies has a known vote fraction of Class8\.6"):
+        merger_mode(tables / "catalogue.parquet", tmp_path / "none.parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_any_answer(tables, tmp_path):
     results = merger_mode(
         tables / "catalogue.parquet", tables / "validation.parquet", tmp_path, answer="Class7.2", threshold=0.2

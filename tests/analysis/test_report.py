@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 from browser import browser
-from galaxies import ONE_QUESTION, history, images, pair
+from galaxies import ONE_QUESTION, history, holes, images, pair
 
 from gz_jax.analysis import compare, evaluate, explore, page, report, report_data
 from gz_jax.labels import GALAXY_ZOO_2
@@ -100,6 +100,48 @@ def test_one_galaxy_and_no_images_and_no_log_still_make_a_report(tmp_path):
     )
     assert numbers["galaxies"] == 1
     json.loads((tmp_path / "deep" / "er" / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+def test_partly_known_labels_and_names_make_pages_with_the_scores_of_labelled_test_galaxies(tmp_path):
+    names, truth = np.array([f"SDSS J{i}+45 $x" for i in IDS]), holes(TRUTH)
+    seen = []
+    tested, guess = pair(N, 3, 2.0)
+    tested = holes(tested)
+    tested[:20] = np.nan
+    test = report.TestSet(np.char.add("T", names), guess, images, tested)
+    numbers = report.evaluation_report(inputs()._replace(galaxy_id=names, truth=truth, test=test), tmp_path)
+    assert numbers["rmse"].value == pytest.approx(np.sqrt(evaluate.squared_error(truth, PREDICTED).mean()))
+    assert numbers["test scores"]["galaxies"] == 30
+    assert numbers["test scores"]["mse"].value == pytest.approx(evaluate.squared_error(tested[20:], guess[20:]).mean())
+    assert numbers["test"]["labelled"] == np.isfinite(tested[:, 23]).sum()
+    html = (tmp_path / "report.html").read_text()
+    for words in ("Labels are partly unknown", "Over the 30 of 50 test galaxies that have labels", "took no part in"):
+        assert words in html
+    assert "nan" not in html.lower().split("<body")[1].replace("data:image", "").split("base64")[0]
+    assert {row["galaxy_id"] for row in rows(tmp_path / "most_confident.csv")} <= set(names)
+    assert [int(row["galaxies"]) for row in rows(tmp_path / "per_answer.csv")] == np.isfinite(truth).sum(0).tolist()
+    scores = {row["score"]: row["value"] for row in rows(tmp_path / "test_scores.csv")}
+    assert float(scores["rmse"]) == numbers["test scores"]["rmse"].value
+
+    def shown(at):
+        seen.extend(at)
+        return images(at)
+
+    side = explore.Side(lambda: [(names[:20], truth[:20]), (names[20:], truth[20:])], shown)
+    page = report_data.explore_report(side, side, tmp_path / "explore", tree=GALAXY_ZOO_2)
+    assert min(seen) >= 0
+    prototypes = rows(tmp_path / "explore" / "prototypes.csv")
+    assert [row["column"] for row in prototypes] == list(GALAXY_ZOO_2.columns[:31])
+    assert {row["galaxy_id"] for row in prototypes} <= set(names)
+    assert "Every number is over the galaxies that have the label" in page.read_text()
+    # A merger fraction that nobody voted on has no purity.
+    truth[:, 23] = np.nan
+    numbers = report.evaluation_report(inputs()._replace(truth=truth, test=None), tmp_path / "none")
+    assert numbers["mergers"]["labelled"] == 0
+    assert "No validation galaxy has a label of this answer" in (tmp_path / "none" / "report.html").read_text()
+    assert not (tmp_path / "none" / "merger_curve.csv").exists()
 
 
 @pytest.mark.slow

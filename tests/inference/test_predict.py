@@ -348,6 +348,13 @@ def test_validation_table_comes_back(tmp_path):
     for found, given in zip(read_validation(tmp_path / "validation.parquet"), (ids, truth, guess), strict=True):
         np.testing.assert_array_equal(found, given)
         assert found.dtype == given.dtype
+    texts, partly = np.array(["J10", "", "00123", "é", "a longer name"]), np.where(truth < 0.5, np.nan, truth)
+    write_validation(tmp_path / "texts.parquet", texts, partly, guess, GALAXY_ZOO_2)
+    for found, given in zip(read_validation(tmp_path / "texts.parquet"), (texts, partly, guess), strict=True):
+        np.testing.assert_array_equal(found, given)
+        assert found.dtype == given.dtype
+    table = tables.read(tmp_path / "texts.parquet")
+    assert table["true_Class1.1"].null_count == np.isnan(partly[:, 0]).sum()
     with pytest.raises(UserError, match="neither a Parquet file nor a folder"):
         read_validation(tmp_path)
     (tmp_path / "text.parquet").write_text("text")
