@@ -177,9 +177,9 @@ def guess_rmse(train: LabelSummary, validation: LabelSummary) -> float:
 
     As in the scores, a galaxy's error is the mean over its known answers. Answers unknown on a side do not count.
     """
-    if not ((train.known > 0) & (validation.known > 0)).any():
-        return float("nan")
     n = np.where((train.known > 0) & (validation.known > 0), validation.pairs[:, -1], 0)
+    if not n.any():
+        return float("nan")
     some = np.where(n > 0, n, np.nan)
     off = np.sqrt(validation.square[:, -1] / some) ** 2 + (validation.centre[:, -1] - train.mean) ** 2
     return float(np.sqrt(np.average(off[n > 0], weights=n[n > 0] / validation.count)))

@@ -98,15 +98,8 @@ def answer_scores(rmse: np.ndarray, low: np.ndarray, high: np.ndarray, spread: n
     end = ax.get_xlim()[1]
     for row in y[np.isnan(rmse)]:
         ax.text(0, row, "no labels", color=GREY, fontsize=6.8, va="center")
-    ax.text(
-        end / 2 if np.isnan(rmse[0]) else min(rmse[0], end / 2),
-        -top,
-        "this model",
-        color=BLUE,
-        fontsize=7,
-        ha="center",
-        weight="bold",
-    )
+    x = min(np.nan_to_num(rmse[0], nan=end), end / 2)
+    ax.text(x, -top, "this model", color=BLUE, fontsize=7, ha="center", weight="bold")
     ax.text(end, -top, "guessing the mean", color=GREY, fontsize=7, ha="right")
     ax.set_xlabel("RMSE of the vote fraction, 95 % interval")
     ax.spines["left"].set_visible(False)
