@@ -7,7 +7,7 @@ from galaxies import holes, images, pair
 from configs import default
 from gz_jax import resolve
 from gz_jax.data import augment
-from gz_jax.data.split import Dataset, Split
+from gz_jax.data.split import Dataset, Split, fraction_records
 from gz_jax.inference import tables
 from gz_jax.inference.trained import Trained
 from gz_jax.labels import GALAXY_ZOO_2
@@ -20,7 +20,7 @@ def split_of(votes: np.ndarray, names: np.ndarray | None = None) -> Split:
     """Galaxies of 32 pixels whose galaxy_id falls, and so does not follow the names."""
     pictures = images(np.arange(len(votes)))
     ids = 10**15 - np.arange(len(votes))
-    return Split(len(votes), lambda i: {"image": pictures[i], "vote_fractions": votes[i], "galaxy_id": ids[i]}, names)
+    return Split(len(votes), lambda i: {"image": pictures[i], "galaxy_id": ids[i]} | fraction_records(votes[i]), names)
 
 
 def network(workdir) -> Trained:
