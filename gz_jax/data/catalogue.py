@@ -238,8 +238,12 @@ def _read(
         if split[row] is None:
             fault(row, "unknown split", f"{name!r} is not train, validation or test" if name else "it is empty")
     scale = None
+
+    def no_scale(name: str, row: int, text: str) -> None:
+        fault(row, "text where a number belongs", f"{name} = {text!r}")
+
     for name in set(more) - {SPLIT}:
-        scale = _numbers(found[name], lambda row, text, name=name: fault(row, "no number", f"{name} = {text!r}"))
+        scale = _numbers(found[name], functools.partial(no_scale, name))
         for row in np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & ~bad).tolist():
             fault(row, "pixel scale is missing or not positive", f"{name} = {scale[row]:g}")
     place = places.find_place(path, listed.files[0], folder)

@@ -79,7 +79,9 @@ def of_conditional(fractions: np.ndarray, totals: np.ndarray, tree: Tree, nomina
         total = some.sum(1)
         asked = (total > 0) & ~(totals[:, q] == 0)
         wrong = np.flatnonzero(asked & (np.abs(total - 1) > ROUNDING))
-        faults += [Fault(i, "fractions do not add up to 1", f"{tree.questions[q].name}: {total[i]:g}") for i in wrong]
+        faults += [
+            Fault(i, "fractions do not add up to 1", f"{tree.questions[q].name}: {total[i]:g}") for i in wrong.tolist()
+        ]
         asked[wrong] = False
         conditional[asked, answers] = np.clip(some[asked] / total[asked, None], 0, 1)
     return _labels(conditional, totals, faults, tree, nominal)
@@ -98,9 +100,9 @@ def of_joint(fractions: np.ndarray, totals: np.ndarray, tree: Tree, nominal: flo
     ]
     fractions, totals = _without(fractions, faults), _without(totals, faults)
     broken = tree_violation(fractions, tree) > ROUNDING
-    for i in np.flatnonzero(broken.any(1)):
+    for i in np.flatnonzero(broken.any(1)).tolist():
         names = ", ".join(tree.questions[q].name for q in np.flatnonzero(broken[i]))
-        faults.append(Fault(int(i), f"vote fractions break the decision tree {tree.name}", f"question {names}"))
+        faults.append(Fault(i, f"vote fractions break the decision tree {tree.name}", f"question {names}"))
     known = np.clip(fractions, 0, 1)
     volunteers = _volunteers(totals, tree, nominal)
     votes = np.empty(fractions.shape)
@@ -142,9 +144,9 @@ def of_class(names: np.ndarray, tree: Tree, nominal: float) -> Labels:
     answered = np.stack([np.isfinite(conditional[:, answers]).all(1) for answers in tree.slices], 1)
     for q, parents in enumerate(tree.parents):
         reached = labels.fractions[:, list(parents)].sum(1) if parents else np.ones(len(names))
-        for i in np.flatnonzero(answered[:, q] & (reached == 0)):
+        for i in np.flatnonzero(answered[:, q] & (reached == 0)).tolist():
             detail = f"{tree.questions[q].name}: {names[i, q]!r}"
-            faults.append(Fault(int(i), "answers a question that its other answers do not lead to", detail))
+            faults.append(Fault(i, "answers a question that its other answers do not lead to", detail))
     return _finish(labels.fractions, labels.votes, faults)
 
 
