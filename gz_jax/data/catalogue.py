@@ -13,19 +13,18 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from gz_jax.data import catalogue_columns, catalogue_labels, identifiers, images, inputs, places, tables
-from gz_jax.data.catalogue_columns import Columns
-from gz_jax.data.catalogue_labels import Fault, Kind, Labels
+from gz_jax.data import catalogue_table, images, inputs
+from gz_jax.data.catalogue_labels import Kind
+from gz_jax.data.catalogue_table import Table
 from gz_jax.data.galaxy_zoo import cache_dir, warn_of_differences
 from gz_jax.data.image_file import ImageFile
 from gz_jax.data.kaggle_split import compare_splits, side
-from gz_jax.data.problems import MAX_PROBLEMS, Problem, in_threads, report
+from gz_jax.data.problems import Problem, in_threads, report
 from gz_jax.data.sight import Sight
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.labels import Tree
@@ -33,29 +32,6 @@ from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import write_json
 
 _log = logging.getLogger(__name__)
-SPLIT = "split"  # the column that says which side a galaxy is on, where the table has it
-_SIDES = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-_CHUNK = 1 << 16  # rows whose labels are converted at a time
-
-
-class Table(NamedTuple):
-    """A table's rows, checked one by one: those without a problem, sorted by id.
-
-    ids: int64 or str [n]; files: str [n]; opened: row to what `images.read_cutout` reads; stamps: str [n], versions of
-    the files; labels: of each row; split: object [n], 'train', 'validation', 'test' or None; scale: float64 [n], arcsec
-    per pixel, or None.
-    """
-
-    ids: np.ndarray
-    files: pa.Array
-    opened: Callable[[int], Any]
-    stamps: pa.Array
-    labels: Labels
-    split: np.ndarray
-    scale: np.ndarray | None
 
 
 def open_dataset(
@@ -101,33 +77,32 @@ def open_dataset(
     """
     path = pathlib.Path(path).expanduser()
     files = list(file_columns or [file_column])
-    problems: list[Problem] = []
-    plan = _plan(path, tree, labels, columns, suffix, id_column, files, sight)
-    table = _read(path, plan, tree, labels, nominal_votes, (id_column, files, images), problems)
+    plan = catalogue_table.plan(path, tree, labels, columns, suffix, id_column, files, sight)
+    table, problems = catalogue_table.read(path, plan, tree, labels, nominal_votes, id_column, files, images)
     sides = _sides(table, seed, validation_fraction)
     how = f"seed{seed}_val{float(validation_fraction)}_{on_bad}{tree_mark(tree)}"
-    name, labelled = (f"{_fingerprint(table, rows)}_{how}" for rows in (sides != "", (sides != "") & (sides != "test")))
+    everything = np.ones(len(sides), bool)
+    name, labelled = (f"{_fingerprint(table, rows)}_{how}" for rows in (everything, sides != "test"))
     seen = hashlib.sha256(repr(sight).encode()).hexdigest()[:8]
     kept = cache_dir(store, f"{name}_{seen}")
     picture = functools.partial(_image_file, table, sight)
-    problems += _check_images(table, picture, kept, size, workers)
+    unusable = _check_images(table, picture, kept, size, workers)
+    problems += unusable
     if problems and on_bad == "fail":
         raise UserError(
             f"{report(problems, path, 'the catalogue')}\n"
             "Repair the table, or go on without these galaxies: --config.data.on_bad=skip"
         )
-    bad = {problem.galaxy_id for problem in problems}
-    good = np.array([str(i) not in bad for i in table.ids.tolist()], bool)
-    splits = {}
-    for name_of, rows in ((one, np.flatnonzero(good & (sides == one))) for one in ("train", "validation", "test")):
-        if len(rows):
-            splits[name_of] = _split(table, rows, picture)
-        elif name_of != "test":
+    good = ~np.isin(table.ids.astype(str), [problem.galaxy_id for problem in unusable])
+    rows = {one: np.flatnonzero(good & (sides == one)) for one in ("train", "validation", "test")}
+    for one in ("train", "validation"):
+        if not len(rows[one]):
             raise UserError(
-                f"of {int(good.sum())} usable galaxies in {path} none is left for {name_of}: it has "
-                f"{int((good & (sides != 'test')).sum())} with labels that are not for testing."
+                f"of the {int(good.sum())} usable galaxies in {path} none is for {one}: "
+                f"{int((good & (sides != 'test')).sum())} have labels and are not for testing."
             )
-    train, validation = (table.labels.fractions[good & (sides == one)] for one in ("train", "validation"))
+    splits = {one: _split(table, some, picture) for one, some in rows.items() if len(some)}
+    train, validation = (table.labels.fractions[rows[one]] for one in ("train", "validation"))
     statistics = compare_splits(train, validation, tree)
     warn_of_differences(statistics)
     galaxies = {one: split.size for one, split in splits.items()}
@@ -170,195 +145,6 @@ def _keys(ids: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(hashed), "<i8").astype(np.int64)
 
 
-def _plan(
-    path: pathlib.Path,
-    tree: Tree,
-    kind: Kind,
-    columns: str,
-    suffix: str,
-    id_column: str,
-    files: list[str],
-    sight: Sight,
-) -> tuple[Columns, list[str]]:
-    """The columns of the labels, and those beside them that are there or needed.
-
-    Raises:
-      UserError: columns are missing.
-    """
-    if not path.name.lower().endswith((".csv", ".parquet", *inputs.FITS_SUFFIXES)):
-        raise UserError(f"{path} is no table that is read: CSV (.csv), Parquet (.parquet) or FITS (.fits)")
-    there = tables.names(path, [id_column, *files])
-    chosen = catalogue_columns.choose(there, tree, kind, catalogue_columns.parse(columns, tree), suffix)
-    list(catalogue_columns.rest_of(chosen, tree))
-    needed = [id_column, *files, *chosen.names, *filter(None, [sight.scale_column])]
-    if text := catalogue_columns.lacking(there, list(dict.fromkeys(needed))):
-        raise UserError(
-            f"{path} has {text}. Name them by --config.data.id_column, .file_column, .columns='answer=column, ...' or "
-            f".suffix (what they have after the names in the tree, which is {tree.name}: --config.tree)."
-        )
-    return chosen, [name for name in (SPLIT, sight.scale_column) if name in there and name]
-
-
-def _read(
-    path: pathlib.Path,
-    plan: tuple[Columns, list[str]],
-    tree: Tree,
-    kind: Kind,
-    nominal: float,
-    where: tuple[str, list[str], Any],
-    problems: list[Problem],
-) -> Table:
-    """The rows without a problem, sorted by id; the problems of the others are added to `problems`."""
-    (chosen, more), (id_column, file_columns, folder) = plan, where
-    listed = tables.load(path, id_column, file_columns)
-    if listed is None:
-        raise UserError(f"{path} has no table with the columns {id_column} and {', '.join(file_columns)}")
-    found = tables.columns(path, list(dict.fromkeys([*chosen.names, *more])))
-    texts, files = listed.ids, places.joined_files(listed.files)
-    bad = np.zeros(len(texts), bool)
-
-    def fault(row: int, what: str, detail: str = "") -> None:
-        name = texts[row].as_py()
-        bad[row] = True
-        note = f"row {row + 1}{detail and ', '}{detail[:100]}"
-        problems.append(Problem(name or f"row {row + 1}", files[row].as_py() or "", what, note))
-        if len(problems) > MAX_PROBLEMS:
-            raise UserError(f"{report(problems, path, 'the catalogue')}\nand more: are these the right columns?")
-
-    for row in np.flatnonzero(pc.is_null(texts).to_numpy(zero_copy_only=False)).tolist():
-        fault(row, "no id")
-    counts = collections.Counter(texts.to_pylist())
-    for row, name in enumerate(texts.to_pylist() if max(counts.values()) > 1 else ()):
-        if name is not None and counts[name] > 1:
-            fault(row, "id used more than once")
-    labels = _labels(found, chosen, tree, kind, nominal, fault)
-    split = np.full(len(texts), None, object)
-    for row, name in enumerate(identifiers.texts(found[SPLIT]).to_pylist() if SPLIT in found else ()):
-        split[row] = _SIDES.get((name or "").strip().lower())
-        if split[row] is None:
-            fault(row, "unknown split", f"{name!r} is not train, validation or test" if name else "it is empty")
-    scale = None
-
-    def no_scale(name: str, row: int, text: str) -> None:
-        fault(row, "text where a number belongs", f"{name} = {text!r}")
-
-    for name in set(more) - {SPLIT}:
-        scale = _numbers(found[name], functools.partial(no_scale, name))
-        for row in np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & ~bad).tolist():
-            fault(row, "pixel scale is missing or not positive", f"{name} = {scale[row]:g}")
-    place = places.find_place(path, listed.files[0], folder)
-    stamps: list[str] = []
-    for row in range(len(texts)):
-        try:
-            keys = [place.find(name) for name in places.row_files(listed.files, file_columns, row)]
-            stamps.append(" + ".join(map(place.stamp, keys)))
-        except (UserError, ValueError, OSError) as error:
-            stamps.append("")
-            kind_of, _, detail = str(error).partition(": ")
-            fault(row, kind_of, detail)
-    kept = np.flatnonzero(~bad)
-    if not len(kept):
-        raise UserError(f"{report(problems, path, 'the catalogue')}\nNo row is usable: are these the right columns?")
-    ids = identifiers.from_texts(texts.take(pa.array(kept)))
-    order = np.argsort(ids, kind="stable")
-    kept = kept[order]
-
-    def opened(i: int) -> Any:
-        sources = [place.read(place.find(name)) for name in places.row_files(listed.files, file_columns, int(kept[i]))]
-        return sources[0] if len(sources) == 1 else tuple(sources)
-
-    return Table(
-        ids[order],
-        files.take(pa.array(kept)),
-        opened,
-        pa.array(stamps).take(pa.array(kept)),
-        Labels(labels.fractions[kept], labels.votes[kept], []),
-        split[kept],
-        None if scale is None else scale[kept],
-    )
-
-
-def _labels(
-    found: dict[str, pa.ChunkedArray],
-    chosen: Columns,
-    tree: Tree,
-    kind: Kind,
-    nominal: float,
-    fault: Callable[[int, str, str], None],
-) -> Labels:
-    """The labels of all rows, converted in chunks of rows, so that memory stays small."""
-    total = len(next(iter(found.values())))
-    fractions, votes = (np.empty((total, len(tree.columns)), np.float32) for _ in range(2))
-    rest = list(catalogue_columns.rest_of(chosen, tree))
-    for start in range(0, total, _CHUNK):
-        part = {name: column.slice(start, _CHUNK) for name, column in found.items()}
-        count = min(_CHUNK, total - start)
-        wrong: list[Fault] = []
-
-        def numbers(name: str | None, part=part, count=count, wrong=wrong) -> np.ndarray:
-            if name is None or name == catalogue_columns.REST:
-                return np.full(count, np.nan)
-
-            def no_number(row: int, text: str) -> None:
-                wrong.append(Fault(row, "text where a number belongs", f"{name} = {text[:40]!r}"))
-
-            return _numbers(part[name], no_number)
-
-        if kind == "class":
-            names = [np.array(identifiers.texts(part[name]).to_pylist(), object) for name in chosen.classes]
-            labels = catalogue_labels.of_class(np.stack(names, 1), tree, nominal)
-        else:
-            values = np.stack([numbers(name) for name in chosen.answers], 1)
-            totals = np.stack([numbers(name) for name in chosen.totals], 1)
-            unread = sorted({fault.row for fault in wrong})
-            values[unread] = totals[unread] = np.nan
-            for answer, others in rest:
-                left = 1 - values[:, others].sum(1)
-                values[:, answer] = np.where(np.abs(left) < catalogue_labels.ROUNDING, np.maximum(left, 0), left)
-            if kind == "counts":
-                labels = catalogue_labels.of_counts(values, tree, nominal)
-            else:
-                convert = catalogue_labels.of_joint if kind == "joint" else catalogue_labels.of_conditional
-                labels = convert(values, totals, tree, nominal)
-        for one in (*wrong, *labels.faults):
-            fault(start + one.row, one.kind, one.detail)
-        rows = slice(start, start + count)
-        fractions[rows], votes[rows] = labels.fractions, labels.votes
-    return Labels(fractions, votes, [])
-
-
-def _numbers(column: pa.ChunkedArray, no_number: Callable[[int, str], object]) -> np.ndarray:
-    """A column as float64 [n], NaN for what is missing; texts that are no numbers are told by row."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_boolean(kind) or not (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    ):
-        try:
-            values = column.cast(pa.float64(), safe=False)
-        except pa.ArrowException as error:
-            raise UserError(f"a label column holds {kind}, not numbers ({error})") from error
-        return pc.fill_null(values, np.nan).to_numpy().astype(np.float64)
-    texts = pc.utf8_trim_whitespace(identifiers.texts(column))
-    texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-    try:
-        return pc.fill_null(texts.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
-    except pa.ArrowInvalid:
-        pass
-    values = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts.to_pylist()):
-        if text is not None and text.lower() not in ("nan", "na", "n/a", "null", "none", "--"):
-            try:
-                values[row] = float(text)
-            except ValueError:
-                no_number(row, text)
-    return values
-
-
 def _sides(table: Table, seed: int, validation_fraction: float) -> np.ndarray:
     """Which side each galaxy is on, object [n]: the table's, else by a hash of its id; without labels, 'test'."""
     labelled = np.isfinite(table.labels.fractions).any(1)
@@ -369,6 +155,8 @@ def _sides(table: Table, seed: int, validation_fraction: float) -> np.ndarray:
     training = sides == "train"
     if given.any() and not (labelled & (sides == "validation")).any():  # a table of train and test alone
         sides[training] = drawn[training]
+    if bare := int((~labelled & (sides != "test")).sum()):
+        _log.warning("%d galaxies have no labels: they are predicted, and neither train nor validate", bare)
     sides[~labelled] = "test"
     return sides
 

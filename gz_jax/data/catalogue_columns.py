@@ -117,14 +117,19 @@ def _few(names: Sequence[str], at_most: int = 20) -> str:
     return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
 
 
-def rest_of(columns: Columns, tree: Tree) -> Iterator[tuple[int, list[int]]]:
+def rest_of(columns: Columns, tree: Tree, kind: Kind) -> Iterator[tuple[int, list[int]]]:
     """(answer, the other answers of its question) of each answer that is what the others leave of 1.
 
     Raises:
-      UserError: two answers of one question.
+      UserError: two answers of one question, or labels that do not add up to 1.
     """
-    for answers in tree.slices:
+    for answers, parents in zip(tree.slices, tree.parents, strict=True):
         places = [i for i in range(answers.start, answers.stop) if columns.answers and columns.answers[i] == REST]
+        if places and (kind == "counts" or (kind == "joint" and parents)):
+            raise UserError(
+                f"--config.data.columns: {tree.columns[places[0]]} cannot be {REST!r}, since the labels of its "
+                f"question ({kind}) do not add up to 1."
+            )
         if len(places) > 1:
             raise UserError(f"--config.data.columns: only one answer of a question can be {REST!r}.")
         for i in places:

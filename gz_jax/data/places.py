@@ -94,7 +94,7 @@ def find_file(name: str, folder: pathlib.Path) -> pathlib.Path:
     if separator and scheme.lower() == "file":
         text = urllib.parse.unquote(rest.removeprefix("localhost"))
     elif separator and scheme.isalnum():
-        raise UserError(f"{text} is a URL: only files are read")
+        raise UserError(f"a URL, and only files are read: {text}")
     for last in (text, os.path.expanduser(text), os.path.expanduser(text.replace("\\", "/"))):
         path = folder / last
         if os.path.exists(path):

@@ -644,8 +644,8 @@ def test_paths_as_people_write_them(tmp_path, home, written, there):
         ("../b.jpg", "no such file: {parent}/b.jpg"),
         ("~/b.jpg", "no such file: {root}/home/b.jpg"),
         ("C:\\x\\b.jpg", "no such file: {root}/C:/x/b.jpg"),
-        ("https://example.org/b.jpg", "https://example.org/b.jpg is a URL: only files are read"),
-        ("s3://bucket/b.jpg", "s3://bucket/b.jpg is a URL: only files are read"),
+        ("https://example.org/b.jpg", "a URL, and only files are read: https://example.org/b.jpg"),
+        ("s3://bucket/b.jpg", "a URL, and only files are read: s3://bucket/b.jpg"),
         ("file:///none/b.jpg", "no such file: /none/b.jpg"),
     ],
 )
