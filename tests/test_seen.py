@@ -67,7 +67,17 @@ def config_of(pipeline: str, store: pathlib.Path, *, size=SIZE, zoom=1.3):
 def network(config, predict, views=1, weights="a"):
     view = augment.unaugmented(resolve.parts(config, GALAXY_ZOO_2).view)
     return Trained(
-        predict, config, GALAXY_ZOO_2, view, views, pathlib.Path("net"), 0, {"val_loss": 0.1}, weights, "none"
+        predict,
+        config,
+        GALAXY_ZOO_2,
+        view,
+        resolve.seen(config),
+        views,
+        pathlib.Path("net"),
+        0,
+        {"val_loss": 0.1},
+        weights,
+        "none",
     )
 
 
@@ -104,7 +114,7 @@ def test_evaluation_sees_what_trainings_validation_saw(dataset, pipeline, size, 
     files = dataset.splits["validation"].read(np.arange(COUNT))["image"]
     catalogue = Catalogue(np.arange(COUNT), files.__getitem__, "memory")
     shown.clear()
-    predict_catalogue(catalogue, tmp_path / "out", [network(config, predict)], batch_size=4, crop=CROP, progress=False)
+    predict_catalogue(catalogue, tmp_path / "out", [network(config, predict)], batch_size=4, progress=False)
     assert sum(map(len, shown)) >= COUNT
     np.testing.assert_array_equal(np.concatenate(shown)[:COUNT], validated)
 
@@ -168,10 +178,10 @@ def test_sixteen_views_of_prediction_show_the_sky_beyond_the_square(kind, tmp_pa
     Image.fromarray(ramp()).save(paths[0])
     if kind == "arrays":
         monkeypatch.setattr("gz_jax.inference.trained.load", lambda path, views: many)
-        fractions = predict_arrays(ramp()[None], "anywhere", views=16, crop=CROP)[1].fractions[0, :1]
+        fractions = predict_arrays(ramp()[None], "anywhere", views=16)[1].fractions[0, :1]
     else:
         catalogue = Catalogue(np.arange(2), paths.__getitem__, "two paths")
-        predict_catalogue(catalogue, tmp_path / "out", networks, batch_size=4, crop=CROP, progress=False)
+        predict_catalogue(catalogue, tmp_path / "out", networks, batch_size=4, progress=False)
         fractions = tables.read(tmp_path / "out")["Class1.1"].to_numpy()
     (batch,) = shown
     assert len(batch) == 4

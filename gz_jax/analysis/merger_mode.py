@@ -12,6 +12,7 @@ from gz_jax.analysis import plots_mergers
 from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
 from gz_jax.analysis.plots_mergers import ESTIMATES
+from gz_jax.data.sight import SETTINGS
 from gz_jax.inference import tables as table_files
 from gz_jax.inference.manifest import described, networks_of, same_networks
 from gz_jax.labels import Tree, differences
@@ -33,6 +34,7 @@ class _Scores(NamedTuple):
     files: np.ndarray | None = None
     networks: Sequence[dict[str, Any]] = ()
     settings: Mapping[str, Any] | None = None
+    looked_at: str = ""  # where that is not what the network saw in training
 
 
 def merger_mode(
@@ -173,7 +175,7 @@ def _load(path: Path, answer: str) -> _Scores:
     votes = table[voted].to_numpy() if voted in names else None
     files = _texts(table["file"]) if "file" in names else None
     made = table_files.manifest(path)
-    how = networks_of(made), made.get("settings")
+    how = networks_of(made), made.get("settings"), "" if made.get("as_trained", True) else made["sight"]
     return _Scores(os.fspath(path), _texts(table[key]), table[answer].to_numpy(), votes, files, *how)
 
 
@@ -217,22 +219,18 @@ def _check_pair(one: _Scores, other: _Scores) -> list[str]:
         )
     unknown = [table.path for table in (one, other) if not table.networks]
     remarks = [f"{path} does not say which network it was predicted by: it could not be checked." for path in unknown]
-    crop = (one.settings or {}).get("crop")
-    if crop is not None and other.settings is None:
+    if one.looked_at and other.settings is None:
         remarks.append(
-            f"The catalogue was predicted with a crop of {crop:g} pixels of its images, the validation galaxies as in "
-            "training: (c) and (d) hold only if both crops show the same part of a galaxy."
+            f"The catalogue was predicted from {one.looked_at} of its images, the validation galaxies as in training: "
+            "(c) and (d) hold only if both show the same part of a galaxy."
         )
     return remarks
-
-
-SEEN_BY = ("crop", "stretch", "planes", "extension", "extensions", "sky", "noise")  # settings of a prediction
 
 
 def _differences(one: _Scores, other: _Scores) -> str:
     """Settings that decide what the network saw, where both tables have settings and these differ; '' if none does."""
     first, second = one.settings or {}, other.settings or {}
-    names = [name for name in SEEN_BY if first and second and first.get(name) != second.get(name)]
+    names = [name for name in SETTINGS if first and second and first.get(name) != second.get(name)]
     return "; ".join(f"{name} {first.get(name)} and {second.get(name)}" for name in names)
 
 

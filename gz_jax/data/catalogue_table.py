@@ -167,7 +167,7 @@ def _scale(name: str, column: pa.ChunkedArray, faults: _Faults) -> np.ndarray:
     def no_number(row: int, text: str) -> None:
         faults.add(row, "text where a number belongs", f"{name} = {text[:40]!r}")
 
-    scale = _numbers(column, no_number)
+    scale = tables.numbers(column, no_number)
     for row in np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & ~faults.bad).tolist():
         faults.add(row, "pixel scale is missing or not positive", f"{name} = {scale[row]:g}")
     return scale
@@ -210,7 +210,7 @@ def _labels(
             def no_number(row: int, text: str) -> None:
                 wrong.append(Fault(row, "text where a number belongs", f"{name} = {text[:40]!r}"))
 
-            return _numbers(part[name], no_number)
+            return tables.numbers(part[name], no_number)
 
         if kind == "class":
             names = [np.array(identifiers.texts(part[name]).to_pylist(), object) for name in chosen.classes]
@@ -233,35 +233,3 @@ def _labels(
         rows = slice(start, start + count)
         fractions[rows], votes[rows] = labels.fractions, labels.votes
     return Labels(fractions, votes, [])
-
-
-def _numbers(column: pa.ChunkedArray, no_number: Callable[[int, str], object]) -> np.ndarray:
-    """A column as float64 [n], NaN for what is missing; texts that are no numbers are told by row."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_boolean(kind) or not (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    ):
-        try:
-            values = column.cast(pa.float64(), safe=False)
-        except pa.ArrowException as error:
-            raise UserError(f"a label column holds {kind}, not numbers ({error})") from error
-        return pc.fill_null(values, np.nan).to_numpy().astype(np.float64)
-    texts = pc.utf8_trim_whitespace(identifiers.texts(column))
-    texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-    try:
-        return pc.fill_null(texts.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
-    except pa.ArrowInvalid:
-        pass
-    values = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts.to_pylist()):
-        if text is not None and text.lower() not in ("nan", "na", "n/a", "null", "none", "--"):
-            try:
-                values[row] = float(text)
-            except ValueError:
-                no_number(row, text)
-    return values

@@ -10,13 +10,14 @@ import os
 import pathlib
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gz_jax.data import archive, identifiers, images, listing, places, tables
+from gz_jax.data import archive, catalogue_columns, identifiers, images, listing, places, tables
+from gz_jax.data.sight import Sight
 from gz_jax.runtime.errors import UserError
 
 FITS_SUFFIXES = tuple(kind + packed for kind in (".fits", ".fit", ".fts") for packed in ("", ".gz", ".bz2", ".fz"))
@@ -37,6 +38,7 @@ class Catalogue(NamedTuple):
       files: str [n], the files' names as a table has them (three with ' + ' between), else below the listed folder;
         None for images in memory.
       stamps: str [n], size and CRC of files in a zip; None elsewhere.
+      scales: float64 [n], arcsec per pixel as a table's column has them, null where it has none; None without it.
       left_out: how many files were not taken, by suffix or reason.
     """
 
@@ -45,6 +47,7 @@ class Catalogue(NamedTuple):
     where: str
     files: pa.Array | None = None
     stamps: pa.Array | None = None
+    scales: pa.Array | None = None
     left_out: Mapping[str, int] = types.MappingProxyType({})
 
 
@@ -54,6 +57,7 @@ def list_inputs(
     id_column: str = "id",
     file_column: str = "file",
     file_columns: Sequence[str] = (),
+    scale_column: str | None = None,
 ) -> Catalogue:
     """The images that `spec` names; none is opened yet.
 
@@ -61,6 +65,7 @@ def list_inputs(
       spec: a folder (searched through, symbolic links included), a glob, a zip (Kaggle's images_test_rev1.zip), or a
         table: CSV, Parquet or FITS, with `id_column` and `file_column`. A FITS file without such a table is one image.
       file_columns: three columns instead of `file_column`: a galaxy's files of its red, green and blue band.
+      scale_column: of a table, the images' arcsec per pixel; ignored where `spec` is something else.
 
     Returns:
       The catalogue, in the table's order, else sorted by id. Without a table the id is the path below the
@@ -90,12 +95,14 @@ def list_inputs(
     elif suffix in (".csv", ".parquet") or _is_image(text):
         columns, may_be_table = file_columns or [file_column], suffix not in PICTURE_SUFFIXES
         if may_be_table and (table := tables.read(path, id_column, columns)) is not None:
-            return _of_table(path, table, columns)
+            scales = scale_column and _pixel_scales(path, table, [id_column, *columns, scale_column])
+            return _of_table(path, table, columns)._replace(scales=scales)
         found = _of_paths([text], text)
     else:
         raise UserError(f"{text} is no folder, zip, CSV, Parquet or FITS table, or image ({READ})")
     if file_columns:
-        raise UserError(f"{text} is no table, in which the columns {', '.join(file_columns)} could name files")
+        names = f"the columns {', '.join(file_columns)} could name files"
+        raise UserError(f"{text} is no table, in which {names}; one file for each: --file_columns=")
     return found
 
 
@@ -165,7 +172,7 @@ def _of_files(
         where,
         _unicode(name[start:] for name in names),
         None if stamps is None else pa.array(map(stamps.get, names), pa.string()),
-        dict(left_out),
+        left_out=dict(left_out),
     )
 
 
@@ -201,6 +208,22 @@ def _of_table(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -
     return Catalogue(ids, read, str(path), places.joined_files(files))
 
 
+def _pixel_scales(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -> pa.Array:
+    """The last of these columns, arcsec per pixel as float64 [n]; what is no positive number is null.
+
+    Raises:
+      UserError: there is no such column, or no pixel scale in it.
+    """
+    if text := catalogue_columns.lacking(table.names, columns[-1:]):
+        raise UserError(f"{path} has {text}. The pixel scale may be a number for all images: --pixel_scale=NUMBER")
+    found = tables.columns(path, list(dict.fromkeys(columns)))[columns[-1]]
+    values = tables.numbers(found, lambda row, text: None)
+    scales = pa.array(values, mask=~((values > 0) & (values < np.inf)))
+    if scales.null_count == len(scales):
+        raise UserError(f"{path}: column {columns[-1]!r} holds no pixel scale, a positive number of arcsec per pixel")
+    return scales
+
+
 def digest(columns: Iterable[pa.Array]) -> str:
     """16 hex digits of columns of text, without a copy of them."""
     found = hashlib.sha256()
@@ -215,12 +238,11 @@ def digest(columns: Iterable[pa.Array]) -> str:
     return found.hexdigest()[:16]
 
 
-def read_row(
-    catalogue: Catalogue, index: int, *, size: int, turned: bool = False, **how: Any
-) -> tuple[np.ndarray, int, str]:
-    """`images.read_cutout` of one row, with a flag and a reason where the catalogue itself cannot give the file."""
+def read_row(catalogue: Catalogue, index: int, *, size: int, turned: bool, sight: Sight) -> tuple[np.ndarray, int, str]:
+    """`images.read_cutout` of one row, with a flag and a reason where the catalogue lacks the file or pixel scale."""
     try:
         source = catalogue.read(index)
+        how = sight.arguments(None if catalogue.scales is None else catalogue.scales[index].as_py())
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
         return images.black(size, turned), images.BAD, reason[:200]
@@ -236,20 +258,20 @@ def read_batches(
     start: int = 0,
     stop: int | None = None,
     workers: int | None = None,
-    **how: Any,
+    sight: Sight = Sight(),  # noqa: B008 (immutable)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Cutouts of rows start..stop-1, decoded in threads, in order; the last batch may be smaller.
 
     Args:
       size, turned: see `images.read_cutout`; workers: threads; None takes one per processor.
-      how: further arguments of `images.read_cutout`.
+      sight: what is looked at.
 
     Yields:
       {'index': int64 [B], 'image': uint8 [B, size, size, 3] or [B, 2, size, size, 3], 'flag': uint8 [B],
       'reason': object [B]}, reasons as str.
     """
     workers = workers or os.cpu_count() or 4
-    one = functools.partial(read_row, catalogue, size=size, turned=turned, **how)
+    one = functools.partial(read_row, catalogue, size=size, turned=turned, sight=sight)
     stop = len(catalogue.ids) if stop is None else min(stop, len(catalogue.ids))
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:

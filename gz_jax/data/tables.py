@@ -7,7 +7,9 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from gz_jax.data import fits_table, identifiers
@@ -82,6 +84,33 @@ def columns(path: pathlib.Path, names: Sequence[str]) -> dict[str, pa.ChunkedArr
     if found is None:
         raise UserError(f"{path} has no table with the columns {', '.join(names)}")
     return dict(zip(names, found[0], strict=True))
+
+
+def numbers(column: pa.ChunkedArray, no_number: Callable[[int, str], object]) -> np.ndarray:
+    """A column as float64 [n], NaN for what is missing; texts that are no numbers are told by row.
+
+    Raises:
+      UserError: a column of neither numbers nor texts.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        try:
+            values = column.cast(pa.float64(), safe=False)
+        except pa.ArrowException as error:
+            raise UserError(f"a column holds {kind}, not numbers ({error})") from error
+        return pc.fill_null(values, np.nan).to_numpy().astype(np.float64)
+    texts = pc.utf8_trim_whitespace(identifiers.texts(column))
+    plain = pc.fill_null(pc.match_substring_regex(texts, r"^(-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)?$"), True)
+    usual = pc.if_else(pc.and_(plain, pc.not_equal(texts, "")), texts, pa.scalar(None, pa.string()))
+    values = np.array(pc.fill_null(usual.cast(pa.float64()), np.nan))
+    for row in np.flatnonzero(~plain.to_numpy(zero_copy_only=False)).tolist():
+        text = texts[row].as_py()
+        if text.lower() not in ("nan", "na", "n/a", "null", "none", "--"):
+            try:
+                values[row] = float(text)
+            except ValueError:
+                no_number(row, text)
+    return values
 
 
 def _checked(path: pathlib.Path, get: Callable[[], Any]) -> Any:

@@ -21,21 +21,23 @@ class Rows(NamedTuple):
     Attributes:
       ids: int64 or str [n]; files: str [n], the images' names, None where they have none (images in memory).
       stamps: str [n], what else is known of the files without reading them (size and CRC in a zip), or None.
+      scales: float64 [n], arcsec per pixel, null where unknown; None unless a column of a table has them.
     """
 
     ids: np.ndarray
     files: pa.Array | None = None
     stamps: pa.Array | None = None
+    scales: pa.Array | None = None
 
     def part(self, start: int, stop: int) -> "Rows":
-        files, stamps = (None if column is None else column[start:stop] for column in (self.files, self.stamps))
-        return Rows(self.ids[start:stop], files, stamps)
+        files, stamps, scales = (None if column is None else column[start:stop] for column in self[1:])
+        return Rows(self.ids[start:stop], files, stamps, scales)
 
     @property
     def digest(self) -> str:
-        """16 hex digits that differ where an id, a file's name or a stamp does."""
-        columns = (pa.array(self.ids).cast(pa.string()), self.files, self.stamps)
-        return inputs.digest(column for column in columns if column is not None)
+        """16 hex digits that differ where an id, a file's name, a stamp or a pixel scale does."""
+        columns = (pa.array(self.ids), self.files, self.stamps, self.scales)
+        return inputs.digest(column.cast(pa.string()) for column in columns if column is not None)
 
 
 def claim(output: pathlib.Path, manifest: dict[str, Any], rows: Rows) -> dict[str, Any]:
@@ -90,16 +92,25 @@ def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str
         before, used = part["id"].to_pylist(), part["flag"].to_numpy() != BAD
         if before != now.ids.tolist():
             return ["the catalogue has other ids now, or the same in another order"]
-        if now.files is None or "file" not in part.column_names:
+        names = ["file"] if now.scales is None else ["file", "pixel_scale"]
+        if now.files is None or not set(names) <= set(part.column_names):
             return ["the images are others"]
-        pairs = list(zip(part["file"].to_pylist(), now.files.to_pylist(), strict=True))
+        pairs = list(zip(_seen(*part.select(names).columns), _seen(now.files, now.scales), strict=True))
         changed = np.array([one != other for one, other in pairs])
         if not changed.any():
             return [f"the files of {path.name} have changed since (their names are the same)"]
         if other := np.flatnonzero(changed & used).tolist():
             one, now_one = pairs[other[0]]
-            return [f"image {before[other[0]]!r} was predicted from {one!r} and is now {now_one!r}"]
+            return [f"image {before[other[0]]!r} was predicted from {one} and is now {now_one}"]
     return []
+
+
+def _seen(files: pa.Array, scales: pa.Array | None = None) -> list[str]:
+    """Files, and their pixel scales if they have any, in words."""
+    found = [repr(file) for file in files.to_pylist()]
+    if scales is None:
+        return found
+    return [f"{one} at {scale} arcsec a pixel" for one, scale in zip(found, scales.to_pylist(), strict=True)]
 
 
 def networks_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:

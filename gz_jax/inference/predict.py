@@ -12,7 +12,7 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from gz_jax import fields, labels
 from gz_jax.data import images, inputs
 from gz_jax.data.inputs import Catalogue
+from gz_jax.data.sight import Sight, changed
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import Rows, claim
 from gz_jax.inference.tables import Predicted
@@ -43,43 +44,40 @@ def predict_catalogue(
     *,
     batch_size: int | None = None,
     shard_size: int = 10_000,
-    crop: float | None = None,
-    pixel_scale: float | None = None,
-    field_arcsec: float | None = None,
-    id_column: str = "id",
-    file_column: str = "file",
-    file_columns: Sequence[str] = (),
+    id_column: str | None = None,
+    file_column: str | None = None,
+    file_columns: Sequence[str] | None = None,
     formats: Sequence[str] = ("parquet",),
     process_index: int = 0,
     process_count: int = 1,
     workers: int | None = None,
     progress: bool = True,
-    **how: Any,
+    **changes: Any,
 ) -> pathlib.Path:
     """Predict a catalogue into `output`/part-00000.parquet ..., which together are one table with a row per image.
 
     Killed and started again it goes on after the last whole shard; the shards' bytes are the same as if it had never
     stopped (on the same devices and versions). A shard with images that could not be read is predicted again once one
-    of them can be. Memory does not grow with the catalogue but for its ids and names.
+    of them can be. Memory does not grow with the catalogue but for its ids, names and pixel scales.
 
     Args:
-      spec, id_column, file_column, file_columns: the images, see `inputs.list_inputs`.
+      spec, id_column, file_column, file_columns: the images, see `inputs.list_inputs`; None takes the columns of the
+        catalogue that the networks were trained on.
       networks: averaged in one pass over the images, each over its own test-time views.
       batch_size: images on the devices at a time, rounded up to a multiple of this process's devices; None takes 128,
         or 32 on CPUs, whose caches like that better (a fifth faster with the paper's CNN).
       shard_size: rows of a shard, rounded up to a multiple of batch_size.
-      crop: side of the central square to look at, in pixels of the image; None takes the part of it that training saw.
-      pixel_scale, field_arcsec: arcsec per pixel and the square's side in arcsec, instead of `crop`.
       formats: of 'parquet' (always written), 'csv', 'fits': predictions.csv and .fits, once all shards are there.
       process_index, process_count: process p makes the shards p, p + process_count, ...; all share `output`.
-      workers: threads that decode; how: further arguments of `images.read_cutout`.
+      workers: threads that decode.
+      changes: of `sight.SETTINGS` those that shall not be as the networks saw it in training (`sight.changed`).
 
     Returns:
       `output`.
 
     Raises:
-      UserError: no such images; networks that see different parts of them; `output` was begun with other images,
-        networks, versions or settings, or cannot be written.
+      UserError: no such images, or no pixel scale of theirs; networks that see different parts of them; `output` was
+        begun with other images, networks, versions or settings, or cannot be written.
     """
     output = pathlib.Path(output).expanduser()
     if unknown := set(formats) - set(tables.FORMATS):
@@ -88,21 +86,25 @@ def predict_catalogue(
     if min(batch_size, shard_size) < 1:
         raise UserError(f"batch size {batch_size} and shard size {shard_size} must be at least 1")
     shard_size = -(-shard_size // batch_size) * batch_size
-    how["crop"] = crop = _crop(networks, crop, pixel_scale, field_arcsec)
-    columns: dict[str, Any] = {"id_column": id_column, "file_column": file_column, "file_columns": list(file_columns)}
-    catalogue = spec if isinstance(spec, Catalogue) else inputs.list_inputs(spec, **columns)
-    if progress and process_index == 0 and (text := inputs.left_out_text(catalogue)):
+    sight = _sight(networks, changes)
+    columns = _columns(networks[0], id_column, file_column, file_columns)
+    loud = progress and process_index == 0
+    if loud:
+        print(f"looking at {sight.text}")
+    catalogue = _catalogue(spec, sight, columns)
+    if loud and (text := inputs.left_out_text(catalogue)):
         print(text)
     total = len(catalogue.ids)
     network, views = ensemble(networks, batch_size)
-    settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **how, **columns}
+    settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **sight.values, **columns}
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
-    rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps)
+    manifest |= {"sight": sight.text, "as_trained": sight == networks[0].sight}
+    rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps, catalogue.scales)
     with distributed.lead_first():
         manifest = claim(output, manifest, rows)
     starts = range(process_index * shard_size, total, process_count * shard_size)
     spans = [(start, min(start + shard_size, total)) for start in starts]
-    how |= {"size": networks[0].view.size, "turned": any(t.turned for t in networks)}
+    how = {"size": networks[0].view.size, "turned": any(t.turned for t in networks), "sight": sight}
     shards = {span: tables.shard(output, span[0] // shard_size) for span in spans}
     todo = [span for span in spans if not _is_done(shards[span], catalogue, span[0], rows.part(*span), workers, how)]
     if progress and spans and not todo:
@@ -113,7 +115,7 @@ def predict_catalogue(
         initial=sum(b - a for a, b in set(spans) - set(todo)),
         unit=" images",
         mininterval=0.5 if sys.stderr.isatty() else 30,
-        disable=not progress or process_index > 0,
+        disable=not loud,
     )
     try:
         if todo:
@@ -125,7 +127,7 @@ def predict_catalogue(
                 bar.update(len(parts[-1].flag))
             part = rows.part(start, stop)
             about = manifest | {"rows": part.digest}
-            table = tables.to_table(part.ids, _joined(parts), networks[0].tree, about, part.files)
+            table = tables.to_table(part.ids, _joined(parts), networks[0].tree, about, part.files, part.scales)
             tables.write_shard(shards[start, stop], table)
         distributed.gather(0)
         # Of processes that do not know of one another the last to finish finds every shard there.
@@ -144,38 +146,39 @@ def predict_arrays(
     *,
     views: int = 1,
     batch_size: int | None = None,
-    crop: float | None = None,
+    id_column: str | None = None,
+    file_column: str | None = None,
+    file_columns: Sequence[str] | None = None,
     workers: int | None = None,
-    **how: Any,
+    **changes: Any,
 ) -> tuple[np.ndarray, Predicted, Tree]:
     """Ids [n], predictions and the tree that they answer, of images in memory (uint8 [n, H, W, 3]) or in files.
 
     Args:
       images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
       workdirs: of one trained network, or of several to average; views: 1, 8 or 16 test-time views of each image.
-      batch_size, crop, workers, how: see `predict_catalogue`.
+      batch_size, id_column, file_column, file_columns, workers, changes: see `predict_catalogue`.
 
     Raises:
-      UserError: no trained network there; an array of another kind.
+      UserError: no trained network there; an array of another kind; see `predict_catalogue`.
     """
     if isinstance(workdirs, str | os.PathLike):
         workdirs = [workdirs]
     networks = [trained.load(workdir, views=views) for workdir in workdirs]
-    if isinstance(images_or_paths, str | os.PathLike):
-        catalogue = inputs.list_inputs(images_or_paths)
-    elif isinstance(images_or_paths, np.ndarray):
+    sight = _sight(networks, changes)
+    spec: Any = images_or_paths
+    if isinstance(images_or_paths, np.ndarray):
         array = images_or_paths
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
             raise UserError(f"images must be uint8 [n, height, width, 3], not {array.dtype} {list(array.shape)}")
-        crop = crop or _field(networks) * min(array.shape[1:3])
-        catalogue = Catalogue(np.arange(len(array)), lambda i: _png(array[i]), "an array")
-    else:
+        spec = Catalogue(np.arange(len(array)), lambda i: _png(array[i]), "an array")
+    elif not isinstance(images_or_paths, str | os.PathLike):
         paths = [pathlib.Path(path).expanduser() for path in images_or_paths]
-        catalogue = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
+        spec = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
+    catalogue = _catalogue(spec, sight, _columns(networks[0], id_column, file_column, file_columns))
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
     network, _ = ensemble(networks, batch_size)
-    how |= {"size": networks[0].view.size, "turned": any(t.turned for t in networks)}
-    how |= {"crop": _crop(networks, crop), "workers": workers}
+    how = {"size": networks[0].view.size, "turned": any(t.turned for t in networks), "sight": sight, "workers": workers}
     parts = list(_predictions(network, catalogue, [(0, len(catalogue.ids))], batch_size, how))
     if not parts:
         raise UserError("no images to predict")
@@ -195,16 +198,12 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
       the mean of the networks, its conditional fractions, and the spread over networks and views (or None).
 
     Raises:
-      UserError: the networks answer different trees, see different parts of an image, or two are the same.
+      UserError: the networks answer different trees, or two are the same.
     """
-    shown = {t.workdir: (t.view.size, t.view.crop, t.config.data.image_size) for t in networks}
     weights = [t.weights for t in networks]
     if twice := [t for t in networks if weights.count(t.weights) > 1]:
         folders = " and ".join(str(t.workdir) for t in twice)
         raise UserError(f"{folders} are the same network (weights {twice[0].weights[:8]}): name each network once")
-    if len(set(shown.values())) != 1:
-        texts = (f"{path}: {crop} of {side} px as {size} px" for path, (size, crop, side) in shown.items())
-        raise UserError(f"one pass needs networks that look at the same part of an image: {'; '.join(texts) or 'none'}")
     for one in networks[1:]:
         if differences := labels.differences(networks[0].tree, one.tree):
             folders = f"{networks[0].workdir} and {one.workdir}"
@@ -262,25 +261,42 @@ def _batch_size() -> int:
     return 32 if jax.default_backend() == "cpu" else 128
 
 
-def _field(networks: Sequence[Trained]) -> float:
-    """The part of an image's side that the networks were trained on."""
-    return networks[0].view.crop / networks[0].config.data.image_size
+def _sight(networks: Sequence[Trained], changes: Mapping[str, Any]) -> Sight:
+    """What the networks saw in training, but for `changes`.
+
+    The square must have been the same for all of them. Pixel scale and settings of FITS belong to the images: they may
+    have differed in training, if `changes` has new ones.
+
+    Raises:
+      UserError: the networks differ, or see `sight.changed`.
+    """
+    seen = [(t.view.size, t.sight[:3], changed(t.sight, **changes)) for t in networks]
+    if len(set(seen)) != 1:
+        texts = [f"{t.workdir}: {t.sight.text}, as {t.view.size} px" for t in networks]
+        raise UserError(f"one pass needs networks that look at the same part of an image: {'; '.join(texts) or 'none'}")
+    return seen[0][2]
 
 
-def _crop(
-    networks: Sequence[Trained], crop: float | None, pixel_scale: float | None = None, field_arcsec: float | None = None
-) -> float | None:
-    """Pixels across the central square, None for `images.FIELD` of each image."""
-    if pixel_scale is not None or field_arcsec is not None:
-        if crop is not None or pixel_scale is None or field_arcsec is None:
-            raise UserError("give a crop in pixels, or a pixel scale together with a field, both in arcsec")
-        return images.crop_side(pixel_scale, field_arcsec)
-    if crop is not None and not crop >= 1:
-        raise UserError(f"a crop of {crop} pixels shows nothing; it must be at least 1")
-    if crop is None and networks and abs(_field(networks) - images.FIELD) > 1e-6:
-        seen = f"the central {networks[0].view.crop} of {networks[0].config.data.image_size} pixels"
-        raise UserError(f"this network was trained on {seen}: give the crop, in pixels, that shows the same of yours")
-    return crop
+def _columns(
+    network: Trained, id_column: str | None, file_column: str | None, file_columns: Sequence[str] | None
+) -> dict[str, Any]:
+    """A table's columns of ids and files: as given, else those of the catalogue that the network was trained on."""
+    own = network.config.data
+    if file_columns is None:
+        file_columns = own.file_columns.split(",") if own.file_columns and file_column is None else []
+    one = {"id_column": id_column or own.id_column, "file_column": file_column or own.file_column}
+    return one | {"file_columns": list(file_columns)}
+
+
+def _catalogue(spec: str | os.PathLike[str] | Catalogue, sight: Sight, columns: Mapping[str, Any]) -> Catalogue:
+    """The images, with their pixel scales where the sight needs these. Raises UserError: see `predict_catalogue`."""
+    found = spec
+    if not isinstance(found, Catalogue):
+        found = inputs.list_inputs(found, scale_column=sight.scale_column, **columns)
+    if sight.scale_column and found.scales is None:
+        wanted = f"{sight.text} need a table with that column; or say --pixel_scale=NUMBER (arcsec per pixel)"
+        raise UserError(f"{found.where}: {wanted}.")
+    return found
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -45,13 +45,16 @@ def to_table(
     tree: Tree,
     metadata: dict[str, Any] | None = None,
     files: pa.Array | None = None,
+    scales: pa.Array | None = None,
 ) -> pa.Table:
     """Columns id, file, each answer's by its name (joint), cond_..., spread_..., flag, reason; null where flag is 2.
 
-    `file` is left out for images in memory, `spread_` for one network with one view.
+    `file` is left out for images in memory, `spread_` for one network with one view. `pixel_scale`, after `file`, has
+    the `scales` by which the images were looked at, if a column gave them.
     """
     bad = predicted.flag == BAD
-    columns: dict[str, Any] = {"id": ids} | ({} if files is None else {"file": files})
+    given = {"id": ids, "file": files, "pixel_scale": scales}
+    columns: dict[str, Any] = {name: column for name, column in given.items() if column is not None}
     for prefix, values in zip(("", "cond_", "spread_"), predicted[:3], strict=True):
         if values is not None:
             columns |= {prefix + name: pa.array(values[:, j], mask=bad) for j, name in enumerate(tree.columns)}
@@ -276,7 +279,7 @@ def _write_fits(file: Any, parts: Sequence[pathlib.Path]) -> None:
         rows += texts.num_rows
         for name in texts.column_names:
             widths[name] = max([widths.get(name, 1), *(len(text) for text in _ascii(texts[name]))])
-    kinds = {pa.int64(): ">i8", pa.float32(): ">f4", pa.uint8(): "u1"}
+    kinds = {pa.int64(): ">i8", pa.float64(): ">f8", pa.float32(): ">f4", pa.uint8(): "u1"}
     dtype = np.dtype([(f.name, f"S{widths[f.name]}" if f.name in widths else kinds[f.type]) for f in schema])
     header = fits.BinTableHDU(np.zeros(0, dtype), name="PREDICTIONS").header
     header["NAXIS2"] = rows

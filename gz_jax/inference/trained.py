@@ -13,15 +13,14 @@ from ml_collections import ConfigDict
 from gz_jax import fields, labels, resolve
 from gz_jax.data import augment, look
 from gz_jax.data.augment import View
+from gz_jax.data.sight import Sight
 from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, state, step
 from gz_jax.training import workdir as workdirs
 
-# Fields of a config that decide, with the parameters, what a network computes from an image.
+# Fields of a config that decide, with the parameters and `Trained.sight`, what a network computes from an image.
 COMPUTES = (
-    "data.crop",
-    "data.image_size",
     "data.size",
     "model.activation",
     "model.dtype",
@@ -39,9 +38,10 @@ class Trained(NamedTuple):
       predict: uint8 [b, S, S, 3], or [b, 2, S, S, 3] if `turned`, -> float32 [views, b, answers], one for each
         test-time view, the image as it is first; b is any multiple of the number of devices, each compiled once.
       config: what it was trained with; tree: whose answers it gives.
-      view: the part of an image that it sees (S is `view.size`); views: how many test-time views it is averaged over.
+      view: the pixels that evaluation cuts out for it (S is `view.size`); sight: the square that it saw in training,
+        and the settings of FITS; views: how many test-time views it is averaged over.
       workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
-      weights: 16 hex digits that differ where the parameters do, the tree does, or the config fields of `COMPUTES`.
+      weights: 16 hex digits that differ where the parameters do, the tree, `sight`, or the config fields of `COMPUTES`.
       data: fingerprint of the galaxies it was trained on (`split.Dataset.fingerprint`).
     """
 
@@ -49,6 +49,7 @@ class Trained(NamedTuple):
     config: ConfigDict
     tree: Tree
     view: View
+    sight: Sight
     views: int
     workdir: pathlib.Path
     step: int
@@ -94,7 +95,8 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         raise UserError(f"{workdir} has no best checkpoint yet: its first epoch is not over. Train it first.")
     at, variables, info = found
     flat = fields.flatten(config)
-    decides = {name: flat[name] for name in COMPUTES} | {"tree": labels.as_dict(record.tree)}
+    sight = resolve.seen(config)
+    decides = {name: flat[name] for name in COMPUTES} | {"tree": labels.as_dict(record.tree), "sight": sight.values}
     weights = checkpoint.digest(variables, decides)[:16]
     parts = resolve.parts(config, record.tree)
     mesh = state.make_mesh(jax.local_devices())
@@ -124,6 +126,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         config=config,
         tree=record.tree,
         view=augment.unaugmented(parts.view),
+        sight=sight,
         views=views,
         workdir=workdir,
         step=at,

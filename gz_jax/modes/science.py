@@ -1,13 +1,11 @@
 """`--mode=predict` and `--mode=mergers`: a trained network's answers for any catalogue, and a fraction from them."""
 
-import math
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from gz_jax.data import images
+from gz_jax.data import sight
 from gz_jax.inference import predict as prediction
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import networks_of
@@ -22,7 +20,7 @@ def predict(workdir: str, flags: Any) -> int:
         raise UserError(
             "--mode=predict needs --input (a folder, glob, zip or table of images) and --output (a folder)."
         )
-    how = _shown_by(flags)
+    changes = {name: getattr(flags, "stretch_q" if name == "q" else name) for name in sight.SETTINGS}
     networks = [trained.load(path, views=flags.views) for path in workdir.split(",")]
     with lock.held(pathlib.Path(flags.output, f".lock{jax.process_index()}"), f"output {flags.output}"):
         output = prediction.predict_catalogue(
@@ -30,63 +28,19 @@ def predict(workdir: str, flags: Any) -> int:
             flags.output,
             networks,
             shard_size=flags.shard_size,
-            crop=flags.crop,
-            pixel_scale=flags.pixel_scale,
-            field_arcsec=flags.field,
             id_column=flags.id_column,
             file_column=flags.file_column,
             file_columns=flags.file_columns,
             formats=flags.formats,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            **how,
+            **changes,
         )
         found = tables.tally(output) if jax.process_index() == 0 and tables.is_finished(output) else None
     if found is not None:
         print(found.text())
     print(output)
     return int(found is not None and found.unusable == found.images)
-
-
-def _shown_by(flags: Any) -> dict[str, Any]:
-    """What the flags say of FITS images: arguments of `images.read_cutout`."""
-    how: dict[str, Any] = {}
-    if flags.planes:
-        how["planes"] = _three("planes", flags.planes, int)
-    if flags.scales:
-        how["stretch"] = images.Stretch(scales=_three("scales", flags.scales, float))
-    if flags.extension is not None:
-        how["extension"] = _name_or_number(flags.extension)
-    if flags.extensions:
-        how["extensions"] = tuple(map(_name_or_number, flags.extensions))
-        if len(how["extensions"]) != 3 or flags.extension is not None:
-            raise UserError("--extensions: three names or numbers (red,green,blue), without --extension beside them.")
-    for name in ("sky", "noise"):
-        if texts := getattr(flags, name):
-            how[name] = _numbers(texts)
-            if not how[name]:
-                raise UserError(f"--{name}={','.join(texts)}: one number, or three with commas between.")
-            images.check_level(name, how[name])
-    return how
-
-
-def _name_or_number(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
-
-
-def _numbers(texts: list[str], kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
-    """The numbers of a flag; () where one of them is none."""
-    try:
-        return tuple(map(kind, texts))
-    except ValueError:
-        return ()
-
-
-def _three(name: str, texts: list[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
-    values = _numbers(texts, kind)
-    if len(values) != 3 or not all(0 <= value < math.inf for value in values):
-        raise UserError(f"--{name}={','.join(texts)}: three numbers, none negative, with commas between.")
-    return values
 
 
 def mergers(workdir: str, flags: Any) -> int:
@@ -97,7 +51,7 @@ def mergers(workdir: str, flags: Any) -> int:
         raise UserError(
             "--mode=mergers needs --input: a folder that --mode=predict wrote (several with commas: seeds)."
         )
-    observability = _numbers(flags.observability)
+    observability = sight.numbers(flags.observability)
     if flags.observability and len(observability) != 2:
         raise UserError(f"--observability={','.join(flags.observability)}: time and error in Gyr, e.g. 0.5,0.2")
     runs = [pathlib.Path(run) for run in workdir.split(",")]

@@ -46,7 +46,7 @@ def write_predictions(path, ids, fractions, networks=(A,), files=None, tree=GALA
     flag = np.where(np.isnan(fractions[:, 0]), 2, 0).astype(np.uint8)
     table = table_files.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""))
     metadata = {"models": {"networks": list(networks)}, "settings": {"crop": None, **settings}}
-    metadata["tree"] = as_dict(tree)
+    metadata |= {"tree": as_dict(tree), "sight": f"{settings.get('crop')} pixels", "as_trained": "crop" not in settings}
     names = pa.array([f"{i}.jpg" for i in ids] if files is None else files)
     table_files.write_shard(path, table_files.to_table(ids, table, tree, metadata, names))
     return path
@@ -226,9 +226,9 @@ def test_numbers_of_other_networks_crops_images_or_labels_are_refused(tables, tm
     refused("different votes for the same galaxies", [catalogue, other], [validation, tmp_path / "votes.parquet"])
     refused("different votes", catalogue, validation, labels_csv=write_labels(tmp_path / "few.csv", IDS[:3]))
     assert not (tmp_path / "out").exists()
-    own = write_predictions(tmp_path / "own.parquet", np.arange(N), CATALOGUE, crop=123.0)
+    own = write_predictions(tmp_path / "own.parquet", np.arange(N), CATALOGUE, crop=123)
     caveats = merger_mode(own, validation, tmp_path / "crop")["caveats"]
-    assert any("with a crop of 123 pixels" in text for text in caveats)
+    assert any("from 123 pixels of its images" in text for text in caveats)
     unknown = write_predictions(tmp_path / "unknown.parquet", np.arange(N), CATALOGUE, [])
     caveats = merger_mode(unknown, validation, tmp_path / "unknown")["caveats"]
     assert any("unknown.parquet does not say which network" in text for text in caveats)

@@ -19,6 +19,7 @@ from pyarrow import csv, parquet
 from gz_jax.data import augment, images
 from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import list_inputs, read_batches
+from gz_jax.data.sight import Sight
 from gz_jax.runtime.errors import UserError
 
 GREY = "one band, shown grey"
@@ -407,7 +408,7 @@ def test_real_images(galaxy_zoo_sample):
     catalogue = list_inputs(galaxy_zoo_sample / "images_test_rev1.zip")
     assert len(catalogue.ids) == 1197
     assert np.all(np.diff(catalogue.ids) > 0)
-    batch = next(read_batches(catalogue, 32, size=68, crop=204))
+    batch = next(read_batches(catalogue, 32, size=68, sight=Sight(crop=204)))
     assert not batch["flag"].any()
     brightness = batch["image"].mean((0, 3))
     assert brightness[30:38, 30:38].mean() > 3 * brightness[:8].mean()  # galaxies stand at the centre

@@ -249,12 +249,25 @@ def test_continued_and_shared_out_tables_are_the_same_bytes(catalogue, predicted
     ("change", "message"),
     [
         ({"crop": 30.0}, r"settings crop was None and is now 30\.0"),
-        ({"pixel_scale": 0.4, "field_arcsec": 20.0}, r"settings crop was None and is now 50\.0"),
+        (
+            {"pixel_scale": 0.4, "field": 20.0},
+            r"settings field was None and is now 20\.0; settings pixel_scale was None",
+        ),
+        ({"share": 0.5}, r"settings share was 0\.48\d+ and is now 0\.5"),
+        ({"q": 8.0}, r"settings q was None and is now 8\.0"),
         ({"shard_size": 12}, "settings shard_size was 8 and is now 12"),
         ({"planes": (2, 1, 0)}, r"settings planes was None and is now \[2, 1, 0\]"),
         ({"formats": ("xlsx",)}, "format 'xlsx' is not one of parquet, csv, fits"),
-        ({"crop": 0.0}, "crop of 0.0 pixels shows nothing"),
-        ({"pixel_scale": 0.4}, "a pixel scale together with a field"),
+        ({"crop": 0.0}, "--crop=0 shows nothing: it must be at least 1"),
+        ({"share": -1}, "--share=-1 shows nothing: it must be positive"),
+        ({"crop": 30, "share": 0.5}, r"--crop=30 and --share=0\.5: one of them says which square"),
+        ({"pixel_scale": 0.4}, r"--field \(arcsec\) and --pixel_scale \(arcsec per pixel, or a column\) go together"),
+        ({"field": 30}, "go together"),
+        ({"pixel_scale": "0", "field": 30}, "--pixel_scale=0 must be positive"),
+        (
+            {"colour": 3},
+            "'colour' is no setting of what is looked at; there are crop, share, field, pixel_scale, planes",
+        ),
     ],
 )
 def test_other_settings_are_refused(change, message, catalogue, predicted, network):
@@ -284,10 +297,10 @@ def test_other_images_and_networks_are_refused(catalogue, predicted, network, wo
     with pytest.raises(UserError, match=r"network was seed0 \(1 view, weights \w{8}\) and is now seed1 \(1 view, "):
         predict_catalogue(catalogue, predicted, [trained.load(workdirs[1])], **how)
     other = trained.load(make_workdir(tmp_path / "other", crop=170))
-    with pytest.raises(UserError, match=r"seed0: 204 of 424 px as 34 px; .*other: 170 of 424 px"):
+    with pytest.raises(
+        UserError, match=r"seed0: 48.11 % of the shorter side, as 34 px; .*other: 40.09 % of the shorter"
+    ):
         predict_catalogue(catalogue, tmp_path / "table", [network, other], **how)
-    with pytest.raises(UserError, match="trained on the central 170 of 424 pixels: give the crop"):
-        predict_catalogue(catalogue, tmp_path / "table", [other], **how)
 
 
 def test_networks_are_averaged_and_their_spread_told(catalogue, predicted, workdirs, tmp_path):
@@ -497,7 +510,8 @@ def test_the_end_of_a_run_says_how_many_images_could_be_read(workdirs, tmp_path,
     assert "0 of 5 images predicted" in capsys.readouterr().out
     csv.write_csv(pa.table({"id": range(5), "file": ["0.jpg"] * 5}), table)
     assert run_mode(workdirs[0], table, tmp_path / "none") == 0
-    assert capsys.readouterr().out.startswith("5 of 5 images predicted\n/")
+    said = capsys.readouterr().out
+    assert said.startswith("looking at 48.11 % of the shorter side\n5 of 5 images predicted\n/")
     assert run_mode(workdirs[0], table, tmp_path / "padded", crop=70) == 0
     remark = "used with a remark (flag 1):\n  5 x padded; the first: 0.jpg (padded: 60 x 60 pixels, crop 70)"
     assert remark in capsys.readouterr().out
