@@ -117,7 +117,7 @@ def changed(sight: Sight, flags: tuple[str, str] = ("--", "--"), /, **settings: 
 
 
 def shown(fits: Mapping[str, Any], flag: str = "--") -> dict[str, Any]:
-    """Settings of FITS as `images.read_cutout` and `stretch.Stretch` take them; None is the usual value.
+    """Settings of FITS as `images.read_cutout` and `stretch.Stretch` take them.
 
     Args:
       fits: of `FITS`, each a text (several values with commas between), a number or a sequence; '' is the usual value,
@@ -132,7 +132,7 @@ def shown(fits: Mapping[str, Any], flag: str = "--") -> dict[str, Any]:
         parts = value.split(",") if isinstance(value, str) else [str(one) for one in np.ravel(value).tolist()]
         text = f"{flag}{name}={','.join(parts)}"
         if parts == [""]:
-            found[name] = None
+            found[name] = getattr(Stretch(), name, None)
         elif name == "extension":
             found[name] = _name_or_number(",".join(parts))
         elif name == "extensions":

@@ -22,7 +22,7 @@ flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average 
 flags.register_validator("views", lambda count: count in (1, 8, 16), "--views must be 1, 8 or 16.")
 flags.DEFINE_integer("shard_size", 10_000, "predict: images per Parquet file; each is the work of one process.")
 flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
-# Of the next ones what is not given is as in the network's training, and an empty value is the usual one.
+# What is looked at: a flag that is not given is as in the network's training, an empty one (--sky=) is the usual value.
 flags.DEFINE_string("id_column", None, "predict: the table's column of ids ...")
 flags.DEFINE_string("file_column", None, "... and of image files.")
 flags.DEFINE_list("file_columns", None, "predict: three columns of files, one per band: red,green,blue.")

@@ -589,6 +589,25 @@ def test_three_files_per_galaxy(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_a_column_of_pixel_scales(tmp_path, name):
+    """Numbers, or their texts; what is no positive number is null."""
+    texts = ["0.262", " 5e-1 ", ".4", "1.", "nan", "-1", "", "wide", "inf", "0"]
+    ids, files = list(range(10)), [f"{i}.png" for i in range(10)]
+    numbers = [0.262, 0.5, 0.4, 1.0, np.nan, -1.0, np.nan, np.nan, np.inf, 0.0]
+    path = table(tmp_path / name, id=ids, file=files, text=texts, number=numbers, whole=ids)
+    for column in ("text", "number"):
+        found = list_inputs(path, scale_column=column).scales
+        assert found.to_pylist() == [0.262, 0.5, 0.4, 1.0, None, None, None, None, None, None]
+    assert list_inputs(path, scale_column="whole").scales.to_pylist() == [None, *map(float, range(1, 10))]
+    assert list_inputs(path, id_column="whole", scale_column="whole").ids.tolist() == ids
+    assert list_inputs(path).scales is None
+    with pytest.raises(UserError, match=r"no column 'none'; .*Name the columns: --pixel_scale=\.\.\., .*NUMBER"):
+        list_inputs(path, scale_column="none")
+    with pytest.raises(UserError, match="column 'file' holds no pixel scale"):
+        list_inputs(path, scale_column="file")
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_one_column_may_be_both(tmp_path, name):
     found = list_inputs(table(tmp_path / name, file=["b.png", "a.png"]), id_column="file")
     assert found.ids.tolist() == ["b.png", "a.png"]
