@@ -215,7 +215,7 @@ def _pixel_scales(path: pathlib.Path, table: tables.Table, columns: Sequence[str
       UserError: there is no such column, or no pixel scale in it.
     """
     if text := catalogue_columns.lacking(table.names, columns[-1:]):
-        raise UserError(f"{path} has {text}. The pixel scale may be a number for all images: --pixel_scale=NUMBER")
+        raise UserError(f"{path} has {text}. Give --pixel_scale=NUMBER (arcsec per pixel), or --pixel_scale=COLUMN")
     found = tables.columns(path, list(dict.fromkeys(columns)))[columns[-1]]
     values = tables.numbers(found, lambda row, text: None)
     scales = pa.array(values, mask=~((values > 0) & (values < np.inf)))

@@ -601,7 +601,7 @@ def test_a_column_of_pixel_scales(tmp_path, name):
     assert list_inputs(path, scale_column="whole").scales.to_pylist() == [None, *map(float, range(1, 10))]
     assert list_inputs(path, id_column="whole", scale_column="whole").ids.tolist() == ids
     assert list_inputs(path).scales is None
-    with pytest.raises(UserError, match=r"no column 'none'; .*Name the columns: --pixel_scale=\.\.\., .*NUMBER"):
+    with pytest.raises(UserError, match=r"no column 'none'; it has id, file.*Give --pixel_scale=NUMBER"):
         list_inputs(path, scale_column="none")
     with pytest.raises(UserError, match="column 'file' holds no pixel scale"):
         list_inputs(path, scale_column="file")

@@ -248,7 +248,7 @@ def test_columns_of_ids_and_files_are_those_of_the_networks_catalogue(of_catalog
 
 def test_a_table_without_the_column_of_pixel_scales_is_refused(of_catalogue, table, tmp_path):
     network = trained.load(of_catalogue(data__field=15.0, data__pixel_scale="pixscale"))
-    match = r"no column 'pixscale'; it has id, file, arcsec, half.*--pixel_scale=\.\.\., which may be a NUMBER for all"
+    match = r"no column 'pixscale'; it has id, file, arcsec, half\. Give --pixel_scale=NUMBER \(arcsec per pixel\)"
     with pytest.raises(UserError, match=match):
         predict_catalogue(table, tmp_path / "out", [network], **HOW)
     with pytest.raises(UserError, match="need a table with that column; or say --pixel_scale=NUMBER"):
