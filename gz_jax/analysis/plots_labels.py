@@ -106,13 +106,13 @@ def correlation_matrix(correlation: np.ndarray, tree: Tree) -> Figure:
 
 @styled
 def pipeline_examples(
-    raw: np.ndarray, crop: np.ndarray, augmented: np.ndarray, names: Sequence[str] | None = None
+    raw: np.ndarray, crop: np.ndarray, augmented: np.ndarray, names: Sequence[str] | None = None, first: str = ""
 ) -> Figure:
     """What the network is shown: each row a galaxy as on disk, cropped, and in several training views.
 
     Args:
       raw: uint8 [n, R, R, 3]. crop: uint8 or floating 0..1 [n, S, S, 3]. augmented: [n, k, S, S, 3].
-      names: [n] texts at the left of the rows.
+      names: [n] texts at the left of the rows; first: title of the first column, instead of the size of `raw`.
     """
     n, k = augmented.shape[:2]
     side = (WIDTH - 0.35) / (k + 2)
@@ -123,7 +123,7 @@ def pipeline_examples(
         for ax, image in zip(row, (raw[i], crop[i], *augmented[i]), strict=True):
             show(ax, image)
         row[0].set_ylabel("" if names is None else fit(names[i], side, 6.6), fontsize=6.6, labelpad=3)
-    axes[0, 0].set_title(f"on disk\n{raw.shape[1]} px", fontsize=7.2)
+    axes[0, 0].set_title(first or f"on disk\n{raw.shape[1]} px", fontsize=7.2)
     axes[0, 1].set_title(f"crop\n{crop.shape[1]} px", fontsize=7.2)
     for ax in axes[0, 2:]:
         ax.set_title(f"training view\n{augmented.shape[2]} px", fontsize=7.2)

@@ -22,6 +22,7 @@ class PipelineExamples(NamedTuple):
     crop: np.ndarray
     augmented: np.ndarray
     names: Sequence[str] | None = None
+    first: str = ""
 
 
 def explore_report(

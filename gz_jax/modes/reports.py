@@ -234,7 +234,9 @@ def _examples(config: ConfigDict, split: Split, count: int = 5, epochs: int = 5)
     seen = [np.asarray(warp(cutouts, augment.draw(drawn, config.seed, e, ids), view)) for e in range(epochs)]
     raw = images(split, rows, config.data.image_size)
     names = ids if split.names is None else split.names
-    return report_data.PipelineExamples(raw, plain, np.stack(seen, 1), [str(i) for i in names[: len(ids)]])
+    first = "image" if config.data.source == "catalogue" else ""  # of any size
+    captions = [str(i) for i in names[: len(ids)]]
+    return report_data.PipelineExamples(raw, plain, np.stack(seen, 1), captions, first)
 
 
 def read_log(workdir: pathlib.Path) -> list[dict[str, float]]:
