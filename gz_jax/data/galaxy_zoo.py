@@ -19,7 +19,7 @@ import numpy as np
 
 from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import Contents, quiet
-from gz_jax.data.problems import Problem, progress_bar, report
+from gz_jax.data.problems import Problem, report
 from gz_jax.data.split import Dataset, Records, Split, fraction_records, tree_mark
 from gz_jax.data.synthetic_votes import unanswerable
 from gz_jax.labels import GALAXY_ZOO_2, Tree
@@ -181,10 +181,8 @@ def _checked(
     solutions = kaggle_check.read_solutions(files.solutions)
     if problems is None:
         problems = [*solutions.problems, *kaggle_check.match(files.train, solutions)]
-        both = [images for images in (files.train, files.test) if images]
-        with progress_bar(sum(len(images.names) for images in both), "Checking images") as bar:
-            for images in both:
-                problems += kaggle_check.check_images(images, image_size, workers, bar.update)
+        for images in filter(None, (files.train, files.test)):
+            problems += kaggle_check.check_images(images, image_size, workers)
     chosen = kaggle_check.read_solutions(files.solutions, tree) if tree_mark(tree) else solutions
     found = list({(p.galaxy_id, p.file, p.reason): p for p in [*problems, *chosen.problems]}.values())
     if found and on_bad == "fail":

@@ -58,6 +58,7 @@ def list_inputs(
     file_column: str = "file",
     file_columns: Sequence[str] = (),
     scale_column: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Catalogue:
     """The images that `spec` names; none is opened yet.
 
@@ -65,6 +66,7 @@ def list_inputs(
       spec: a folder (searched through, symbolic links included), a glob, a zip (Kaggle's images_test_rev1.zip), or a
         table: CSV, Parquet or FITS, with `id_column` and `file_column`. A FITS file without such a table is one image.
       file_columns: three columns instead of `file_column`: a galaxy's files of its red, green and blue band.
+      folder: where a table's files are, a folder or a zip; None: beside the table.
       scale_column: of a table, the images' arcsec per pixel; ignored where `spec` is something else.
 
     Returns:
@@ -96,7 +98,7 @@ def list_inputs(
         columns, may_be_table = file_columns or [file_column], suffix not in PICTURE_SUFFIXES
         if may_be_table and (table := tables.read(path, id_column, columns)) is not None:
             scales = scale_column and _pixel_scales(path, table, [id_column, *columns, scale_column])
-            return _of_table(path, table, columns)._replace(scales=scales)
+            return _of_table(path, table, columns, folder)._replace(scales=scales)
         found = _of_paths([text], text)
     else:
         raise UserError(f"{text} is no folder, zip, CSV, Parquet or FITS table, or image ({READ})")
@@ -189,7 +191,9 @@ def _without_suffix(name: str) -> str:
     return name[: -max(len(s) for s in SUFFIXES if name.lower().endswith(s))]
 
 
-def _of_table(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -> Catalogue:
+def _of_table(
+    path: pathlib.Path, table: tables.Table, columns: Sequence[str], folder: str | os.PathLike[str] | None
+) -> Catalogue:
     ids = identifiers.from_texts(table.ids)
     count, rows = identifiers.repeated(ids)
     files = table.files
@@ -197,7 +201,7 @@ def _of_table(path: pathlib.Path, table: tables.Table, columns: Sequence[str]) -
         some = " and ".join(f"{row + 1} ({files[0][row].as_py()})" for row in rows[:2].tolist())
         raise UserError(f"{path}: {_ids(count)} used more than once, the first is {ids[rows[0]]}, in rows {some}")
 
-    place = places.find_place(path, files[0])
+    place = places.find_place(path, files[0], folder)
     rows_of = functools.partial(places.row_files, files, columns)
 
     def read(i: int) -> bytes | pathlib.Path | tuple[bytes | pathlib.Path, ...]:

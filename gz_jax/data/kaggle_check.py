@@ -1,12 +1,10 @@
 """What can be wrong with Kaggle's files, found before anything is built, and reported all at once."""
 
 import collections
-import concurrent.futures
 import csv
 import io
-import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +13,7 @@ from PIL import JpegImagePlugin
 from gz_jax.data import archive, identifiers
 from gz_jax.data.kaggle import Images, csv_bytes
 from gz_jax.data.pictures import MAX_SCANS
-from gz_jax.data.problems import MAX_PROBLEMS, Problem, report
+from gz_jax.data.problems import MAX_PROBLEMS, Problem, in_threads, report
 from gz_jax.labels import GALAXY_ZOO_2, Tree, tree_violation
 from gz_jax.runtime.errors import UserError
 
@@ -176,16 +174,13 @@ def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:
     return None
 
 
-def check_images(
-    images: Images, image_size: int = 424, workers: int | None = None, progress: Callable[[int], object] | None = None
-) -> list[Problem]:
+def check_images(images: Images, image_size: int = 424, workers: int | None = None) -> list[Problem]:
     """Decode every image once, in threads; only as many as there are threads are in memory.
 
     Args:
       images: what `find` found.
       image_size: expected side in pixels.
       workers: number of threads; default one per core.
-      progress: called with the number of images done since it was last called.
     """
 
     def check(galaxy_ids: Sequence[int]) -> list[Problem]:
@@ -208,15 +203,8 @@ def check_images(
         problems.append(Problem(name, name, "image name is not a GalaxyID", detail))
     ids = sorted(images.names)
     chunks = [ids[i : i + 32] for i in range(0, len(ids), 32)]
-    with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        try:
-            for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
-                problems += found
-                if progress:
-                    progress(len(chunk))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for found in in_threads(check, chunks, len(ids), workers):
+        problems += found
     return problems
 
 

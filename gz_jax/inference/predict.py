@@ -47,6 +47,7 @@ def predict_catalogue(
     id_column: str | None = None,
     file_column: str | None = None,
     file_columns: Sequence[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = ("parquet",),
     process_index: int = 0,
     process_count: int = 1,
@@ -61,8 +62,8 @@ def predict_catalogue(
     of them can be. Memory does not grow with the catalogue but for its ids, names and pixel scales.
 
     Args:
-      spec, id_column, file_column, file_columns: the images, see `inputs.list_inputs`; None takes the columns of the
-        catalogue that the networks were trained on.
+      spec, id_column, file_column, file_columns, folder: the images, see `inputs.list_inputs`; None takes the columns
+        of the catalogue that the networks were trained on, and files beside the table.
       networks: averaged in one pass over the images, each over its own test-time views.
       batch_size: images on the devices at a time, rounded up to a multiple of this process's devices; None takes 128,
         or 32 on CPUs, whose caches like that better (a fifth faster with the paper's CNN).
@@ -91,7 +92,7 @@ def predict_catalogue(
     loud = progress and process_index == 0
     if loud:
         print(f"looking at {sight.text}")
-    catalogue = _catalogue(spec, sight, columns)
+    catalogue = _catalogue(spec, sight, columns | {"folder": folder})
     if loud and (text := inputs.left_out_text(catalogue)):
         print(text)
     total = len(catalogue.ids)

@@ -54,6 +54,8 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
         raise UserError(f"--repeats={repeats} must be at least 1.")
     if peers:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share the device's memory
+    if config.data.source == "catalogue":
+        raise UserError("--mode=benchmark times Kaggle's files, or synthetic ones: add --config.data.source=synthetic.")
     resolve.check(config, jax.device_count())
     if peers and jax.device_count() > 1:
         raise UserError("--peers run on one device: let JAX see one alone (CUDA_VISIBLE_DEVICES=0).")

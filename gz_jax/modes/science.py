@@ -31,6 +31,7 @@ def predict(workdir: str, flags: Any) -> int:
             id_column=flags.id_column,
             file_column=flags.file_column,
             file_columns=flags.file_columns,
+            folder=flags.images,
             formats=flags.formats,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
