@@ -164,6 +164,7 @@ FIELDS: dict[str, Field] = {
     "tensorboard": one_of(False, True, free=True),  # also write TensorBoard events
 }
 CROP = 204  # pixels of Kaggle's 424 that are looked at (paper section 3)
+OF_CATALOGUE = ("catalogue", "images", "labels", "share", "field", "pixel_scale")
 # Fields that the CNN has no use for: they must have their defaults.
 OF_RESNET50 = ("hidden", "dropout", "pooling", "variant", "body_rate", "frozen_epochs", "frozen_statistics")
 
@@ -214,6 +215,8 @@ def check(config: ConfigDict) -> None:
     d = config.data
     if d.source == "catalogue":
         _check_catalogue(d)
+    elif d.source == "galaxy_zoo" and (given := [name for name in OF_CATALOGUE if d[name] is not None]):
+        raise UserError(f"--config.data.{given[0]} is for --config.data.source=catalogue; this is {d.source!r}.")
     elif (crop := d.crop or CROP) > d.image_size:
         raise UserError(
             f"--config.data.crop={crop} is more than the images' side, --config.data.image_size={d.image_size}."
