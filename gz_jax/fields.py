@@ -75,8 +75,8 @@ FIELDS: dict[str, Field] = {
     "batch_size": whole(128, 1),  # over all devices together
     "learning_rate": real(1e-3, 0, 1e38, ends=False),  # of Adam, at the start
     "weight_decay": real(0.0, 0, 1e38),  # of kernels, times the rate (AdamW)
-    # 'mse', or the likelihood of the votes: 'binomial', 'multinomial' (of outputs that obey the tree). In a likelihood a
-    # galaxy weighs by its number of votes, where a catalogue has it.
+    # 'mse', or the likelihood of the votes: 'binomial', 'multinomial' (of outputs that obey the tree). In a
+    # likelihood a galaxy weighs by its number of votes, where a catalogue has it.
     "loss": one_of("mse", "binomial", "multinomial"),
     # Weight of the old value in a moving average of the weights, which then predicts; 0: none
     "average": real(0.0, 0, 0.999999),
