@@ -84,7 +84,8 @@ def open_dataset(
     everything = np.ones(len(sides), bool)
     name, labelled = (f"{_fingerprint(table, rows)}_{how}" for rows in (everything, sides != "test"))
     seen = hashlib.sha256(repr(sight).encode()).hexdigest()[:8]
-    kept = cache_dir(store, f"{name}_{seen}")
+    times = hashlib.sha256(np.ascontiguousarray(table.times).data).hexdigest()[:8]
+    kept = cache_dir(store, f"{name}_{seen}_{times}")
     picture = functools.partial(_image_file, table, sight)
     unusable = _check_images(table, picture, kept, size, workers)
     problems += unusable
@@ -111,10 +112,18 @@ def open_dataset(
         fingerprint=name,
         statistics={"galaxies": galaxies, **statistics},
         tree=tree,
-        skipped=tuple((p.galaxy_id, p.file, p.reason) for p in problems),
+        skipped=_skipped(problems),
         labelled=labelled,
         cache=kept.name,
     )
+
+
+def _skipped(problems: Iterable[Problem]) -> tuple[tuple[str, str, str], ...]:
+    """(id, file, reasons) of each row with problems, once; the details of a table's own begin with the row's number."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for one in problems:
+        rows.setdefault((one.galaxy_id, one.file, one.detail.partition(",")[0]), []).append(one.reason)
+    return tuple((galaxy_id, file, "; ".join(reasons)) for (galaxy_id, file, _), reasons in rows.items())
 
 
 def _split(table: Table, rows: np.ndarray, picture: Callable[[int], ImageFile]) -> Split:
@@ -197,7 +206,7 @@ def _check_images(
             if flag == images.BAD:
                 problems.append(Problem(str(table.ids[row]), table.files[row].as_py(), f"image: {what}", detail))
             elif flag == images.NOTED:
-                remarks.update(re.sub(r"[0-9][0-9.]* ?%? ?|: .*", "", note).strip() for note in reason.split(", "))
+                remarks.update(re.sub(r"[0-9][0-9.]* ?%? ?|: .*", "", note).strip() for note in reason.split("; "))
     if remarks:
         text = ", ".join(f"{number} {what}" for what, number in remarks.most_common(6))
         _log.warning("remarks on the images as they are seen (they are used): %s", text)

@@ -23,7 +23,8 @@ class Columns(NamedTuple):
     """Columns of a table by what they hold; None where there is none.
 
     answers: of each answer's number, `REST` where it is what the others leave (empty for classes); totals: of each
-    question's number of votes; classes: of each question's answer (empty unless the labels are classes).
+    question's number of votes (none where the labels are counts); classes: of each question's answer (empty unless the
+    labels are classes).
     """
 
     answers: tuple[str, ...]
@@ -80,6 +81,18 @@ def choose(there: Sequence[str], tree: Tree, kind: Kind, mapped: dict[str, str],
       Columns; some may not be there (see `lacking`).
     """
     known = set(there)
+    of_kind = _mappable(tree, kind)
+    for left, right in mapped.items():
+        if left not in of_kind:
+            raise UserError(
+                f"--config.data.columns: {left!r} means nothing where --config.data.labels={kind}, which takes "
+                f"{_few(of_kind)}."
+            )
+        if right == REST and left not in tree.columns:
+            raise UserError(f"--config.data.columns: {REST!r} is for an answer, and {left!r} is none.")
+        answers = [one for one in tree.columns if mapped.get(one) == right != REST]
+        if len(answers) > 1:
+            raise UserError(f"--config.data.columns: {' and '.join(answers)} are both {right!r}.")
 
     def named(names: Sequence[str]) -> str:
         endings = (suffix,) if suffix else _ENDINGS[kind]
@@ -96,7 +109,14 @@ def choose(there: Sequence[str], tree: Tree, kind: Kind, mapped: dict[str, str],
         prefix = question.columns[0].removesuffix(f"_{question.answers[0]}")
         usual = (f"{name}_total-votes" for name in (prefix, question.name))
         totals.append(mapped.get(f"{question.name}.total") or next((name for name in usual if name in known), None))
-    return Columns(tuple(answers), tuple(totals), ())
+    return Columns(tuple(answers), (None,) * len(totals) if kind == "counts" else tuple(totals), ())
+
+
+def _mappable(tree: Tree, kind: Kind) -> list[str]:
+    """What of `parse` the labels of a kind are made of."""
+    if kind == "class":
+        return [q.name for q in tree.questions]
+    return [*tree.columns, *(f"{q.name}.total" for q in tree.questions if kind != "counts")]
 
 
 def lacking(there: Sequence[str], wanted: Sequence[str], at_most: int = 12) -> str:
@@ -114,6 +134,8 @@ def lacking(there: Sequence[str], wanted: Sequence[str], at_most: int = 12) -> s
 
 
 def _few(names: Sequence[str], at_most: int = 20) -> str:
+    if not names:
+        return "no columns"
     return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
 
 

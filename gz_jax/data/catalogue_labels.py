@@ -21,7 +21,8 @@ from gz_jax.trees.tree import nearest
 
 Kind = Literal["counts", "conditional", "joint", "class"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-ROUNDING = 0.01  # by which fractions may miss their sum: they are published with two to four digits
+ROUNDING = 0.005  # by which a fraction may be wrong: they are published with two digits or more
+MOST = 1e9  # votes of an answer
 _OUTSIDE = 1e-5  # by which a fraction may leave 0..1
 
 
@@ -49,7 +50,10 @@ def of_counts(counts: np.ndarray, tree: Tree, nominal: float) -> Labels:
         votes need not be whole.
       nominal: votes that count as one unit.
     """
-    faults = [*_numbers(counts, tree, "count is infinite", "count is negative", 0, np.inf), *_partial(counts, tree)]
+    faults = [
+        *_numbers(counts, tree, "count is infinite", "count is negative or above 1e9", 0, MOST),
+        *_partial(counts, tree),
+    ]
     counts = _without(counts, faults)
     conditional, totals = np.full(counts.shape, np.nan), np.empty((len(counts), len(tree.questions)))
     for q, answers in enumerate(tree.slices):
@@ -78,7 +82,7 @@ def of_conditional(fractions: np.ndarray, totals: np.ndarray, tree: Tree, nomina
         some = fractions[:, answers]
         total = some.sum(1)
         asked = (total > 0) & ~(totals[:, q] == 0)
-        wrong = np.flatnonzero(asked & (np.abs(total - 1) > ROUNDING))
+        wrong = np.flatnonzero(asked & (np.abs(total - 1) > rounding(some.shape[1])))
         faults += [
             Fault(i, "fractions do not add up to 1", f"{tree.questions[q].name}: {total[i]:g}") for i in wrong.tolist()
         ]
@@ -99,7 +103,8 @@ def of_joint(fractions: np.ndarray, totals: np.ndarray, tree: Tree, nominal: flo
         *_partial(fractions, tree),
     ]
     fractions, totals = _without(fractions, faults), _without(totals, faults)
-    broken = tree_violation(fractions, tree) > ROUNDING
+    sizes = [len(q.answers) + len(parents) for q, parents in zip(tree.questions, tree.parents, strict=True)]
+    broken = tree_violation(fractions, tree) > np.array([rounding(size) for size in sizes])
     for i in np.flatnonzero(broken.any(1)).tolist():
         names = ", ".join(tree.questions[q].name for q in np.flatnonzero(broken[i]))
         faults.append(Fault(i, f"vote fractions break the decision tree {tree.name}", f"question {names}"))
@@ -150,6 +155,11 @@ def of_class(names: np.ndarray, tree: Tree, nominal: float) -> Labels:
     return _finish(labels.fractions, labels.votes, faults)
 
 
+def rounding(terms: int) -> float:
+    """By how much the sum of so many rounded fractions may miss what it should be."""
+    return terms * ROUNDING + 1e-6
+
+
 def _labels(conditional: np.ndarray, totals: np.ndarray, faults: list[Fault], tree: Tree, nominal: float) -> Labels:
     """From conditional fractions (NaN: not asked, or unknown) and totals (NaN: not known)."""
     joint, votes = np.full(conditional.shape, np.nan), np.zeros(conditional.shape)
@@ -170,7 +180,7 @@ def _volunteers(totals: np.ndarray, tree: Tree, nominal: float) -> np.ndarray:
     """How many looked at each galaxy, in nominal units [n]: the total of the first question asked of all; else 1."""
     first = [q for q, parents in enumerate(tree.parents) if not parents]
     known = totals[:, first] / nominal
-    given = np.isfinite(known)
+    given = np.isfinite(known) & (known > 0)
     return np.where(given.any(1), known[np.arange(len(known)), given.argmax(1)], 1.0)
 
 
@@ -189,15 +199,20 @@ def _without(values: np.ndarray, faults: Sequence[Fault]) -> np.ndarray:
 
 
 def _numbers(values: np.ndarray, tree: Tree, infinite: str, outside: str, low: float, high: float) -> Iterator[Fault]:
-    for i, j in zip(*np.nonzero(np.isinf(values)), strict=True):
-        yield Fault(int(i), infinite, tree.columns[j])
-    for i, j in zip(*np.nonzero(np.isfinite(values) & ((values < low) | (values > high))), strict=True):
-        yield Fault(int(i), outside, f"{tree.columns[j]} = {values[i, j]:g}")
+    """One fault a row and kind, however many of its answers have it."""
+    for kind, wrong in (
+        (infinite, np.isinf(values)),
+        (outside, np.isfinite(values) & ((values < low) | (values > high))),
+    ):
+        counts, first = wrong.sum(1), wrong.argmax(1)
+        for i in np.flatnonzero(counts).tolist():
+            more = f" and {counts[i] - 1} more" if counts[i] > 1 else ""
+            yield Fault(i, kind, f"{tree.columns[first[i]]} = {values[i, first[i]]:g}{more}")
 
 
 def _totals(totals: np.ndarray, tree: Tree) -> Iterator[Fault]:
-    for i, q in zip(*np.nonzero(np.isinf(totals) | (totals < 0)), strict=True):
-        yield Fault(int(i), "number of votes is negative or infinite", f"{tree.questions[q].name}: {totals[i, q]:g}")
+    for i, q in zip(*np.nonzero((totals < 0) | (totals > MOST)), strict=True):
+        yield Fault(int(i), "number of votes is negative or above 1e9", f"{tree.questions[q].name}: {totals[i, q]:g}")
 
 
 def _partial(values: np.ndarray, tree: Tree) -> Iterator[Fault]:

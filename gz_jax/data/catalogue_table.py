@@ -23,21 +23,22 @@ _SIDES = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_CHUNK = 1 << 16  # rows whose labels are converted at a time
+_CHUNK = 1 << 14  # rows whose labels are converted at a time
 
 
 class Table(NamedTuple):
     """A table's rows, checked one by one: those without a problem, sorted by id.
 
     ids: int64 or str [n]; files: str [n]; opened: row to what `images.read_cutout` reads; stamps: str [n], versions of
-    the files; labels: of each row; split: object [n], 'train', 'validation', 'test' or None; scale: float64 [n], arcsec
-    per pixel, or None.
+    the files; times: int64 [n], when they were last changed (`places.Place.stamp`); labels: of each row; split: object
+    [n], 'train', 'validation', 'test' or None; scale: float64 [n], arcsec per pixel, or None.
     """
 
     ids: np.ndarray
     files: pa.Array
     opened: Callable[[int], Any]
     stamps: pa.Array
+    times: np.ndarray
     labels: Labels
     split: np.ndarray
     scale: np.ndarray | None
@@ -65,6 +66,8 @@ def plan(
     list(catalogue_columns.rest_of(chosen, tree, kind))
     needed = [id_column, *files, *chosen.names, *filter(None, [sight.scale_column])]
     if text := catalogue_columns.lacking(there, list(dict.fromkeys(needed))):
+        if len(there) == 1 and (others := [mark for mark in ";\t|" if mark in there[0]]):
+            raise UserError(f"{path} has {others[0]!r} between its columns; write it with commas.")
         raise UserError(
             f"{path} has {text}. Name them by --config.data.id_column, .file_column, .columns='answer=column, ...' or "
             f".suffix (what they have after the names in the tree, which is {tree.name}: --config.tree)."
@@ -79,10 +82,15 @@ class _Faults:
         self.path, self.ids, self.files = path, ids, files
         self.bad = np.zeros(len(ids), bool)
         self.problems: list[Problem] = []
+        self._known: set[tuple[int, str]] = set()
 
     def add(self, row: int, kind: str, detail: str = "") -> None:
+        """Once for each row and kind."""
+        if (row, kind) in self._known:
+            return
         where = f"row {row + 1}"
         self.bad[row] = True
+        self._known.add((row, kind))
         note = f"{where}{detail and ', '}{detail[:100]}"
         self.problems.append(Problem(self.ids[row].as_py() or where, self.files[row].as_py() or "", kind, note))
         if len(self.problems) > MAX_PROBLEMS:
@@ -112,11 +120,15 @@ def read(
     faults = _Faults(path, listed.ids, files)
     _check_ids(listed.ids, faults)
     labels = _labels(found, chosen, tree, kind, nominal, faults)
-    split = _given_split(found[SPLIT], faults) if SPLIT in more else np.full(len(files), None, object)
+    split = (
+        _given_split(tables.texts(path, SPLIT, found[SPLIT]), faults)
+        if SPLIT in more
+        else np.full(len(files), None, object)
+    )
     scales = [_scale(name, found[name], faults) for name in more if name != SPLIT]
     place = places.find_place(path, listed.files[0], folder)
     rows = functools.partial(places.row_files, listed.files, file_columns)
-    stamps = _stamps(place, rows, faults)
+    stamps, times = _stamps(place, rows, faults)
     kept = np.flatnonzero(~faults.bad)
     if not len(kept):
         faults.give_up("No row is usable: are these the right columns?")
@@ -133,6 +145,7 @@ def read(
         files.take(pa.array(kept)),
         opened,
         stamps.take(pa.array(kept)),
+        times[kept],
         labels._replace(fractions=labels.fractions[kept], votes=labels.votes[kept]),
         split[kept],
         scales[0][kept] if scales else None,
@@ -149,9 +162,9 @@ def _check_ids(ids: pa.Array, faults: _Faults) -> None:
         faults.add(row, "id used more than once")
 
 
-def _given_split(column: pa.ChunkedArray, faults: _Faults) -> np.ndarray:
+def _given_split(column: pa.Array, faults: _Faults) -> np.ndarray:
     """The table's own split: object [n], '' where it says nothing that is known."""
-    coded = pc.fill_null(identifiers.texts(column), "").dictionary_encode()
+    coded = pc.fill_null(column, "").dictionary_encode()
     names = coded.dictionary.to_pylist()
     sides = np.array([_SIDES.get(name.strip().lower(), "") for name in names], object)
     codes = coded.indices.to_numpy()
@@ -167,23 +180,25 @@ def _scale(name: str, column: pa.ChunkedArray, faults: _Faults) -> np.ndarray:
     def no_number(row: int, text: str) -> None:
         faults.add(row, "text where a number belongs", f"{name} = {text[:40]!r}")
 
-    scale = tables.numbers(column, no_number)
+    scale = tables.numbers(faults.path, name, column, no_number)
     for row in np.flatnonzero(~(np.isfinite(scale) & (scale > 0)) & ~faults.bad).tolist():
         faults.add(row, "pixel scale is missing or not positive", f"{name} = {scale[row]:g}")
     return scale
 
 
-def _stamps(place: places.Place, rows: Callable[[int], list[str]], faults: _Faults) -> pa.Array:
-    """Versions of each row's files, string [n]."""
-    stamps: list[str] = []
+def _stamps(place: places.Place, rows: Callable[[int], list[str]], faults: _Faults) -> tuple[pa.Array, np.ndarray]:
+    """Versions of each row's files, string [n], and when the latest was changed, int64 [n]."""
+    stamps, times = list[str](), np.zeros(len(faults.ids), np.int64)
     for row in range(len(faults.ids)):
         try:
-            stamps.append(" + ".join(place.stamp(place.find(name)) for name in rows(row)))
+            found = [place.stamp(place.find(name)) for name in rows(row)]
+            stamps.append(" + ".join(stamp for stamp, _ in found))
+            times[row] = max(time for _, time in found)
         except (UserError, ValueError, OSError) as error:
             stamps.append("")
             kind, _, detail = str(error).partition(": ")
             faults.add(row, kind, detail)
-    return pa.array(stamps, pa.string())
+    return pa.array(stamps, pa.string()), times
 
 
 def _labels(
@@ -210,10 +225,12 @@ def _labels(
             def no_number(row: int, text: str) -> None:
                 wrong.append(Fault(row, "text where a number belongs", f"{name} = {text[:40]!r}"))
 
-            return tables.numbers(part[name], no_number)
+            return tables.numbers(faults.path, name, part[name], no_number)
 
         if kind == "class":
-            names = [np.array(identifiers.texts(part[name]).to_pylist(), object) for name in chosen.classes]
+            names = [
+                np.array(tables.texts(faults.path, name, part[name]).to_pylist(), object) for name in chosen.classes
+            ]
             labels = catalogue_labels.of_class(np.stack(names, 1), tree, nominal)
         else:
             values = np.stack([numbers(name) for name in chosen.answers], 1)
@@ -222,7 +239,8 @@ def _labels(
             values[unread] = totals[unread] = np.nan
             for answer, others in rest:
                 left = 1 - values[:, others].sum(1)
-                values[:, answer] = np.where(np.abs(left) < catalogue_labels.ROUNDING, np.maximum(left, 0), left)
+                slack = catalogue_labels.rounding(len(others))
+                values[:, answer] = np.where(np.abs(left) < slack, np.maximum(left, 0), left)
             if kind == "counts":
                 labels = catalogue_labels.of_counts(values, tree, nominal)
             else:

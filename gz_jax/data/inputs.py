@@ -221,7 +221,7 @@ def _pixel_scales(path: pathlib.Path, table: tables.Table, columns: Sequence[str
     if text := catalogue_columns.lacking(table.names, columns[-1:]):
         raise UserError(f"{path} has {text}. Give --pixel_scale=NUMBER (arcsec per pixel), or --pixel_scale=COLUMN")
     found = tables.columns(path, list(dict.fromkeys(columns)))[columns[-1]]
-    values = tables.numbers(found, lambda row, text: None)
+    values = tables.numbers(path, columns[-1], found, lambda row, text: None)
     scales = pa.array(values, mask=~((values > 0) & (values < np.inf)))
     if scales.null_count == len(scales):
         raise UserError(f"{path}: column {columns[-1]!r} holds no pixel scale, a positive number of arcsec per pixel")
@@ -236,6 +236,8 @@ def digest(columns: Iterable[pa.Array]) -> str:
         found.update(np.ascontiguousarray(lengths).data)
         if column.null_count:
             column = pc.fill_null(column, "")
+        if not len(column):
+            continue
         _, offsets, data = column.buffers()
         ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
         found.update(memoryview(data or b"")[ends[0] : ends[-1]])

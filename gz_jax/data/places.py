@@ -1,5 +1,6 @@
 """Where the image files are that a table names: beside it, in another folder, or in a zip."""
 
+import itertools
 import os
 import pathlib
 import urllib.parse
@@ -30,34 +31,34 @@ def row_files(files: Sequence[pa.Array], columns: Sequence[str], i: int) -> list
 
 
 class Place(NamedTuple):
-    """Where a table's files are: `find(name)` gives a path or a zip's entry; `read` what to open; `stamp` its version.
+    """Where a table's files are: `find(name)` gives a path or a zip's entry; `read` what to open.
+
+    `stamp` gives its version: its size and, in a zip, CRC as text; and the time of its last change in nanoseconds (0 in
+    a zip), which copying a file may change.
 
     `find` raises UserError where there is no such file.
     """
 
     find: Callable[[str], Any]
     read: Callable[[Any], bytes | pathlib.Path]
-    stamp: Callable[[Any], str]
+    stamp: Callable[[Any], tuple[str, int]]
 
 
 def find_place(table: pathlib.Path, files: pa.Array, images: str | os.PathLike[str] | None = None) -> Place:
     """The place of a table's files: the folder or zip `images`; None: beside the table.
 
-    Where the first file is not beside the table, and one zip is, the files are taken to be in that zip.
+    Where none of the first files is beside the table, and one zip is, the files are taken to be in that zip.
 
     Raises:
       UserError: there is no such folder or zip.
     """
     folder = table.parent if images is None else pathlib.Path(images).expanduser()
-    first = next((name for name in (x.as_py() for x in files[:1000]) if name), None)
-    if images is None and first is not None:
-        try:
-            find_file(first, folder)
-        except UserError:
-            zips = [found for found in folder.glob("*.[zZ][iI][pP]") if not listing.ignored(found.name)]
-            folder = zips[0] if len(zips) == 1 else folder
+    first = list(itertools.islice(filter(None, (x.as_py() for x in files[:1000])), 20))
+    if images is None and first and not any(_is_there(name, folder) for name in first):
+        zips = [found for found in folder.glob("*.[zZ][iI][pP]") if not listing.ignored(found.name)]
+        folder = zips[0] if len(zips) == 1 else folder
     if folder.is_dir():
-        return Place(lambda name: find_file(name, folder), lambda path: path, lambda path: str(os.stat(path).st_size))
+        return Place(lambda name: find_file(name, folder), lambda path: path, _stamp)
     if not folder.is_file():
         raise UserError(f"there is no folder or zip {folder} for the images of {table}")
     source = archive.from_zip(folder, "")
@@ -74,7 +75,19 @@ def find_place(table: pathlib.Path, files: pa.Array, images: str | os.PathLike[s
             raise UserError(f"{several}: {name[-170:]} in {folder}")
         return entry
 
-    return Place(find, source.read, lambda entry: f"{source.sizes[entry]} {source.checksums[entry]}")
+    return Place(find, source.read, lambda entry: (f"{source.sizes[entry]} {source.checksums[entry]}", 0))
+
+
+def _stamp(path: pathlib.Path) -> tuple[str, int]:
+    found = os.stat(path)
+    return str(found.st_size), found.st_mtime_ns
+
+
+def _is_there(name: str, folder: pathlib.Path) -> bool:
+    try:
+        return bool(find_file(name, folder))
+    except UserError:
+        return False
 
 
 def find_file(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -86,6 +99,8 @@ def find_file(name: str, folder: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: there is no such file (with the full path that was looked for), or it is another URL.
     """
+    if "\0" in name:
+        raise UserError(f"no such file: {name[:170]!r}")
     path = folder / name
     if os.path.exists(path):
         return path

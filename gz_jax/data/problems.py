@@ -14,6 +14,7 @@ from gz_jax.runtime.files import atomic, harmless
 
 MAX_PROBLEMS = 100_000  # before a table is refused as another one altogether
 _SHOWN = 10  # galaxies named per kind of problem
+_KINDS = 100  # kinds in a message
 
 
 class Problem(NamedTuple):
@@ -55,10 +56,12 @@ def report(problems: Sequence[Problem], where: object, what: str = "Kaggle's fil
     for problem in problems:
         kinds[problem.kind].append(problem)
     lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in {what} at {where}:"]
-    for kind, group in kinds.items():
+    for kind, group in list(kinds.items())[:_KINDS]:
         shown = ", ".join(p.galaxy_id + (f" ({p.detail})" if p.detail else "") for p in group[:_SHOWN])
         more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
         lines.append(f"  {kind}: {len(group)}: {shown}{more}")
+    if len(kinds) > _KINDS:
+        lines.append(f"  and {len(kinds) - _KINDS} more kinds")
     return "\n".join(lines)
 
 

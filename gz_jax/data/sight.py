@@ -166,4 +166,4 @@ def numbers(parts: Iterable[str], kind: Callable[[str], Any] = float) -> tuple[A
 
 def _name_or_number(text: str) -> str | int:
     text = text.strip()
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) < 10 else text

@@ -18,6 +18,12 @@ from gz_jax.runtime.errors import UserError
 MAX_ROWS = 100_000_000
 _SHOWN = 20  # columns of a table in a message
 _COMPARED = 2_000  # columns among which similar names are looked for
+_NOTHING = ("", "nan", "na", "n/a", "null", "none", "--")  # texts for a number that is missing
+_PLAIN = r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?$"  # numbers as most are written
+_TEXT = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
+    pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+)  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -86,31 +92,49 @@ def columns(path: pathlib.Path, names: Sequence[str]) -> dict[str, pa.ChunkedArr
     return dict(zip(names, found[0], strict=True))
 
 
-def numbers(column: pa.ChunkedArray, no_number: Callable[[int, str], object]) -> np.ndarray:
+def numbers(
+    path: pathlib.Path, name: str, column: pa.ChunkedArray, no_number: Callable[[int, str], object]
+) -> np.ndarray:
     """A column as float64 [n], NaN for what is missing; texts that are no numbers are told by row.
 
     Raises:
-      UserError: a column of neither numbers nor texts.
+      UserError: it holds neither numbers nor text.
     """
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+    if not any(is_text(kind) for is_text in _TEXT):
         try:
+            if pa.types.is_boolean(kind):
+                raise pa.ArrowInvalid("true and false")
             values = column.cast(pa.float64(), safe=False)
         except pa.ArrowException as error:
-            raise UserError(f"a column holds {kind}, not numbers ({error})") from error
+            raise UserError(f"{path}: column {name!r} holds {kind}, not numbers ({error})") from error
         return pc.fill_null(values, np.nan).to_numpy().astype(np.float64)
-    texts = pc.utf8_trim_whitespace(identifiers.texts(column))
-    plain = pc.fill_null(pc.match_substring_regex(texts, r"^(-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)?$"), True)
-    usual = pc.if_else(pc.and_(plain, pc.not_equal(texts, "")), texts, pa.scalar(None, pa.string()))
-    values = np.array(pc.fill_null(usual.cast(pa.float64()), np.nan))
-    for row in np.flatnonzero(~plain.to_numpy(zero_copy_only=False)).tolist():
-        text = texts[row].as_py()
-        if text.lower() not in ("nan", "na", "n/a", "null", "none", "--"):
-            try:
-                values[row] = float(text)
-            except ValueError:
-                no_number(row, text)
+    found = pc.utf8_trim_whitespace(texts(path, name, column))
+    nothing = pc.is_in(pc.utf8_lower(found), pa.array(_NOTHING))
+    found = pc.if_else(nothing, pa.scalar(None, pa.string()), found)
+    others = np.flatnonzero(~pc.fill_null(pc.match_substring_regex(found, _PLAIN), True).to_numpy(zero_copy_only=False))
+    if len(others):
+        plain = np.ones(len(found), bool)
+        plain[others] = False
+        usual = pc.if_else(pa.array(plain), found, pa.scalar(None, pa.string()))
+    else:
+        usual = found
+    values = pc.fill_null(usual.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
+    for row in others.tolist():
+        text = found[row].as_py()
+        try:
+            values[row] = float(text.replace("_", "x"))
+        except ValueError:
+            no_number(row, text)
     return values
+
+
+def texts(path: pathlib.Path, name: str, column: pa.ChunkedArray) -> pa.Array:
+    """A column as string [n]. Raises UserError: it holds something else."""
+    try:
+        return identifiers.texts(column)
+    except (pa.ArrowException, ValueError) as error:
+        raise UserError(f"{path}: column {name!r} ({column.type}) cannot be read as text: {error}") from error
 
 
 def _checked(path: pathlib.Path, get: Callable[[], Any]) -> Any:
@@ -119,6 +143,8 @@ def _checked(path: pathlib.Path, get: Callable[[], Any]) -> Any:
         return get()
     except UserError as error:
         raise UserError(error if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path} as a table: it is not text in UTF-8 ({error.reason})") from error
     except (pa.ArrowException, python_csv.Error, OSError, EOFError, KeyError, ValueError, MemoryError) as error:
         raise UserError(f"cannot read {path} as a table: {error}") from error
 
