@@ -114,7 +114,8 @@ def of_joint(fractions: np.ndarray, totals: np.ndarray, tree: Tree, nominal: flo
     for q, answers in enumerate(tree.slices):
         total, some = totals[:, q], np.nan_to_num(known[:, answers])
         asked = some.sum(1)
-        scale = np.where(np.isfinite(total) & (asked > 0), total / nominal / np.where(asked > 0, asked, 1), volunteers)
+        enough = np.isfinite(total) & (asked > 1e-6)
+        scale = np.where(enough, total / nominal / np.where(enough, asked, 1), volunteers)
         votes[:, answers] = some * scale[:, None]
     return _finish(known, votes, faults)
 
