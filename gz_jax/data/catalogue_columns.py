@@ -62,7 +62,7 @@ def parse(text: str, tree: Tree) -> dict[str, str]:
         if left not in known:
             raise UserError(
                 f"--config.data.columns: {left!r} is no answer of the decision tree {tree.name}"
-                f"{nearest(left, list(known)) or f', whose answers are {_few(tree.columns)}'}."
+                f"{nearest(left, list(known)) or f', whose answers are {_few(tree.columns)}.'}"
             )
         if known[left] in found:
             raise UserError(f"--config.data.columns maps {left!r} twice.")
