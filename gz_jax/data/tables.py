@@ -177,7 +177,11 @@ def _csv(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], 
 
 
 def _parquet(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], list[str]]:
-    _require(path, wanted, there := parquet.read_schema(path).names)
+    schema = parquet.read_schema(path)
+    _require(path, wanted, there := schema.names)
+    for name in wanted:
+        if pa.types.is_nested(kind := schema.field(name).type):
+            raise ValueError(f"column {name!r} holds {kind}: a text, or one number a row, is needed")
     with parquet.ParquetFile(path, read_dictionary=wanted) as file:
         rows = file.metadata.num_rows  # a few kilobytes can repeat one value for ever
         if rows > MAX_ROWS:
