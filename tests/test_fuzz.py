@@ -32,7 +32,8 @@ from safetensors.numpy import save
 import launch
 from configs import default
 from gz_jax import fields, labels, resolve
-from gz_jax.data import archive, images, inputs, kaggle, kaggle_check, synthetic
+from gz_jax.data import archive, catalogue, catalogue_labels, images, inputs, kaggle, kaggle_check, synthetic
+from gz_jax.data.sight import Sight
 from gz_jax.models import imagenet_tables
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import workdir
@@ -124,13 +125,80 @@ def table(kind: str):
 
         def use(data: bytes) -> bool:
             path.write_bytes(data)
-            catalogue = inputs.list_inputs(path)
-            (batch,) = inputs.read_batches(catalogue, 10**4, size=4, stop=5, workers=1)
+            listed = inputs.list_inputs(path)
+            (batch,) = inputs.read_batches(listed, 10**4, size=4, stop=5, workers=1)
             return len(batch["flag"]) > 0
 
         return seeds, use
 
     return prepare
+
+
+def labelled(kind: str):
+    """A table of galaxies with labels: a data set of rows that can be used."""
+
+    def prepare(folder: pathlib.Path):
+        path, names = folder / f"b.{kind}", [f"{i}.png" for i in range(4)]
+        for name in names:
+            (folder / name).write_bytes(picture("PNG"))
+        plain = {"id": [1, 2, 3, 4], "file": names, "split": ["train", "train", "validation", "test"]}
+        seeds = []
+        for ids, votes in ((plain["id"], [3, 9, 5, 7]), (["a", "=b", "007", "e"], [0.5, 2.25, 1, 3])):
+            TABLES[kind](pa.table({**plain, "id": ids, "ring_yes": votes, "ring_no": [1, 2, 3, 4]}), path)
+            seeds.append(path.read_bytes())
+
+        def use(data: bytes) -> bool:
+            path.write_bytes(data)
+            return is_whole(catalogue.open_dataset(path, store=folder / "store", on_bad="skip", **RINGS))
+
+        return seeds, use
+
+    return prepare
+
+
+RINGS = {"tree": labels.load("rings"), "labels": "counts", "sight": Sight(share=1.0), "size": 8, "workers": 1}
+
+
+def is_whole(dataset) -> bool:
+    """Whether every galaxy of a data set can be used as the contract of `split.Split` has it."""
+    for name, split in dataset.splits.items():
+        records = split.read(np.arange(split.size))
+        known = np.isfinite(records["vote_fractions"])
+        assert name == "test" or known.any(1).all()
+        assert ((records["vote_fractions"][known] >= 0) & (records["vote_fractions"][known] <= 1.0001)).all()
+        assert (np.isfinite(records["votes"]) & (records["votes"] >= 0)).all()
+        assert len(np.unique(records["galaxy_id"] if split.names is None else split.names)) == split.size > 0
+        assert all(image.see(size=8).shape == (8, 8, 3) for image in records["image"])
+    return True
+
+
+def mapping(folder: pathlib.Path):
+    """What a person says of the columns, of labels of each kind."""
+    path, _ = folder / "c.csv", labelled("csv")(folder)
+    columns = {"id": [1, 2, 3, 4], "file": [f"{i}.png" for i in range(4)], "split": ["train", "val", "val", "test"]}
+    columns |= {"a=b": [3, 0, 5, 7], "no": [1, 2, 3, 4], "p": [0.25, 0, 1, 0.5], "word": ["yes", "no", "ring", ""]}
+    csv.write_csv(pa.table(columns), path)
+    seeds = [
+        b"yes=a=b,no=no",
+        b"ring_yes = a=b , ring_no = no",
+        b"no=p, yes=rest, votes=no",
+        b"ring.total=no,yes=p,no=rest",
+    ]
+    seeds.append(b"ring=word")
+
+    def use(data: bytes) -> bool:
+        how = {**RINGS, "columns": data.decode("latin-1"), "on_bad": "skip", "store": folder / "store"}
+        good, reasons = 0, []
+        for kind in catalogue_labels.KINDS:
+            try:
+                good += is_whole(catalogue.open_dataset(path, **{**how, "labels": kind}))
+            except UserError as error:
+                reasons.append(error)
+        if not good:
+            raise reasons[0]
+        return True
+
+    return seeds, use
 
 
 def zip_file(folder: pathlib.Path):
@@ -205,6 +273,10 @@ READERS = {  # cases, and what makes (seeds, use); use(data) says whether all of
     "catalogue CSV": (14_000, table("csv")),
     "catalogue Parquet": (8_000, table("parquet")),
     "catalogue FITS": (8_000, table("fits")),
+    "labelled CSV": (10_000, labelled("csv")),
+    "labelled Parquet": (8_000, labelled("parquet")),
+    "labelled FITS": (8_000, labelled("fits")),
+    "mapping of columns": (4_000, mapping),
     "zip": (20_000, zip_file),
     "weights .h5": (10_000, weights("h5")),
     "weights .safetensors": (12_000, weights("safetensors")),
