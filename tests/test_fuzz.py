@@ -141,10 +141,11 @@ def labelled(kind: str):
         path, names = folder / f"b.{kind}", [f"{i}.png" for i in range(4)]
         for name in names:
             (folder / name).write_bytes(picture("PNG"))
-        plain = {"id": [1, 2, 3, 4], "file": names, "split": ["train", "train", "validation", "test"]}
+        plain = {"file": names * 3, "split": ["train", "train", "validation", "test"] * 3}
         seeds = []
-        for ids, votes in ((plain["id"], [3, 9, 5, 7]), (["a", "=b", "007", "e"], [0.5, 2.25, 1, 3])):
-            TABLES[kind](pa.table({**plain, "id": ids, "ring_yes": votes, "ring_no": [1, 2, 3, 4]}), path)
+        texts = ["a", "=b", "007", *"cdefghijk"]
+        for ids, votes in ((list(range(1, 13)), [3, 9, 5, 7]), (texts, [0.5, 2.25, 1, 3])):
+            TABLES[kind](pa.table({**plain, "id": ids, "ring_yes": votes * 3, "ring_no": [1, 2, 3, 4] * 3}), path)
             seeds.append(path.read_bytes())
 
         def use(data: bytes) -> bool:

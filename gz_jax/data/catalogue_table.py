@@ -156,6 +156,8 @@ def read(
 def _check_ids(ids: pa.Array, faults: _Faults) -> None:
     for row in np.flatnonzero(pc.is_null(ids).to_numpy(zero_copy_only=False)).tolist():
         faults.add(row, "no id")
+    for row in np.flatnonzero(pc.match_substring(ids.fill_null(""), "\0").to_numpy(zero_copy_only=False)).tolist():
+        faults.add(row, "id with a NUL character")  # which NumPy drops at the end of a text
     counts = ids.drop_null().value_counts()
     twice = counts.filter(pc.greater(counts.field(1), 1)).field(0)
     for row in np.flatnonzero(pc.is_in(ids, twice).to_numpy(zero_copy_only=False)).tolist() if len(twice) else ():

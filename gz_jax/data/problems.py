@@ -13,8 +13,9 @@ import tqdm
 from gz_jax.runtime.files import atomic, harmless
 
 MAX_PROBLEMS = 100_000  # before a table is refused as another one altogether
-_SHOWN = 10  # galaxies named per kind of problem
-_KINDS = 100  # kinds in a message
+_SHOWN = (10, 5, 2, 1)  # galaxies named per kind of problem: fewer where there are many kinds, ...
+_LONGEST = 7_000  # ... so that a message has at most so many characters
+_KINDS = 50  # kinds in a message
 
 
 class Problem(NamedTuple):
@@ -55,14 +56,19 @@ def report(problems: Sequence[Problem], where: object, what: str = "Kaggle's fil
     kinds = collections.defaultdict(list)
     for problem in problems:
         kinds[problem.kind].append(problem)
-    lines = [f"{len(problems)} problem{'s' * (len(problems) > 1)} in {what} at {where}:"]
-    for kind, group in list(kinds.items())[:_KINDS]:
-        shown = ", ".join(p.galaxy_id + (f" ({p.detail})" if p.detail else "") for p in group[:_SHOWN])
-        more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
-        lines.append(f"  {kind}: {len(group)}: {shown}{more}")
-    if len(kinds) > _KINDS:
-        lines.append(f"  and {len(kinds) - _KINDS} more kinds")
-    return "\n".join(lines)
+    head = f"{len(problems)} problem{'s' * (len(problems) > 1)} in {what} at {where}:"
+    tail = [f"  and {len(kinds) - _KINDS} more kinds"] if len(kinds) > _KINDS else []
+    for most in _SHOWN:
+        text = "\n".join([head, *(_line(*one, most) for one in list(kinds.items())[:_KINDS]), *tail])
+        if len(text) < _LONGEST:
+            break
+    return text
+
+
+def _line(kind: str, group: Sequence[Problem], most: int) -> str:
+    shown = ", ".join(p.galaxy_id + (f" ({p.detail})" if p.detail else "") for p in group[:most])
+    more = f" and {len(group) - most} more" if len(group) > most else ""
+    return f"  {kind}: {len(group)}: {shown}{more}"
 
 
 def write_skipped_csv(path: str | os.PathLike, skipped: Iterable[tuple[str, str, str]]) -> None:
