@@ -102,9 +102,7 @@ FIELDS: dict[str, Field] = {
     "data.labels": choice("counts", "conditional", "joint", "class"),
     "data.columns": text(""),  # columns that the tree does not name so: 'answer=column, ...'
     "data.suffix": text(""),  # what the table's columns of answers have after the tree's names, e.g. '_debiased'
-    "data.nominal_votes": real(
-        40.0, 0, 1e9, ends=False
-    ),  # what a fraction counts for where no number of votes is known
+    "data.nominal_votes": real(40.0, 1e-3, 1e9),  # what a fraction counts for where no number of votes is known
     "data.id_column": text("id"),
     "data.file_column": text("file"),
     "data.file_columns": text(""),  # three columns instead, one per band: 'red,green,blue'

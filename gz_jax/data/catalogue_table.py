@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from gz_jax.data import catalogue_columns, catalogue_labels, identifiers, inputs, places, tables
 from gz_jax.data.catalogue_columns import Columns
-from gz_jax.data.catalogue_labels import Fault, Kind, Labels
+from gz_jax.data.catalogue_labels import Kind, Labels
 from gz_jax.data.problems import MAX_PROBLEMS, Problem, report
 from gz_jax.data.sight import Sight
 from gz_jax.labels import Tree
@@ -218,14 +218,15 @@ def _labels(
     for start in range(0, total, _CHUNK):
         part = {name: column.slice(start, _CHUNK) for name, column in found.items()}
         count = min(_CHUNK, total - start)
-        wrong: list[Fault] = []
+        unread: set[int] = set()
 
-        def numbers(name: str | None, part=part, count=count, wrong=wrong) -> np.ndarray:
+        def numbers(name: str | None, part=part, count=count, start=start, unread=unread) -> np.ndarray:
             if name is None or name == catalogue_columns.REST:
                 return np.full(count, np.nan)
 
             def no_number(row: int, text: str) -> None:
-                wrong.append(Fault(row, "text where a number belongs", f"{name} = {text[:40]!r}"))
+                unread.add(row)
+                faults.add(start + row, "text where a number belongs", f"{name} = {text[:40]!r}")
 
             return tables.numbers(faults.path, name, part[name], no_number)
 
@@ -237,8 +238,7 @@ def _labels(
         else:
             values = np.stack([numbers(name) for name in chosen.answers], 1)
             totals = np.stack([numbers(name) for name in chosen.totals], 1)
-            unread = sorted({fault.row for fault in wrong})
-            values[unread] = totals[unread] = np.nan
+            values[sorted(unread)] = totals[sorted(unread)] = np.nan
             for answer, others in rest:
                 left = 1 - values[:, others].sum(1)
                 slack = catalogue_labels.rounding(len(others))
@@ -248,7 +248,7 @@ def _labels(
             else:
                 convert = catalogue_labels.of_joint if kind == "joint" else catalogue_labels.of_conditional
                 labels = convert(values, totals, tree, nominal)
-        for one in (*wrong, *labels.faults):
+        for one in labels.faults:
             faults.add(start + one.row, one.kind, one.detail)
         rows = slice(start, start + count)
         fractions[rows], votes[rows] = labels.fractions, labels.votes

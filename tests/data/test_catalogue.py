@@ -20,7 +20,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from gz_jax import labels
-from gz_jax.data import kaggle_split
+from gz_jax.data import kaggle_split, sight
 from gz_jax.data.sight import Sight
 from gz_jax.runtime.errors import UserError
 
@@ -587,3 +587,37 @@ def test_tree_of_the_dataset(place):
     dataset = opened(write(place / "a.csv", rings()))
     assert dataset.tree == RINGS
     assert dataset.statistics["galaxies"] == {name: split.size for name, split in dataset.splits.items()}
+
+
+def test_ids_that_differ_by_a_nul(place):
+    """NumPy drops it at the end of a text, so that two galaxies would have one id."""
+    path = write(place / "a.parquet", rings(id=["a", "a\0", *map(str, range(38))]))
+    (left_out,) = opened(path, on_bad="skip").skipped
+    assert left_out[2].startswith("id with a NUL character")
+
+
+@pytest.mark.parametrize("name", ["extension", "extensions", "planes", "scales", "sky", "noise"])
+@pytest.mark.parametrize("text", ["9" * 5000, "nan", "1,2", ",", "²", "1e999,1,1", "-1,0,1", "x,y,z", "\0"])
+def test_what_is_said_of_fits_data_is_taken_or_refused(name, text):
+    try:
+        seen = sight.make(fits={name: text})
+    except UserError as error:
+        if f"--config.fits.{name}" not in str(error) and f"{name}=" not in str(error):
+            raise
+        return
+    assert hash(seen) == hash(sight.make(fits={name: text}))
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"crop": 100, "share": 0.5}, "--config.data.crop=100 and --config.data.share=0.5"),
+        ({"field": 10.0}, "go together"),
+        ({"pixel_scale": "0.2"}, "go together"),
+        ({"field": 10.0, "pixel_scale": "nan"}, "must be positive"),
+        ({"field": 10.0, "pixel_scale": "-1"}, "must be positive"),
+    ],
+)
+def test_squares_that_cannot_be(given, what):
+    with pytest.raises(UserError, match=re.escape(what)):
+        sight.make(fits={}, **given)

@@ -18,6 +18,9 @@ from astropy.io import fits
 from kaggle_like import jpeg
 from PIL import Image
 
+from gz_jax.data.problems import Problem, report
+from gz_jax.runtime.errors import UserError
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIRST = 1237648720693755918  # SDSS ids have 19 digits
 EVERY = 31  # rows from one faulty one to the next
@@ -149,7 +152,7 @@ def test_one_report(large, tmp_path):
     for kind, some in rows.items():
         number, _, text = found[kind].partition(": ")
         assert int(number) == len(some), kind
-        shown = re.findall(r"(?:^|\), |\d, )(row \d+|\d{19})", text)
+        shown = re.findall(r"(?:^|(?<=\), )|(?<=\d, ))(row \d+|\d{19})", text)
         assert len(shown) >= 2
         assert shown == [named(rows, i) for i in some[: len(shown)]], kind
         assert text.endswith(f" and {len(some) - len(shown)} more")
@@ -183,6 +186,18 @@ def test_left_out_and_listed(large, tmp_path):
         (galaxy_id, next(kind for kind in KINDS if reason.startswith(kind))) for galaxy_id, _, reason in found
     )
     assert by_kind == collections.Counter(expected)
+
+
+@pytest.mark.parametrize("kinds", [1, 10, 49, 51, 5_000])
+def test_a_report_fits_into_one_message(kinds):
+    """The count of all, up to 50 kinds with the count of each, and what to do about it."""
+    problems = [Problem("1" * 19, "x.jpg", f"kind {i % kinds}", "y" * 100) for i in range(20 * kinds)]
+    text = str(UserError(f"{report(problems, 'there')}\nlast"))
+    first, *lines, last = text.splitlines()
+    assert (first, last) == (f"{20 * kinds} problems in Kaggle's files at there:", "last")
+    shown = [line for line in lines if re.match(r"  kind \d+: 20: 1{19} \(y{100}\)", line)]
+    assert len(shown) == min(kinds, 50)
+    assert lines[len(shown) :] == ([f"  and {kinds - 50} more kinds"] if kinds > 50 else [])
 
 
 def growth(folder, count):
