@@ -163,9 +163,18 @@ def kaggle_like(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("augmented", [True, False], ids=["augmented", "plain"])
-@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize(
+    ("pipeline", "augmented"),
+    [
+        ("memory", True),  # the one training on a table of the default suite
+        *(
+            pytest.param(p, a, marks=pytest.mark.slow)
+            for p in PIPELINES
+            for a in (True, False)
+            if (p, a) != ("memory", True)
+        ),
+    ],
+)
 def test_kaggles_files_as_a_table_train_to_the_same_digits(pipeline, augmented, kaggle_like, tmp_path, log_alone):
     configs = both_configs(kaggle_like, pipeline, image_size=128, crop=60, augmented=augmented)
     own, table = (trained(config, tmp_path / str(i)) for i, config in enumerate(configs))

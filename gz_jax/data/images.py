@@ -73,7 +73,8 @@ def read_cutout(
         measures them in the whole image, which must show enough sky (`sky.measure`).
       turned: the result and the same turned by 45 degrees, with the sky that lies in its corners.
       around: (cutout, crop): instead of the square, the `cutout` pixels that training augments, in which the square
-        takes the central `crop`: the image's own pixels where the square has as many, else brought to that scale.
+        takes the central `crop`: the image's own pixels where the square has as many (half a pixel off the centre where
+        `cutout` is even and the image's side odd, or the other way round), else brought to that scale.
         Beyond the image, and the square, the outermost pixels are repeated.
 
     Returns:
@@ -144,9 +145,10 @@ def _around(pixels: np.ndarray, side: int, around: tuple[int, int]) -> np.ndarra
     for wanted, mode in ((side, "constant"), (reach, "edge")):
         both = [(missing := max(0, -(-(wanted - n) // 2)), missing) for n in pixels.shape[:2]]
         pixels = np.pad(pixels, [*both, (0, 0)], mode=mode)  # type: ignore[call-overload]  # either mode
+    if side != around[1]:
+        return look.see(pixels, reach, around[0])
     y, x = ((n - reach) // 2 for n in pixels.shape[:2])
-    pixels = pixels[y : y + reach, x : x + reach]
-    return pixels if side == around[1] else look.see(pixels, reach, around[0])
+    return pixels[y : y + reach, x : x + reach]
 
 
 def _side(crop: float | None, share: float, width: int, height: int) -> int:

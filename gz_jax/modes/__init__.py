@@ -95,6 +95,7 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
         return reports.explore_mode(config, str(workdir))
     if mode == "evaluate":
         data_dir = flags.data_dir or (config and config.data.dir)
-        return reports.evaluate_mode(str(workdir), data_dir=data_dir, views=flags.views, other_data=flags.other_data)
+        where = {"data_dir": data_dir, "images": flags.images}
+        return reports.evaluate_mode(str(workdir), **where, views=flags.views, other_data=flags.other_data)
 
     return (science.predict if mode == "predict" else science.mergers)(str(workdir), flags)

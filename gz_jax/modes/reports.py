@@ -47,8 +47,17 @@ def explore_mode(config: ConfigDict, workdir: str) -> int:
     return 0
 
 
-def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1, other_data: bool = False) -> int:
+def evaluate_mode(
+    workdir: str,
+    *,
+    data_dir: str | None = None,
+    images: str | None = None,
+    views: int = 1,
+    other_data: bool = False,
+) -> int:
     """The best epoch of a workdir on its validation galaxies (and the test set), as `workdir`/report/report.html.
+
+    `data_dir` and `images` say where the data are now; `images` is of a catalogue alone.
 
     With `other_data` on those of other files, as `workdir`/report_<their fingerprint>/report.html.
 
@@ -63,6 +72,9 @@ def evaluate_mode(workdir: str, *, data_dir: str | None = None, views: int = 1, 
         model.config.data.catalogue = data_dir
     elif data_dir:
         model.config.data.dir = data_dir
+    if images and model.config.data.source != "catalogue":
+        raise UserError(f"{workdir} was not trained on a catalogue: leave --images away.")
+    model.config.data.images = images or model.config.data.images
     dataset = resolve.dataset(model.config, model.tree)
     if dataset.identity != model.data and not other_data:
         place = model.config.data.catalogue or model.config.data.dir or "the config"
