@@ -5,10 +5,10 @@ import json
 import re
 import shutil
 
-import catalogues
+import catalogue_files
 import numpy as np
 import pytest
-from catalogues import DECALS, as_fits, config_of, counted, flags_of, flux, log_of, named, png, sample
+from catalogue_files import DECALS, as_fits, config_of, counted, flags_of, flux, log_of, named, png, sample
 from test_launch import launch, refusal
 
 from gz_jax.inference import tables
@@ -63,7 +63,7 @@ def table(many, tmp_path_factory):
     }
     split = np.where(np.arange(count) >= 140, "test", np.where(np.arange(count) % 5 == 3, "validation", "train"))
     columns = {"id": ids, "file": files, "split": split, "arcsec": rng.uniform(0.4, 0.6, count), **counted(many)}
-    return catalogues.write(tmp_path_factory.mktemp("rich") / "table" / "galaxies.csv", columns, images)
+    return catalogue_files.write(tmp_path_factory.mktemp("rich") / "table" / "galaxies.csv", columns, images)
 
 
 def rich(table, **changed):
@@ -165,7 +165,7 @@ def test_classes_of_a_tree_of_one_question_from_training_to_mergers(many, tmp_pa
     files = named(many.ids, ".fits")
     images = dict(zip(files, map(as_fits, map(flux, many.images)), strict=True))
     columns = {"id": text_ids(170), "file": files, "class": kinds.tolist(), "scale": np.full(170, 0.5)}
-    table = catalogues.write(tmp_path / "table" / "galaxies.parquet", columns, images)
+    table = catalogue_files.write(tmp_path / "table" / "galaxies.parquet", columns, images)
     config = config_of(table, "class", str(tmp_path / "kinds.toml"), data__pixel_scale="scale", data__field=18.0)
     config.data.pipeline, config.loss, config.model.activation = "memory", "multinomial", "softmax"
     run, predicted = tmp_path / "run", tmp_path / "predicted"
@@ -205,7 +205,7 @@ def test_a_workdir_keeps_its_catalogue_labels_and_sight(run, table, many, tmp_pa
         votes = np.array([columns[name] for name in DECALS.columns[answers]], float)
         fractions = votes / np.where(votes.sum(0) > 0, votes.sum(0), np.nan)
         columns |= {f"{n}_fraction": f for n, f in zip(DECALS.columns[answers], fractions, strict=True)}
-    both = catalogues.write(table.with_name("both.csv"), columns, {})
+    both = catalogue_files.write(table.with_name("both.csv"), columns, {})
     assert "data.labels was 'counts' and is now 'conditional'" in refused(rich(both, data__labels="conditional"))
     lines = table.read_text().splitlines(keepends=True)
     other = table.with_name("other.csv")

@@ -173,7 +173,19 @@ def _csv(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], 
     # As text: an id of 007 is not 7, and an empty file name is a missing one.
     types = dict.fromkeys(wanted, pa.string())
     options = csv.ConvertOptions(column_types=types, include_columns=wanted, strings_can_be_null=True)
-    return csv.read_csv(path, convert_options=options).columns, there
+    wrong: list[str] = []
+
+    def keep_count(row: csv.InvalidRow) -> str:
+        wrong.append(f"{row.text[:60]!r} has {row.actual_columns}")
+        return "skip"
+
+    parsing = csv.ParseOptions(invalid_row_handler=keep_count)
+    found = csv.read_csv(path, parse_options=parsing, convert_options=options).columns
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        rows = f"{len(wrong)} rows do" if len(wrong) > 1 else "1 row does"
+        raise UserError(f"{path}: {rows} not have {len(there)} fields, as the header: {'; '.join(wrong[:5])}{more}")
+    return found, there
 
 
 def _parquet(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArray], list[str]]:

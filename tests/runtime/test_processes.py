@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 
-import catalogues
+import catalogue_files
 import jax
 import numpy as np
 import pyarrow.parquet
@@ -171,19 +171,19 @@ def test_two_processes_prepare_one_store_and_leave_a_broken_image_out(tmp_path):
 @pytest.mark.slow
 def test_a_catalogue_trains_alike_in_several_processes_and_after_an_interrupt(tmp_path):
     """Of texts, with partly unknown labels, and a broken image that is left out and listed."""
-    galaxies, files = catalogues.sample(130, 40), catalogues.named(range(130), ".png")
+    galaxies, files = catalogue_files.sample(130, 40), catalogue_files.named(range(130), ".png")
     rng = np.random.default_rng(0)
     for answers in galaxies.tree.slices[1:]:
         galaxies.counts[rng.random(130) < 0.3, answers] = 0
-    images = dict(zip(files, map(catalogues.png, galaxies.images), strict=True))
+    images = dict(zip(files, map(catalogue_files.png, galaxies.images), strict=True))
     images[files[7]] = images[files[7]][:200]
-    columns = {"id": [f"J{i:03}" for i in range(130)], "file": files, **catalogues.counted(galaxies)}
-    table = catalogues.write(tmp_path / "table" / "galaxies.parquet", columns, images)
+    columns = {"id": [f"J{i:03}" for i in range(130)], "file": files, **catalogue_files.counted(galaxies)}
+    table = catalogue_files.write(tmp_path / "table" / "galaxies.parquet", columns, images)
     how = {"batch_size": 12, "num_epochs": 4, "loss": "binomial", "augment__rotate": True, "data__on_bad": "skip"}
 
     def flags(name):
-        config = catalogues.config_of(table, **how, data__store=str(tmp_path / f"store_{name}"))
-        return *catalogues.flags_of(config), "--config.checkpoint.every_steps=3", f"--workdir={tmp_path / name}"
+        config = catalogue_files.config_of(table, **how, data__store=str(tmp_path / f"store_{name}"))
+        return *catalogue_files.flags_of(config), "--config.checkpoint.every_steps=3", f"--workdir={tmp_path / name}"
 
     for name, count in (("one", 1), ("two", 2)):
         processes = launch(count, *flags(name))

@@ -4,10 +4,10 @@ import csv
 import json
 import zipfile
 
-import catalogues
+import catalogue_files
 import numpy as np
 import pytest
-from catalogues import as_fits, config_of, counted, flux, log_of, named, png, sample, totals
+from catalogue_files import as_fits, config_of, counted, flux, log_of, named, png, sample, totals
 
 from configs import default
 from gz_jax.data import synthetic
@@ -36,7 +36,7 @@ def cube(galaxies, tmp_path_factory):
     files = named(galaxies.ids, ".fits")
     images = dict(zip(files, map(as_fits, map(flux, galaxies.images)), strict=True))
     table = tmp_path_factory.mktemp("cube") / "table" / "galaxies.parquet"
-    return catalogues.write(table, {"id": galaxies.ids, "file": files, **counted(galaxies)}, images)
+    return catalogue_files.write(table, {"id": galaxies.ids, "file": files, **counted(galaxies)}, images)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def pictures(galaxies, tmp_path_factory):
     files = named(galaxies.ids, ".png")
     images = dict(zip(files, map(png, galaxies.images), strict=True))
     table = tmp_path_factory.mktemp("pictures") / "table" / "galaxies.csv"
-    return catalogues.write(table, {"id": galaxies.ids, "file": files, **counted(galaxies)}, images)
+    return catalogue_files.write(table, {"id": galaxies.ids, "file": files, **counted(galaxies)}, images)
 
 
 def trained(config, workdir):
@@ -62,7 +62,7 @@ def test_the_three_pipelines_train_alike_on_fits(layout, cube, galaxies, tmp_pat
         bands = [flux(pixels) for pixels in galaxies.images]
         images = {names[i]: as_fits(b[k]) for k, names in enumerate(columns.values()) for i, b in enumerate(bands)}
         table = tmp_path / "table" / "galaxies.parquet"
-        catalogues.write(table, {"id": galaxies.ids, **columns, **counted(galaxies)}, images)
+        catalogue_files.write(table, {"id": galaxies.ids, **columns, **counted(galaxies)}, images)
         changed["data__file_columns"] = "z, r, g"
     logs = {
         pipeline: trained(config_of(table, data__pipeline=pipeline, **TURNED, **changed), tmp_path / pipeline)
@@ -92,7 +92,7 @@ def test_votes_may_be_written_in_any_way(galaxies, pictures, tmp_path, log_alone
     logs = {}
     for kind, values in (("counts", counts), ("conditional", conditional), ("joint", joint)):
         columns = dict(zip(tree.columns, values.T, strict=True)) | (total if kind != "counts" else {})
-        table = catalogues.write(pictures.parent / f"{kind}.csv", {**files, **columns}, {})
+        table = catalogue_files.write(pictures.parent / f"{kind}.csv", {**files, **columns}, {})
         for loss in ("mse", "multinomial"):
             config = config_of(table, kind, data__pipeline="memory", loss=loss, model__activation="softmax")
             logs[kind, loss] = trained(config, tmp_path / f"{kind}_{loss}")
@@ -114,7 +114,7 @@ def test_fits_trains_as_well_as_the_pictures_do(tmp_path, log_alone):
         files = named(many.ids, f".{kind}")
         images = dict(zip(files, map(encode, many.images), strict=True))
         table = tmp_path / "table" / f"{kind}.csv"
-        catalogues.write(table, {"id": many.ids, "file": files, **counted(many)}, images)
+        catalogue_files.write(table, {"id": many.ids, "file": files, **counted(many)}, images)
         how = {"data__pipeline": "memory", "num_epochs": 10, "model__momentum": 0.8, "learning_rate": 1e-3}
         logs = [trained(config_of(table, seed=seed, **how), tmp_path / f"{kind}{seed}") for seed in range(4)]
         found[kind] = np.array([log[:, -2].min() for log in logs])
@@ -132,7 +132,7 @@ def kaggle_table(folder, ids, fractions, images, **changed):
     columns |= dict(zip(GALAXY_ZOO_2.columns, fractions.T, strict=True))
     shuffled = np.random.default_rng(0).permutation(len(ids))
     columns = {name: np.asarray(values)[shuffled].tolist() for name, values in columns.items()}
-    return catalogues.write(folder / "table" / "galaxies.csv", columns, images)
+    return catalogue_files.write(folder / "table" / "galaxies.csv", columns, images)
 
 
 def solutions_of(path):
