@@ -153,7 +153,9 @@ def test_mergers_on_texts_and_partly_unknown_labels(run, table, tmp_path):
     metrics = json.loads((tmp_path / "mergers" / "metrics.json").read_text())
     truth = tables.read_validation(run / "report" / "validation.parquet")[1]
     assert metrics["answer"] == "merging-dr5_merger"
-    print(metrics, np.isfinite(truth[:, -1]).sum())
+    known = int(np.isfinite(truth[:, DECALS.columns.index("merging-dr5_merger")]).sum())
+    assert metrics["validation"] == {"galaxies": known, "left_out": len(truth) - known}
+    assert 0 < known < len(truth)
 
 
 def test_classes_of_a_tree_of_one_question_from_training_to_mergers(many, tmp_path):
