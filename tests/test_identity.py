@@ -171,6 +171,7 @@ def with_table(workdir, ids=range(5), data="none"):
     return workdir
 
 
+@pytest.mark.slow
 def test_compare_refuses_a_table_of_an_earlier_epoch(tmp_path):
     a, b = (with_table(make_workdir(tmp_path / name, seed)) for seed, name in enumerate("ab"))
     assert reports.compare_mode([str(a), str(b)], str(tmp_path / "out")) == 0
@@ -259,6 +260,7 @@ def test_a_part_that_is_damaged_within_is_predicted_again(folder, network):
     assert contents(path / "out") == whole
 
 
+@pytest.mark.slow
 def test_a_run_that_was_trained_on_says_so_and_is_no_seed_of_a_shorter_one(tmp_path, capsys):
     a, b = (with_table(make_workdir(tmp_path / name, seed, source="synthetic")) for seed, name in enumerate("ab"))
     config = read(a).config

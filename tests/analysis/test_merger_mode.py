@@ -107,6 +107,7 @@ def test_labels_from_kaggles_file_are_joined_by_id(tables, tmp_path):
         merger_mode(*paths, tmp_path)
 
 
+@pytest.mark.slow
 def test_galaxies_whose_answer_is_unknown_do_not_take_part(tables, tmp_path):
     """Ids are texts here, in every table another order."""
     names, few = np.array([f"SDSS J{i}" for i in IDS]), np.arange(M) < M - 400

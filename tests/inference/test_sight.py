@@ -119,6 +119,7 @@ def test_a_networks_own_square_is_what_the_same_flags_show(
     assert trained.load(own).weights != trained.load(kaggle).weights
 
 
+@pytest.mark.slow
 def test_flags_take_the_place_of_the_networks_own_square(of_catalogue, kaggle, table, tmp_path):
     """A pixel scale alone keeps the field, a field alone the pixel scale, and another square needs neither."""
     arcsec = of_catalogue("arcsec", data__field=15.0, data__pixel_scale="0.5")
@@ -147,6 +148,7 @@ def test_kaggles_networks_of_any_crop_see_their_share(tmp_path, table, kaggle):
     assert trained.load(explicit).weights == trained.load(kaggle).weights != trained.load(other).weights
 
 
+@pytest.mark.slow
 def test_arrays_are_seen_as_files_are(of_catalogue, kaggle, tmp_path):
     images = np.stack([np.asarray(picture(i)) for i in range(3)])
     paths = [tmp_path / f"{i}.png" for i in range(3)]
@@ -294,6 +296,7 @@ def test_a_table_begun_with_another_sight_is_refused(of_catalogue, table, tmp_pa
             predict_catalogue(table, tmp_path / "out", [network], **change, **HOW)
 
 
+@pytest.mark.slow
 def test_networks_of_an_ensemble_must_have_seen_the_same(kaggle, of_catalogue, table, tmp_path):
     other = make_workdir(tmp_path / "other", seed=1)
 
@@ -320,6 +323,7 @@ def test_networks_of_an_ensemble_must_have_seen_the_same(kaggle, of_catalogue, t
     assert tables.manifest(tmp_path / "out")["sight"] == "15 arcsec at 0.3 arcsec a pixel"
 
 
+@pytest.mark.slow
 def test_networks_of_the_same_parameters_and_other_sights_are_not_the_same(of_catalogue, kaggle):
     sights = [
         {"data__crop": 128},

@@ -154,6 +154,7 @@ def test_a_validation_loss_that_is_not_finite_is_never_a_best_epoch(tmp_path, mo
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_latest_state_is_never_older_than_the_best(tmp_path, monkeypatch):
     """Else a killed run, which goes on from the latest, would have to throw away its best epoch."""
     saved, save = {"latest": set(), "best": set()}, checkpoint.save
