@@ -7,10 +7,13 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("same each time", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same each time")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 

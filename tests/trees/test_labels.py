@@ -69,14 +69,14 @@ def assert_fractions_of(tree, seed=0):
 
 
 @given(tree=trees(), seed=st.integers(0, 999))
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None)
 def test_fractions_of_random_trees(tree, seed):
     assert_fractions_of(tree, seed)
 
 
 @pytest.mark.slow
 @given(tree=trees(), seed=st.integers(0, 999))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 def test_fractions_of_many_random_trees(tree, seed):
     assert_fractions_of(tree, seed)
 
@@ -91,7 +91,7 @@ def test_fractions_of_every_survey(name):
 
 @pytest.mark.parametrize("method", METHODS)
 @given(logits=LOGITS)
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None)
 def test_rescaled_fractions_obey_the_tree(method, logits):
     fractions = np.asarray(rescale(logits, method))
     assert np.isfinite(fractions).all()
@@ -188,7 +188,7 @@ def test_gradient_against_finite_differences(method):
 
 
 @given(logits=hnp.arrays(np.float32, (2, 2, 37), elements=st.floats(-5, 5, width=32)))
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 def test_conditional_is_the_inverse_of_joint(logits):
     joint = rescale(logits, "softmax")
     conditional = conditional_of(joint)

@@ -32,7 +32,7 @@ def toml(record):
 @given(
     tree=trees(), name=st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable() and text == text.strip())
 )
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 def test_a_tree_is_the_same_after_json_and_toml(tmp_path_factory, tree, name):
     tree = labels.Tree(name, tree.questions, tree.citation, tree.merger)
     again = labels.from_dict(json.loads(json.dumps(labels.as_dict(tree))))
@@ -45,7 +45,7 @@ def test_a_tree_is_the_same_after_json_and_toml(tmp_path_factory, tree, name):
 
 
 @given(tree=trees())
-@settings(deadline=None, derandomize=True)
+@settings(deadline=None)
 def test_places_and_order(tree):
     assert [tree.columns.index(column) for column in tree.columns] == list(map(tree.index, tree.columns))
     assert list(range(len(tree.keys))) == list(map(tree.index, tree.keys))
@@ -60,7 +60,7 @@ def test_places_and_order(tree):
 
 
 @given(made=questions(valid=False, most=5))
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(deadline=None, max_examples=300)
 def test_parents_are_refused_just_where_one_volunteer_may_give_two_of_them(made):
     if any(clashes(made[:i], q.after) for i, q in enumerate(made)):
         with pytest.raises(UserError, match="which one volunteer may both give"):
