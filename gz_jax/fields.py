@@ -198,6 +198,11 @@ def flatten(config: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, 
     return flat
 
 
+def names(text: str) -> list[str]:
+    """The names in the value of a field, with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def check(config: ConfigDict) -> None:
     """Check that a config has every field, that each value is allowed, and that the values fit together.
 

@@ -146,7 +146,6 @@ def dataset(config: ConfigDict, tree: Tree) -> Dataset:
     if d.source == "catalogue":
         from gz_jax.data import catalogue
 
-        file_columns = [name.strip() for name in d.file_columns.split(",") if name.strip()]
         return catalogue.open_dataset(
             d.catalogue,
             **common,
@@ -158,7 +157,7 @@ def dataset(config: ConfigDict, tree: Tree) -> Dataset:
             nominal_votes=d.nominal_votes,
             id_column=d.id_column,
             file_column=d.file_column,
-            file_columns=file_columns,
+            file_columns=fields.names(d.file_columns),
             images=d.images,
             on_bad=d.on_bad,
             store=d.store,

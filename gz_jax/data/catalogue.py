@@ -1,13 +1,12 @@
 """A person's own table of images and labels as a data set: read, checked as a whole, and split.
 
-The table has an id, an image file and some columns of labels a row; a column `split` is obeyed, else galaxies are split
-by a hash of their ids, as Kaggle's are. Rows without any label are a test set, for prediction alone.
+Each row is a galaxy: an id, an image file and columns of labels. A column `split` is obeyed; without it, galaxies are
+split by a hash of their ids, as Kaggle's are. Rows without any label are a test set: they are predicted, and no more.
 """
 
 import collections
 import functools
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -18,7 +17,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from gz_jax.data import catalogue_table, images, inputs
+from gz_jax.data import catalogue_table, images, inputs, problems
 from gz_jax.data.catalogue_labels import Kind
 from gz_jax.data.catalogue_table import Table
 from gz_jax.data.galaxy_zoo import cache_dir, warn_of_differences
@@ -29,7 +28,6 @@ from gz_jax.data.sight import Sight
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
 from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
-from gz_jax.runtime.files import write_json
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ def open_dataset(
     path = pathlib.Path(path).expanduser()
     files = list(file_columns or [file_column])
     plan = catalogue_table.plan(path, tree, labels, columns, suffix, id_column, files, sight)
-    table, problems = catalogue_table.read(path, plan, tree, labels, nominal_votes, id_column, files, images)
+    table, found = catalogue_table.read(path, plan, tree, labels, nominal_votes, id_column, files, images)
     sides = _sides(table, seed, validation_fraction)
     how = f"seed{seed}_val{float(validation_fraction)}_{on_bad}{tree_mark(tree)}"
     everything = np.ones(len(sides), bool)
@@ -88,10 +86,10 @@ def open_dataset(
     kept = cache_dir(store, f"{name}_{seen}_{times}")
     picture = functools.partial(_image_file, table, sight)
     unusable = _check_images(table, picture, kept, size, workers)
-    problems += unusable
-    if problems and on_bad == "fail":
+    found += unusable
+    if found and on_bad == "fail":
         raise UserError(
-            f"{report(problems, path, 'the catalogue')}\n"
+            f"{report(found, path, 'the catalogue')}\n"
             "Repair the table, or go on without these galaxies: --config.data.on_bad=skip"
         )
     good = ~np.isin(table.ids.astype(str), [problem.galaxy_id for problem in unusable])
@@ -112,16 +110,16 @@ def open_dataset(
         fingerprint=name,
         statistics={"galaxies": galaxies, **statistics},
         tree=tree,
-        skipped=_skipped(problems),
+        skipped=_skipped(found),
         labelled=labelled,
         cache=kept.name,
     )
 
 
-def _skipped(problems: Iterable[Problem]) -> tuple[tuple[str, str, str], ...]:
-    """(id, file, reasons) of each row with problems, once; the details of a table's own begin with the row's number."""
+def _skipped(found: Iterable[Problem]) -> tuple[tuple[str, str, str], ...]:
+    """(id, file, all its reasons) of each row that has problems. Rows of one id differ in the details' first words."""
     rows: dict[tuple[str, str, str], list[str]] = {}
-    for one in problems:
+    for one in found:
         rows.setdefault((one.galaxy_id, one.file, one.detail.partition(",")[0]), []).append(one.reason)
     return tuple((galaxy_id, file, "; ".join(reasons)) for (galaxy_id, file, _), reasons in rows.items())
 
@@ -165,7 +163,9 @@ def _sides(table: Table, seed: int, validation_fraction: float) -> np.ndarray:
     if given.any() and not (labelled & (sides == "validation")).any():  # a table of train and test alone
         sides[training] = drawn[training]
     if bare := int((~labelled & (sides != "test")).sum()):
-        _log.warning("%d galaxies have no labels: they are predicted, and neither train nor validate", bare)
+        _log.warning(
+            "%d galaxies have no labels: they are predicted, but used neither for training nor for validation", bare
+        )
     sides[~labelled] = "test"
     return sides
 
@@ -185,14 +185,9 @@ def _check_images(
     table: Table, picture: Callable[[int], ImageFile], kept: pathlib.Path, size: int, workers: int | None
 ) -> list[Problem]:
     """Problems of the images, each decoded once as the network sees it; what is found is kept in `kept`."""
-    saved = kept / "checked.json"
-    try:
-        return [Problem(*problem) for problem in json.loads(saved.read_text())]
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{saved} cannot be read ({error}): remove it, and the images are checked again") from error
-    problems: list[Problem] = []
+    if (known := problems.kept(kept)) is not None:
+        return known
+    unusable: list[Problem] = []
     remarks: collections.Counter[str] = collections.Counter()
 
     def check(rows: Iterable[int]) -> list[tuple[int, int, str]]:
@@ -204,15 +199,11 @@ def _check_images(
         for row, flag, reason in found:
             what, _, detail = reason.partition(": ")
             if flag == images.BAD:
-                problems.append(Problem(str(table.ids[row]), table.files[row].as_py(), f"image: {what}", detail))
+                unusable.append(Problem(str(table.ids[row]), table.files[row].as_py(), f"image: {what}", detail))
             elif flag == images.NOTED:
                 remarks.update(re.sub(r"[0-9][0-9.]* ?%? ?|: .*", "", note).strip() for note in reason.split("; "))
     if remarks:
         text = ", ".join(f"{number} {what}" for what, number in remarks.most_common(6))
         _log.warning("remarks on the images as they are seen (they are used): %s", text)
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        write_json(saved, [list(problem) for problem in problems])
-    except OSError as error:
-        raise UserError(f"cannot write to {kept} ({error.strerror}): set --config.data.store") from error
-    return problems
+    problems.keep(kept, unusable)
+    return unusable

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gz_jax.data.catalogue_labels import Kind
-from gz_jax.data.tables import similar_names
 from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
-from gz_jax.trees.tree import nearest
+from gz_jax.trees.tree import listed, nearest
 
 REST = "rest"  # instead of a column: what the other answers of the question leave of 1
 # What published tables have after an answer's name (Galaxy Zoo DECaLS, DESI, Euclid; Galaxy Zoo 2, Hart et al. 2016).
@@ -20,11 +19,13 @@ _ENDINGS: dict[Kind, tuple[str, ...]] = {
 
 
 class Columns(NamedTuple):
-    """Columns of a table by what they hold; None where there is none.
+    """Names of a table's label columns.
 
-    answers: of each answer's number, `REST` where it is what the others leave (empty for classes); totals: of each
-    question's number of votes (none where the labels are counts); classes: of each question's answer (empty unless the
-    labels are classes).
+    Attributes:
+      answers: one for each answer of the tree, with its count or fraction; `REST` where that is what the other answers
+        leave. Empty where the labels are classes.
+      totals: one for each question, with its number of votes; None where the table has none, or the labels are counts.
+      classes: one for each question, with the name of an answer. Empty unless the labels are classes.
     """
 
     answers: tuple[str, ...]
@@ -62,7 +63,7 @@ def parse(text: str, tree: Tree) -> dict[str, str]:
         if left not in known:
             raise UserError(
                 f"--config.data.columns: {left!r} is no answer of the decision tree {tree.name}"
-                f"{nearest(left, list(known)) or f', whose answers are {_few(tree.columns)}.'}"
+                f"{nearest(left, list(known)) or f', whose answers are {listed(tree.columns, 20)}.'}"
             )
         if known[left] in found:
             raise UserError(f"--config.data.columns maps {left!r} twice.")
@@ -78,7 +79,7 @@ def choose(there: Sequence[str], tree: Tree, kind: Kind, mapped: dict[str, str],
         published tables have.
 
     Returns:
-      Columns; some may not be there (see `lacking`).
+      Columns; some may not be there (see `tables.lacking`).
     """
     known = set(there)
     of_kind = _mappable(tree, kind)
@@ -86,7 +87,7 @@ def choose(there: Sequence[str], tree: Tree, kind: Kind, mapped: dict[str, str],
         if left not in of_kind:
             raise UserError(
                 f"--config.data.columns: {left!r} means nothing where --config.data.labels={kind}, which takes "
-                f"{_few(of_kind)}."
+                f"{listed(of_kind, 20)}."
             )
         if right == REST and left not in tree.columns:
             raise UserError(f"--config.data.columns: {REST!r} is for an answer, and {left!r} is none.")
@@ -117,26 +118,6 @@ def _mappable(tree: Tree, kind: Kind) -> list[str]:
     if kind == "class":
         return [q.name for q in tree.questions]
     return [*tree.columns, *(f"{q.name}.total" for q in tree.questions if kind != "counts")]
-
-
-def lacking(there: Sequence[str], wanted: Sequence[str], at_most: int = 12) -> str:
-    """What to say of the wanted columns that a table lacks, with the nearest that it has; '' where it has all."""
-    missing = [name for name in wanted if name not in there]
-    if not missing:
-        return ""
-
-    def one(name: str) -> str:
-        near = similar_names(name, there)
-        return repr(name) + (f" (near it: {', '.join(map(repr, near))})" if near else "")
-
-    more = f" and {len(missing) - at_most} more" if len(missing) > at_most else ""
-    return f"no column {', '.join(map(one, missing[:at_most]))}{more}; it has {_few(there)}"
-
-
-def _few(names: Sequence[str], at_most: int = 20) -> str:
-    if not names:
-        return "no columns"
-    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
 
 
 def rest_of(columns: Columns, tree: Tree, kind: Kind) -> Iterator[tuple[int, list[int]]]:

@@ -164,7 +164,7 @@ def rounding(terms: int) -> float:
 def _labels(conditional: np.ndarray, totals: np.ndarray, faults: list[Fault], tree: Tree, nominal: float) -> Labels:
     """From conditional fractions (NaN: not asked, or unknown) and totals (NaN: not known)."""
     joint, votes = np.full(conditional.shape, np.nan), np.zeros(conditional.shape)
-    down = joint.copy()  # with 0 for the questions that nobody came to, which another question's sum may need
+    down = joint.copy()  # the same, but 0 instead of NaN where nobody reached the question: parents' sums need it
     volunteers = _volunteers(totals, tree, nominal)
     for q in tree.order:
         answers, parents = tree.slices[q], list(tree.parents[q])

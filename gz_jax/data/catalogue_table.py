@@ -65,7 +65,7 @@ def plan(
     chosen = catalogue_columns.choose(there, tree, kind, catalogue_columns.parse(columns, tree), suffix)
     list(catalogue_columns.rest_of(chosen, tree, kind))
     needed = [id_column, *files, *chosen.names, *filter(None, [sight.scale_column])]
-    if text := catalogue_columns.lacking(there, list(dict.fromkeys(needed))):
+    if text := tables.lacking(there, list(dict.fromkeys(needed))):
         if len(there) == 1 and (others := [mark for mark in ";\t|" if mark in there[0]]):
             raise UserError(f"{path} has {others[0]!r} between its columns; write it with commas.")
         raise UserError(

@@ -7,7 +7,6 @@ TensorFlow for this.
 """
 
 import functools
-import json
 import logging
 import os
 import pathlib
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, tensorflow_cpu
+from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, problems, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import Contents, quiet
 from gz_jax.data.problems import Problem, report
 from gz_jax.data.split import Dataset, Records, Split, fraction_records, tree_mark
@@ -25,7 +24,6 @@ from gz_jax.data.synthetic_votes import unanswerable
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime import lock
 from gz_jax.runtime.errors import UserError
-from gz_jax.runtime.files import write_json
 from gz_jax.trees.tree import listed
 
 _log = logging.getLogger(__name__)
@@ -196,20 +194,10 @@ def _checked(
 
 def _as_they_are(cache: pathlib.Path, choose: Callable[..., tuple[Contents, ...]], known: dict[str, Any]) -> Dataset:
     """The data set read from Kaggle's files; what a check found is kept, since it takes a while."""
-    found = cache / "checked.json"
-    try:
-        problems = [Problem(*problem) for problem in json.loads(found.read_text())]
-    except FileNotFoundError:
-        problems = None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{found} cannot be read ({error}): remove it, and the files are checked again") from error
-    whole, contents = choose(problems=problems)
-    if problems is None:
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            write_json(found, whole.metadata["skipped"])
-        except OSError as error:
-            raise UserError(f"cannot write to {cache} ({error.strerror}): set --config.data.store") from error
+    found = problems.kept(cache)
+    whole, contents = choose(problems=found)
+    if found is None:
+        problems.keep(cache, whole.metadata["skipped"])
 
     def split(images: kaggle.Images, ids: np.ndarray, votes: np.ndarray) -> Split:
         def read(index: np.ndarray) -> Records:

@@ -13,7 +13,7 @@ from gz_jax.runtime.errors import UserError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One galaxy's image (no tuple, so that NumPy leaves it whole in arrays of objects).
+    """One galaxy's image. (Not a tuple, which NumPy would take apart in an array of objects.)
 
     Attributes:
       name: the galaxy's id and file, for messages.
@@ -25,13 +25,8 @@ class ImageFile:
     how: Mapping[str, Any]
 
     def read(self, **what: Any) -> tuple[np.ndarray, int, str]:
-        """`images.read_cutout`, with flag and reason, also where the file cannot be opened."""
-        try:
-            source = self.open()
-        except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
-            return np.zeros(0, np.uint8), images.BAD, reason[:200]
-        return images.read_cutout(source, **what, **self.how)
+        """`images.read_opened`: the picture, its flag and the reason; `what` is size, turned and around."""
+        return images.read_opened(lambda: (self.open(), self.how), **what)
 
     def see(self, **what: Any) -> np.ndarray:
         """`read` of an image that was found usable before.

@@ -11,7 +11,8 @@ import math
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -112,6 +113,22 @@ def read_cutout(
         return shown, NOTED if note else GOOD, note
     except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
         return black(size if around is None else around[0], turned), BAD, _reason(error)
+
+
+def read_opened(
+    opened: Callable[[], tuple[Source | Sequence[Source], Mapping[str, Any]]],
+    *,
+    size: int,
+    turned: bool = False,
+    around: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, int, str]:
+    """`read_cutout` of what `opened` gives, a source and further arguments; `BAD`, with a reason, where it raises."""
+    try:
+        source, how = opened()
+    except Exception as error:  # of a table's, a zip's or the system's own
+        reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
+        return black(size if around is None else around[0], turned), BAD, reason[:200]
+    return read_cutout(source, size=size, turned=turned, around=around, **how)
 
 
 def black(size: int, turned: bool = False) -> np.ndarray:

@@ -10,13 +10,13 @@ import os
 import pathlib
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gz_jax.data import archive, catalogue_columns, identifiers, images, listing, places, tables
+from gz_jax.data import archive, identifiers, images, listing, places, tables
 from gz_jax.data.sight import Sight
 from gz_jax.runtime.errors import UserError
 
@@ -218,7 +218,7 @@ def _pixel_scales(path: pathlib.Path, table: tables.Table, columns: Sequence[str
     Raises:
       UserError: there is no such column, or no pixel scale in it.
     """
-    if text := catalogue_columns.lacking(table.names, columns[-1:]):
+    if text := tables.lacking(table.names, columns[-1:]):
         raise UserError(f"{path} has {text}. Give --pixel_scale=NUMBER (arcsec per pixel), or --pixel_scale=COLUMN")
     found = tables.columns(path, list(dict.fromkeys(columns)))[columns[-1]]
     values = tables.numbers(path, columns[-1], found, lambda row, text: None)
@@ -246,13 +246,12 @@ def digest(columns: Iterable[pa.Array]) -> str:
 
 def read_row(catalogue: Catalogue, index: int, *, size: int, turned: bool, sight: Sight) -> tuple[np.ndarray, int, str]:
     """`images.read_cutout` of one row, with a flag and a reason where the catalogue lacks the file or pixel scale."""
-    try:
-        source = catalogue.read(index)
-        how = sight.arguments(None if catalogue.scales is None else catalogue.scales[index].as_py())
-    except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
-        return images.black(size, turned), images.BAD, reason[:200]
-    return images.read_cutout(source, size=size, turned=turned, **how)
+
+    def opened() -> tuple[Any, dict[str, Any]]:
+        scale = None if catalogue.scales is None else catalogue.scales[index].as_py()
+        return catalogue.read(index), sight.arguments(scale)
+
+    return images.read_opened(opened, size=size, turned=turned)
 
 
 def read_batches(

@@ -1,8 +1,10 @@
-"""What is wrong with single galaxies of a data set, and how it is reported: all at once."""
+"""Problems of single galaxies of a data set: found in threads, kept for the next time, and reported together."""
 
 import collections
 import csv
+import json
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +12,14 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from gz_jax.runtime.files import atomic, harmless
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic, harmless, write_json
 
 MAX_PROBLEMS = 100_000  # before a table is refused as another one altogether
 _SHOWN = (10, 5, 2, 1)  # galaxies named per kind of problem: fewer where there are many kinds, ...
 _LONGEST = 7_000  # ... so that a message has at most so many characters
 _KINDS = 50  # kinds in a message
+_KEPT = "checked.json"
 
 
 class Problem(NamedTuple):
@@ -49,6 +53,26 @@ def progress_bar(total: int, text: str) -> tqdm.tqdm:
     """A bar with ETA; in a log file a line every half minute."""
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm.tqdm(total=total, desc=text, unit=" galaxies", mininterval=interval, maxinterval=interval)
+
+
+def kept(folder: pathlib.Path) -> list[Problem] | None:
+    """What an earlier check kept in `folder`; None where there was none. Raises UserError: it cannot be read."""
+    path = folder / _KEPT
+    try:
+        return [Problem(*problem) for problem in json.loads(path.read_text())]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it, and the files are checked again") from error
+
+
+def keep(folder: pathlib.Path, problems: Iterable[Sequence[str]]) -> None:
+    """Keep what a check found, since a check takes a while. Raises UserError: the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / _KEPT, list(map(list, problems)))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): set --config.data.store") from error
 
 
 def report(problems: Sequence[Problem], where: object, what: str = "Kaggle's files") -> str:

@@ -14,6 +14,7 @@ from pyarrow import csv, parquet
 
 from gz_jax.data import fits_table, identifiers
 from gz_jax.runtime.errors import UserError
+from gz_jax.trees.tree import listed
 
 MAX_ROWS = 100_000_000
 _SHOWN = 20  # columns of a table in a message
@@ -217,6 +218,20 @@ def _require(path: pathlib.Path, wanted: Sequence[str], there: Sequence[str]) ->
         f"{path} has no column {' and '.join(map(repr, missing))}; it has {names}{hint}. "
         "Name the columns: --id_column=..., --file_column=... (or three of files: --file_columns=RED,GREEN,BLUE)"
     )
+
+
+def lacking(there: Sequence[str], wanted: Sequence[str], at_most: int = 12) -> str:
+    """What to say of the wanted columns that a table lacks, with the nearest that it has; '' where it has all."""
+    missing = [name for name in wanted if name not in there]
+    if not missing:
+        return ""
+
+    def one(name: str) -> str:
+        near = similar_names(name, there)
+        return repr(name) + (f" (near it: {', '.join(map(repr, near))})" if near else "")
+
+    more = f" and {len(missing) - at_most} more" if len(missing) > at_most else ""
+    return f"no column {', '.join(map(one, missing[:at_most]))}{more}; it has {listed(there, 20) or 'no columns'}"
 
 
 def similar_names(name: str, there: Sequence[str]) -> list[str]:

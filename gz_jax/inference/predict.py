@@ -284,8 +284,7 @@ def _columns(
     """A table's columns of ids and files: as given, else those of the catalogue that the network was trained on."""
     own = network.config.data
     if file_columns is None:
-        names = own.file_columns.split(",") if file_column is None else ()
-        file_columns = [name.strip() for name in names if name.strip()]
+        file_columns = fields.names(own.file_columns) if file_column is None else ()
     one = {"id_column": id_column or own.id_column, "file_column": file_column or own.file_column}
     return one | {"file_columns": list(file_columns)}
 

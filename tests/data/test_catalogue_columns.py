@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gz_jax import labels
-from gz_jax.data import catalogue_columns
-from gz_jax.data.catalogue_columns import REST, choose, lacking, parse, rest_of
+from gz_jax.data.catalogue_columns import REST, choose, parse, rest_of
 from gz_jax.data.catalogue_labels import KINDS
+from gz_jax.data.tables import lacking
 from gz_jax.labels import Question, Tree
 from gz_jax.runtime.errors import UserError
 
@@ -171,4 +171,4 @@ def test_any_mapping_is_taken_or_refused(text, kind, tree):
     assert len(found.classes) == (len(tree.questions) if kind == "class" else 0)
     assert len(found.answers) == (0 if kind == "class" else len(tree.columns))
     assert REST not in (*found.totals, *found.classes)
-    assert isinstance(catalogue_columns.lacking(["id"], found.names), str)
+    assert isinstance(lacking(["id"], found.names), str)
