@@ -28,7 +28,7 @@ def label_histograms(train: np.ndarray, validation: np.ndarray | None, tree: Tre
         if validation is not None and known[1]:
             ax.stairs(np.maximum(validation[j], floor), edges, color=RED, linewidth=0.9, baseline=floor)
         ax.set(yscale="log", ylim=(floor, 1.6), xlim=(0, 1))
-    share = f"share of the galaxies in a bin of width {edges[1]:.2g}"
+    share = f"share of galaxies per bin of {edges[1]:.2g}"
     outer_ticks(figure, axes, tree, "vote fraction", share, (1e-4, 1e-2, 1), ("10⁻⁴", "10⁻²", "1"))
     if validation is not None:
         width, height = figure.get_size_inches()
