@@ -21,6 +21,7 @@ from tests.peak import peak_memory
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZE, STEPS = 128, 40
+FEW, MANY = 1_000, 30_000
 
 
 def write_galaxies(folder, count):
@@ -47,7 +48,7 @@ def peak_of_training(folder, count):
     write_galaxies(folder / "files", count)
     flags = [f"--workdir={folder / 'run'}", f"--config.data.dir={folder / 'files'}"]
     flags += [f"--config.data.store={folder / 'store'}", f"--config.data.image_size={SIZE}", "--config.data.crop=64"]
-    flags += ["--config.data.size=32", "--config.data.pipeline=stream", "--config.augment.rotate=True"]
+    flags += ["--config.data.size=64", "--config.data.pipeline=stream", "--config.augment.rotate=True"]
     flags += ["--config.batch_size=16", f"--config.checkpoint.every_steps={STEPS}"]
     command = [sys.executable, str(ROOT / "launch.py"), "--config=configs/cnn.py", *flags]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
@@ -68,6 +69,6 @@ def peak_of_training(folder, count):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_peak_memory_does_not_grow_with_the_galaxies(tmp_path):
-    few, many = (peak_of_training(tmp_path / str(count), count) for count in (1_000, 60_000))
+    few, many = (peak_of_training(tmp_path / str(count), count) for count in (FEW, MANY))
     assert many < 3
-    assert many == pytest.approx(few, rel=0.1)
+    assert many - few < 0.2  # the same number of galaxies apart, decoded: 0.36 GB

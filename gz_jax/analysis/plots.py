@@ -55,7 +55,6 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "image.interpolation": "antialiased",
     "image.cmap": "cividis",
-    "pdf.fonttype": 42,
 }
 styled = mpl.rc_context(STYLE)
 
