@@ -74,6 +74,7 @@ def network(config, predict, views=1, weights="a"):
         resolve.seen(config),
         views,
         pathlib.Path("net"),
+        "net",
         0,
         {"val_loss": 0.1},
         weights,

@@ -1,4 +1,4 @@
-"""A finished (or running) workdir as a function from images to vote fractions."""
+"""A finished (or running) workdir, or a shared folder, as a function from images to vote fractions."""
 
 import functools
 import os
@@ -14,6 +14,8 @@ from gz_jax import fields, labels, resolve
 from gz_jax.data import augment, look
 from gz_jax.data.augment import View
 from gz_jax.data.sight import Sight
+from gz_jax.inference import shared
+from gz_jax.inference.shared import Network
 from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, state, step
@@ -40,7 +42,7 @@ class Trained(NamedTuple):
       config: what it was trained with; tree: whose answers it gives.
       view: the pixels that evaluation cuts out for it (S is `view.size`); sight: the square that it saw in training,
         and the settings of FITS; views: how many test-time views it is averaged over.
-      workdir, step, info: whose checkpoint it is, of which step, and that epoch's row of the log.
+      workdir, run, step, info: whose checkpoint it is, the name of its run, its step, and that epoch's row of the log.
       weights: 16 hex digits that differ where the parameters do, the tree, `sight`, or the config fields of `COMPUTES`.
       data: fingerprint of the galaxies it was trained on (`split.Dataset.fingerprint`).
     """
@@ -52,6 +54,7 @@ class Trained(NamedTuple):
     sight: Sight
     views: int
     workdir: pathlib.Path
+    run: str
     step: int
     info: dict[str, Any]
     weights: str
@@ -65,10 +68,9 @@ class Trained(NamedTuple):
     @property
     def identity(self) -> dict[str, Any]:
         """Identifier of the network and its test-time views, stored in tables (see `tables.same_networks`)."""
-        epoch = self.info.get("epoch")
         return {
-            "run": self.workdir.name,
-            "epoch": None if epoch is None else int(epoch) + 1,
+            "run": self.run,
+            "epoch": shared.epoch_of(self.info),
             "validation_mse": self.info["val_loss"],
             "weights": self.weights,
             "views": self.views,
@@ -76,28 +78,21 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
-    """The best epoch of a workdir.
+    """The best epoch of a workdir, or the network of a shared folder.
 
     Args:
       views: 1, the image as it is; 8, the symmetries of the square; 16, these of the image and of the image turned by
         45 degrees, which is cut from the larger picture.
 
     Raises:
-      UserError: another number of views; it is no workdir, or has no checkpoint yet, or none that can be read.
+      UserError: another number of views; see `network_of`.
     """
     if views not in (1, 8, 16):
         raise UserError(f"test-time views must be 1, 8 or 16, not {views}")
     workdir = pathlib.Path(os.path.expanduser(workdir))
-    record = workdirs.read(workdir)
-    config, directory = record.config, workdir / "checkpoints" / "best"
-    manager = checkpoint.open_manager(directory, keep=1, read_only=True) if directory.is_dir() else None
-    if manager is None or (found := checkpoint.load(manager, None)) is None:
-        raise UserError(f"{workdir} has no best checkpoint yet: its first epoch is not over. Train it first.")
-    at, variables, info = found
-    flat = fields.flatten(config)
-    sight = resolve.seen(config)
-    decides = {name: flat[name] for name in COMPUTES} | {"tree": labels.as_dict(record.tree), "sight": sight.values}
-    weights = checkpoint.digest(variables, decides)[:16]
+    network = network_of(workdir)
+    record, variables, config = network.record, network.variables, network.record.config
+    sight, weights = resolve.seen(config), fingerprint(network)
     parts = resolve.parts(config, record.tree)
     mesh = state.make_mesh(jax.local_devices())
     whole = state.replicated(mesh)
@@ -129,8 +124,37 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         sight=sight,
         views=views,
         workdir=workdir,
-        step=at,
-        info=info,
+        run=network.run,
+        step=network.step,
+        info=network.info,
         weights=weights,
         data=record.data,
     )
+
+
+def network_of(folder: pathlib.Path) -> Network:
+    """What a workdir's best checkpoint, or a shared folder, holds.
+
+    Raises:
+      UserError: it is neither, has no checkpoint yet, or none that can be read, or has been changed.
+    """
+    record = workdirs.read(folder)
+    if shared.is_shared(folder):
+        module = resolve.parts(record.config, record.tree).module
+        network = shared.read(folder, record, state.shapes(module, record.config.data.size))
+        if (found := fingerprint(network)) != (said := shared.fingerprint_of(folder)):
+            raise UserError(f"{folder} has been changed: its fingerprint is {found}, and it says {said[:16]}.")
+        return network
+    directory = folder / "checkpoints" / "best"
+    manager = checkpoint.open_manager(directory, keep=1, read_only=True) if directory.is_dir() else None
+    if manager is None or (best := checkpoint.load(manager, None)) is None:
+        raise UserError(f"{folder} has no best checkpoint yet: its first epoch is not over. Train it first.")
+    at, variables, info = best
+    return Network(record, variables, at, info, folder.name, {})
+
+
+def fingerprint(network: Network) -> str:
+    """16 hex digits of all that decides what a network computes (see `Trained.weights`)."""
+    flat, record = fields.flatten(network.record.config), network.record
+    decides = {name: flat[name] for name in COMPUTES} | {"tree": labels.as_dict(record.tree)}
+    return checkpoint.digest(network.variables, decides | {"sight": resolve.seen(record.config).values})[:16]

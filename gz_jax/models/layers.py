@@ -5,7 +5,7 @@ All take and return [B, H, W, C]. Parameters are float32; `dtype` is the dtype t
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -43,6 +43,17 @@ def preprocess(images: jax.Array, how: Preprocess) -> jax.Array:
     if how == "torch":
         return (images / white - jnp.array(_TORCH_MEAN, ndmin=4)) / jnp.array(_TORCH_STD, ndmin=4)
     raise ValueError(f"preprocess {how!r} is not one of 'unit', 'keras', 'torch'")
+
+
+def preprocessing(model: Any, size: int) -> dict[str, Any]:
+    """What a network's pixels 0..1 are normalised by, as timm's `pretrained_cfg` says it: mean, std and input_size.
+
+    Keras' preprocessing, which timm has no words for, is said by its name ('keras') alone.
+    """
+    how = "unit" if model.name == "cnn" else {"keras": "keras", "torchvision": "torch"}[model.variant]
+    known = {"unit": ([0.0] * 3, [1.0] * 3), "torch": (list(_TORCH_MEAN), list(_TORCH_STD))}
+    found = {"input_size": [3, size, size], "preprocess": how}
+    return found | (dict(zip(("mean", "std"), known[how], strict=True)) if how in known else {})
 
 
 class Conv(nn.Module):

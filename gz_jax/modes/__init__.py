@@ -77,7 +77,7 @@ def _less_memory(mode: str, config: ConfigDict | None, workdir: str) -> str:
 def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
     if mode in ("train", "explore", "benchmark") and config is None:
         raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
-    if mode in ("evaluate", "predict", "mergers") and workdir is None:
+    if mode in ("evaluate", "predict", "mergers", "export") and workdir is None:
         raise UserError(f"which run? --mode={mode} needs --workdir of a trained network, e.g. --workdir=runs/demo")
     if mode == "train":
         from gz_jax.modes.training import train
@@ -87,6 +87,10 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
         from gz_jax.modes.benchmark import benchmark
 
         return benchmark(config, flags.output or f"{workdir}/benchmark", peers=flags.peers, repeats=flags.repeats)
+    if mode == "export":
+        from gz_jax.modes.export import export
+
+        return export(str(workdir), flags)
     from gz_jax.modes import reports, science
 
     if mode == "compare":

@@ -126,7 +126,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
             report.write_submission(outdir / "submission.csv", test_ids, guess)
     return report.evaluation_report(
         report.EvaluationInputs(
-            name=model.workdir.name if own else f"{model.workdir.name} on other galaxies than its own",
+            name=model.run if own else f"{model.run} on other galaxies than its own",
             chosen_here=own,
             galaxy_id=ids,
             truth=truth,

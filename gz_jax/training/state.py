@@ -139,6 +139,13 @@ def initial_variables(
     return {kind: {**parts, **drawn[kind]} for kind, parts in shapes.items()}
 
 
+def shapes(module: nn.Module, size: int) -> dict[str, PyTree]:
+    """`jax.ShapeDtypeStruct`s of a module's variables for images of `size` x `size` pixels."""
+    return jax.eval_shape(
+        lambda key: module.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False), jax.random.key(0)
+    )
+
+
 def start(
     variables: dict[str, PyTree], optimizer: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
 ) -> TrainState:

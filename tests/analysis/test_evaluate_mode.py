@@ -35,7 +35,7 @@ def network(workdir) -> Trained:
 
     workdir.mkdir()
     return Trained(
-        predict, config, GALAXY_ZOO_2, view, resolve.seen(config), 1, workdir, 0, {"val_loss": 0.1}, "w", "data"
+        predict, config, GALAXY_ZOO_2, view, resolve.seen(config), 1, workdir, "net", 0, {"val_loss": 0.1}, "w", "data"
     )
 
 

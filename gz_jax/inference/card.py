@@ -1,0 +1,121 @@
+"""The page about a shared network, README.md of its folder: text out of what the network is made of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gz_jax import resolve
+from gz_jax.inference.shared import CONFIG, VERSION, WEIGHTS, Network, epoch_of
+
+_KINDS = {
+    "galaxy_zoo": "galaxies of Kaggle's Galaxy Zoo challenge (SDSS; Galaxy Zoo 2's vote fractions)",
+    "synthetic": "synthetic galaxies drawn from known parameters",
+    "catalogue": "a table of images and labels",
+}
+_NAMES = {
+    "mse": "mean squared error over galaxies and answers",
+    "rmse": "its root",
+    "accuracy": "share of galaxies whose largest answer is the right one",
+    "r2": "share of the labels' variance explained",
+}
+
+
+def text(network: Network, fingerprint: str, figure: str = "") -> str:
+    """Markdown, the same each time: what the network answers, sees and was trained on, its scores, how to load it.
+
+    Args:
+      fingerprint: of the network; figure: name of a picture beside the page, or ''.
+    """
+    record = network.record
+    config, tree, model = record.config, record.tree, record.config.model
+    body = model.name if model.name == "cnn" else f"ResNet50 ({'v1' if model.variant == 'keras' else 'v1.5'})"
+    start = f"from the weights {model.pretrained.rpartition('/')[2]}" if model.pretrained else "from random weights"
+    lines = [
+        "---",
+        "library_name: gz_jax",
+        "tags: [astronomy, galaxies, image-classification]",
+        "---",
+        "",
+        f"# {network.run}: {tree.name}",
+        "",
+        f"A {body} that predicts, from a galaxy's image, the vote fractions of {len(tree.columns)} answers to "
+        f"{len(tree.questions)} question{'s' * (len(tree.questions) > 1)}. "
+        f"{tree.citation and f'Questions: {tree.citation}.'}".strip(),
+        "",
+        "## What it was trained on",
+        "",
+        f"{_KINDS[config.data.source].capitalize()}, {start}, by {config.loss}"
+        f"{_augmented(config.augment)}. Data fingerprint: `{record.data}`.",
+        "",
+        "## What it sees",
+        "",
+        f"The central square, {resolve.seen(config).text}, brought to {config.data.size} x {config.data.size} pixels. "
+        "Predictions for images that show galaxies at another scale are worth less.",
+        "",
+        "## Scores",
+        "",
+        *_scores(network),
+        *([f"![Predicted against volunteers' fractions]({figure})", ""] if figure else []),
+        "## Questions and answers",
+        "",
+        "| question | answers | columns |",
+        "|---|---|---|",
+        *(
+            f"| {_cell(question.text)} | {_cell(', '.join(question.texts))} | {_cell(', '.join(question.columns))} |"
+            for question in tree.questions
+        ),
+        "",
+        "## How to use it",
+        "",
+        "```python",
+        "import gz_jax",
+        "",
+        'model = gz_jax.load("THIS_FOLDER")',
+        'table = gz_jax.predict("images/", "THIS_FOLDER")  # a pandas DataFrame',
+        "```",
+        "",
+        "```sh",
+        "gz-jax --mode=predict --workdir=THIS_FOLDER --input=images/ --output=predictions",
+        "```",
+        "",
+        f"`{WEIGHTS}` holds the weights, `{CONFIG}` (format version {VERSION}) all that they need. Fingerprint of the "
+        f"network: `{fingerprint}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _augmented(augment: Mapping[str, Any]) -> str:
+    used = [name for name in ("rotate", "flip") if augment[name]]
+    used += [f"zoom {augment['zoom']:g}"] if augment["zoom"] > 1 else []
+    used += [f"shift {augment['shift']:g}"] if augment["shift"] else []
+    return f", augmented ({', '.join(used)})" if used else ""
+
+
+def _scores(network: Network) -> list[str]:
+    """A table of the validation scores with 95 % intervals, or what the log has."""
+    found = {name: _estimate(network.scores.get(name)) for name in _NAMES}
+    rows = [
+        f"| {name} | {value[0]:.4g} [{value[1]:.4g}, {value[2]:.4g}] | {_NAMES[name]} |"
+        for name, value in found.items()
+        if value
+    ]
+    if not rows:
+        epoch = epoch_of(network.info)
+        when = "" if epoch is None else f" (epoch {epoch})"
+        return [f"Validation MSE {network.info['val_loss']:.5g}{when}.", ""]
+    about = (
+        f"On {network.scores.get('galaxies')} validation galaxies, with 95 % intervals from a bootstrap over galaxies. "
+        "The best epoch was chosen on them, so these are slightly too good."
+    )
+    return [about, "", "| score | value | meaning |", "|---|---|---|", *rows, ""]
+
+
+def _estimate(score: Any) -> list[float]:
+    """A score's value and the ends of its interval; [] of what is none."""
+    found: list[Any] = [score.get(name) for name in ("value", "low", "high")] if isinstance(score, Mapping) else []
+    return found if all(type(value) in (int, float) for value in found) else []
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell of a table."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,160 @@
+"""A trained network as a folder for other people: its weights, what they are, and a page about it.
+
+`model.safetensors` holds the parameters and running statistics (of a ResNet50 v1.5 under timm's names), `config.json`
+what a workdir's has, with the format's version, the scores and a fingerprint. Both are the same, byte for byte,
+whenever the same network is written. Nothing in the folder is code.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gz_jax import fields, labels
+from gz_jax.models import imagenet_tables
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic, write_json
+from gz_jax.training.workdir import Record
+
+FORMAT, VERSION = "gz_jax network", 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# Fields that name files of the person who trained; of a path the last part is kept where the config needs one.
+_PRIVATE = ("data.dir", "data.store", "data.images")
+_SHORTENED = ("data.catalogue", "model.pretrained", "tree")
+# What of a log's row is a score, and no time.
+_SCORES = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_rmse")
+
+
+class Network(NamedTuple):
+    """A network as it is kept: what it was trained with, its variables, and where they come from.
+
+    Attributes:
+      record: config, tree and data; variables: {'params', 'batch_stats'} of float32 arrays; step, info: the
+        checkpoint's step and that epoch's row of the log; run: name of the workdir; scores: of its report, or {}.
+    """
+
+    record: Record
+    variables: Mapping[str, Any]
+    step: int
+    info: dict[str, Any]
+    run: str
+    scores: dict[str, Any]
+
+
+def epoch_of(info: Mapping[str, Any]) -> int | None:
+    """The number, from 1, of the epoch of a log's row; None where the row does not say it."""
+    return None if info.get("epoch") is None else int(info["epoch"]) + 1
+
+
+def is_shared(folder: pathlib.Path) -> bool:
+    """Whether a folder is one of these (a workdir has no such weights)."""
+    return (folder / WEIGHTS).is_file()
+
+
+def write(folder: pathlib.Path, network: Network, fingerprint: str, preprocessing: Mapping[str, Any]) -> None:
+    """Write the weights, then config.json.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    record, config = network.record, network.record.config
+    flat = fields.flatten(config) | dict.fromkeys(_PRIVATE)
+    flat |= {name: pathlib.Path(flat[name]).name for name in _SHORTENED if flat[name]}
+    names = _names(config.model)
+    tensors = {}
+    for path, value in flatten_dict(dict(network.variables), sep="/").items():
+        name, axes = names.get(path, (path, None))
+        array = np.asarray(value)
+        tensors[name] = np.ascontiguousarray(array if axes is None else array.transpose(np.argsort(axes)))
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": config.model.name,
+        "num_classes": len(record.tree.columns),
+        "pretrained_cfg": dict(preprocessing),
+        "run": network.run,
+        "step": network.step,
+        "log": {name: network.info[name] for name in _SCORES if name in network.info},
+        "scores": network.scores,
+        "fingerprint": fingerprint,
+        "tensors": {name: _digest(value) for name, value in sorted(tensors.items())},
+        "config": flat,
+        "tree": labels.as_dict(record.tree),
+        "data_fingerprint": record.data,
+        "weights_fingerprint": record.weights,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / WEIGHTS, "wb") as file:
+            file.write(save(tensors, {"format": FORMAT}))
+        write_json(folder / CONFIG, about)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error}") from error
+
+
+def read(folder: pathlib.Path, record: Record, shapes: Mapping[str, Any]) -> Network:
+    """The network of a shared folder, whose config.json is `record` (see `workdir.read`).
+
+    Args:
+      shapes: {'params', 'batch_stats'} of `jax.ShapeDtypeStruct`, what the config's module has.
+
+    Raises:
+      UserError: another format or version; tensors that are missing, left over, of another shape, or changed.
+    """
+    about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        found = f"{str(about.get('format'))[:40]!r}, version {str(about.get('version'))[:20]}"
+        raise UserError(f"{folder / CONFIG} is of format {found}; this gz_jax reads {FORMAT!r}, version {VERSION}.")
+    names, expected, origin = _names(record.config.model), {}, {}
+    for path, leaf in flatten_dict(dict(shapes), sep="/").items():
+        name, axes = names.get(path, (path, None))
+        shape = leaf.shape if axes is None else tuple(leaf.shape[i] for i in np.argsort(axes))
+        expected[name], origin[name] = imagenet_tables.Entry(path, shape, axes), path
+    flat, digests = {}, {}
+    with imagenet_tables.open_tensors(folder / WEIGHTS) as (tensors, _):
+        imagenet_tables.check(folder / WEIGHTS, tensors, expected)
+        for name, entry in expected.items():
+            value = np.asarray(tensors[name].read())
+            if value.dtype != np.float32:
+                raise UserError(f"{folder / WEIGHTS}: {name} is {value.dtype}, not float32.")
+            digests[name] = _digest(value)
+            flat[entry.path] = np.ascontiguousarray(value if entry.axes is None else value.transpose(entry.axes))
+    if not isinstance(said := about.get("tensors"), dict):
+        raise UserError(f"{folder / CONFIG} is not whole: it lacks the tensors' digests.")
+    if changed := [name for name, digest in digests.items() if said.get(name) != digest]:
+        more = f" and {len(changed) - 10} more" if len(changed) > 10 else ""
+        raise UserError(f"{folder / WEIGHTS} has been changed: {', '.join(changed[:10])}{more}.")
+    info, scores = about.get("log"), about.get("scores")
+    if not (isinstance(info, dict) and isinstance(scores, dict) and type(about.get("step")) is int):
+        raise UserError(f"{folder / CONFIG} is not whole: it lacks the log, the scores or the step.")
+    if "val_loss" not in info or not all(type(value) in (int, float) for value in info.values()):
+        raise UserError(f"{folder / CONFIG}: its log is no row of numbers with val_loss.")
+    variables = jax.tree.map(np.asarray, unflatten_dict(flat, sep="/"))
+    return Network(record, {"batch_stats": {}} | variables, about["step"], info, str(about.get("run")), scores)
+
+
+def fingerprint_of(folder: pathlib.Path) -> str:
+    """What config.json says the network's fingerprint is."""
+    return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("fingerprint"))
+
+
+def _digest(tensor: np.ndarray) -> str:
+    """16 hex digits of a tensor's values."""
+    return hashlib.sha256(np.ascontiguousarray(tensor).tobytes()).hexdigest()[:16]
+
+
+def _names(model: Any) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+    """timm's name and axes by our path: of the body of a v1.5, and of a head that is one layer on averaged features."""
+    if model.name != "resnet50" or model.variant != "torchvision":
+        return {}
+    plain = model.pooling == "average" and not tuple(model.hidden)
+    table = imagenet_tables.TABLES[-1]
+    found = imagenet_tables.entries(table).items()
+    return {e.path: (key, e.axes) for key, e in found if plain or not e.path.startswith(imagenet_tables.HEAD)}

@@ -1,0 +1,64 @@
+"""`--mode=export`: a trained network as a folder for others."""
+
+import json
+import pathlib
+from typing import Any
+
+from gz_jax.inference import card, shared, tables, trained
+from gz_jax.inference.manifest import networks_of, same_networks
+from gz_jax.inference.tables import read_validation
+from gz_jax.models.layers import preprocessing
+from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.files import atomic
+
+FIGURE, PAGE = "predicted.png", "README.md"
+
+
+def export(workdir: str, flags: Any) -> int:
+    """The best epoch of a workdir into `--output`: weights, config.json and a page about it."""
+    if not flags.output:
+        raise UserError("--mode=export needs --output, the folder to write.")
+    path, folder = pathlib.Path(workdir), pathlib.Path(flags.output)
+    if folder.exists() and any(folder.iterdir()) and not shared.is_shared(folder):
+        raise UserError(f"{folder} holds other files: choose a folder that is empty, or of a shared network.")
+    network = trained.network_of(path)
+    fingerprint = trained.fingerprint(network)
+    report = path / "report"
+    own = _is_of(report / "validation.parquet", fingerprint)
+    if own:
+        network = network._replace(scores=json.loads((report / "metrics.json").read_text()))
+    config = network.record.config
+    figure = _figure(report / "validation.parquet", network) if own else _kept(path)
+    shared.write(folder, network, fingerprint, preprocessing(config.model, config.data.size))
+    if figure:
+        with atomic(folder / FIGURE, "wb") as file:
+            file.write(figure)
+    else:
+        (folder / FIGURE).unlink(missing_ok=True)  # of the network that was here before
+    with atomic(folder / PAGE) as file:
+        file.write(card.text(network, fingerprint, FIGURE if figure else ""))
+    print(folder)
+    return 0
+
+
+def _is_of(table: pathlib.Path, fingerprint: str) -> bool:
+    """Whether there is a report on this very network."""
+    if not table.is_file():
+        return False
+    return same_networks(networks_of(tables.manifest(table)), [{"weights": fingerprint, "views": 1}])
+
+
+def _kept(path: pathlib.Path) -> bytes:
+    """The figure of a shared folder that is exported again; b'' where there is none."""
+    return (path / FIGURE).read_bytes() if shared.is_shared(path) and (path / FIGURE).is_file() else b""
+
+
+def _figure(table: pathlib.Path, network: shared.Network) -> bytes:
+    """Predicted against true vote fractions of the validation galaxies, as PNG."""
+    from gz_jax.analysis import evaluate, plots, plots_predictions
+
+    _, truth, predicted = read_validation(table)
+    tree = network.record.tree
+    sums = evaluate.galaxy_sums(truth, predicted, tree)
+    rmse = evaluate.scores({name: values.sum(0) for name, values in sums.items()}, tree)["answer_rmse"]
+    return plots.save(plots_predictions.predicted_vs_true(evaluate.density(truth, predicted), rmse, tree), "png")
