@@ -148,9 +148,13 @@ FIELDS: dict[str, Field] = {
     "model.hidden": widths(),  # of dense layers before the last one
     "model.dropout": real(0.1, 0, 1),  # after each of them
     "model.pooling": one_of("flatten", "average"),  # 'flatten' is the paper's
-    # None, a weights file, 'imagenet-keras' or 'imagenet-torchvision'; the weights decide the variant. Free because the
-    # weights' fingerprint is compared instead.
+    # What training starts from: None, a workdir or a shared network, a weights file or timm's folder of a ResNet50,
+    # 'imagenet-keras', 'imagenet-torchvision', or 'hf-hub:owner/name@revision'; it decides the variant. Free because
+    # the weights' fingerprint is compared instead.
     "model.pretrained": text(free=True),
+    # The pixels that the network sees: 0..1 ('unit'), or normalised as Keras or PyTorch do for ImageNet. None: as what
+    # it starts from, or the variant's own ('unit' of the CNN). Must be given for weights that do not tell.
+    "model.preprocess": choice("unit", "keras", "torch"),
     "model.body_rate": real(1.0, 0, 1e38),  # learning rate of ResNet50's body, relative to that of its head
     # Keep the body's weights as they are for so many epochs; its normalisation still follows the batches, and a step
     # takes as long as any other (see frozen_statistics for the former).

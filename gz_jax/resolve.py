@@ -2,11 +2,13 @@
 
 import contextlib
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from gz_jax import fields, labels, models
@@ -16,7 +18,8 @@ from gz_jax.data.kaggle_split import compare_splits
 from gz_jax.data.sight import Sight
 from gz_jax.data.split import Dataset
 from gz_jax.labels import Tree
-from gz_jax.models import imagenet
+from gz_jax.models import imagenet, pretrained
+from gz_jax.models.layers import preprocess_of
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import feed, loop, losses, state, step, workdir
 from gz_jax.training.schedule import PlateauRule
@@ -86,7 +89,7 @@ def tree(config: ConfigDict, folder: pathlib.Path | None = None) -> Tree:
 def parts(config: ConfigDict, tree: Tree) -> Parts:
     """The module and the way images reach it."""
     m = config.model
-    options = {"dtype": m.dtype, "momentum": m.momentum}
+    options = {"dtype": m.dtype, "momentum": m.momentum, "preprocess": m.preprocess}
     if m.name == "resnet50":
         options |= {"variant": m.variant, "hidden": tuple(m.hidden), "dropout": m.dropout, "pooling": m.pooling}
         options["freeze_statistics"] = m.frozen_statistics
@@ -119,15 +122,49 @@ def seen(config: ConfigDict) -> Sight:
     return sight.make(**square, fits=config.fits)
 
 
-def weights(config: ConfigDict) -> imagenet.Weights | None:
-    """The pretrained weights, if the config names any; they decide the ResNet50's variant, which is set in it."""
-    if not config.model.pretrained:
+def weights(config: ConfigDict, tree: Tree, network_of: Callable[[pathlib.Path], Any]) -> pretrained.Start | None:
+    """What training starts from, if the config names anything.
+
+    It decides the ResNet50's variant, and with the config the preprocessing: both are set in the config.
+
+    Args:
+      network_of: reads a workdir or a shared network (`inference.trained.network_of`, which is above this module).
+
+    Raises:
+      UserError: it cannot be read, or is another network than the config's.
+    """
+    m = config.model
+    if not m.pretrained:
         return None
-    if config.model.name != "resnet50":
-        raise UserError("--config.model.pretrained is for --config.model.name=resnet50 alone.")
-    found = imagenet.load(config.model.pretrained)
-    config.model.variant = found.variant
-    return found
+    place = pretrained.locate(m.pretrained)
+    if place.is_network:
+        return _of_network(config, tree, network_of(place.path))
+    if m.name != "resnet50":
+        raise UserError(f"{m.pretrained} is a ResNet50's: add --config.model.name=resnet50.")
+    found, how, text = pretrained.read(place, m.preprocess)
+    m.variant, m.preprocess = found.variant, how
+    variables = {kind: {"body": values} for kind, values in found.body.items()}
+    return pretrained.Start(variables, found.fingerprint, f"starting from {m.pretrained}: the body alone; {text}")
+
+
+def _of_network(config: ConfigDict, tree: Tree, network: Any) -> pretrained.Start:
+    """As `weights`, of a network of ours: whole if it answers the same questions with the same head."""
+    m, theirs = config.model, network.record.config.model
+    if theirs.name != m.name:
+        raise UserError(f"the network in {m.pretrained} is a {theirs.name}: add --config.model.name={theirs.name}.")
+    m.variant = theirs.variant
+    m.preprocess, text = pretrained.settle(m.pretrained, preprocess_of(theirs), "as the network's", m.preprocess)
+    want = flatten_dict(state.shapes(parts(config, tree).module, config.data.size), sep="/")
+    have = flatten_dict(dict(network.variables), sep="/")
+    other = labels.differences(network.record.tree, tree)
+    other += [f"outputs were {theirs.activation} and are now {m.activation}"] * (theirs.activation != m.activation)
+    shapes = {k: v.shape for k, v in have.items()}, {k: v.shape for k, v in want.items()}
+    other += ["the layers after the body differ"] * (shapes[0] != shapes[1])
+    kept = {k: v for k, v in have.items() if not (other and k.split("/")[1].startswith(("dense", "head")))}
+    variables = unflatten_dict(kept, sep="/")
+    what = f"the body alone ({other[0]})" if other else "the whole network"
+    text = f"starting from {m.pretrained}: {what}; {text}"
+    return pretrained.Start(variables, imagenet.fingerprint(variables), text)
 
 
 def dataset(config: ConfigDict, tree: Tree) -> Dataset:

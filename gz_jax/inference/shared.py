@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gz_jax import fields, labels
 from gz_jax.models import imagenet_tables
+from gz_jax.models.pretrained import HUB
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic, write_json
 from gz_jax.training.workdir import Record
@@ -66,7 +67,8 @@ def write(folder: pathlib.Path, network: Network, fingerprint: str, preprocessin
 
     record, config = network.record, network.record.config
     flat = fields.flatten(config) | dict.fromkeys(_PRIVATE)
-    flat |= {name: pathlib.Path(flat[name]).name for name in _SHORTENED if flat[name]}
+    paths = {name: flat[name] for name in _SHORTENED if flat[name] and not flat[name].startswith(HUB)}
+    flat |= {name: pathlib.Path(path).name for name, path in paths.items()}
     names = _names(config.model)
     tensors = {}
     for path, value in flatten_dict(dict(network.variables), sep="/").items():

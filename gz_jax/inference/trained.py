@@ -29,6 +29,7 @@ COMPUTES = (
     "model.hidden",
     "model.name",
     "model.pooling",
+    "model.preprocess",
     "model.variant",
 )
 

@@ -1,12 +1,12 @@
-"""ImageNet weights for ResNet50: any of the files in use -> Flax variables, or precisely why not.
+"""Weights for ResNet50: any of the files in use -> Flax variables, or precisely why not.
 
     python -m gz_jax.models.imagenet WEIGHTS IMAGE...
 
 prints the five best ImageNet classes of each photograph, for weights with a top. WEIGHTS is a file or a name
 of `DOWNLOADS`. Read are Keras' `.h5` (layer names of both generations, with or without top), torchvision's
-and timm's names in `.safetensors`, torchvision's `.pth` where PyTorch is installed (by its safe loader), and
-what `save_safetensors` wrote. The file decides the network's variant and its preprocessing. Nothing is
-unpickled.
+and timm's names, under any prefix, in `.safetensors` or, where PyTorch is installed, in `.pth` and `.bin` (by
+its safe loader), and what `save_safetensors` wrote. The file decides the network's variant. It tells the
+preprocessing if it is one of the published ImageNet files, or our own. Nothing is unpickled.
 """
 
 import argparse
@@ -16,14 +16,14 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gz_jax.models.imagenet_tables import HEAD, NUM_CLASSES, TABLES, Entry, Tensor, check, entries, open_tensors, shapes
+from gz_jax.models.imagenet_tables import HEAD, NESTED, NUM_CLASSES, Entry, Tensor, best, check, open_tensors, shapes
 from gz_jax.models.layers import Preprocess
 from gz_jax.models.resnet import PREPROCESS, ResNet50Classifier, Variant
 from gz_jax.runtime.errors import UserError
@@ -40,15 +40,17 @@ class Weights(NamedTuple):
       body: {'params', 'batch_stats'} of `resnet.ResNet50`.
       top: {'kernel' [2048, 1000], 'bias' [1000]} of ImageNet's classifier, or None.
       variant: the network they belong to.
-      preprocess: what they were trained with, see `layers.preprocess`.
+      preprocess: what they were trained with, see `layers.preprocess`; None where the file does not tell.
       fingerprint: SHA-256 of the body's names, shapes and values: the same whatever file they came in.
+      note: what was found out about the file's keys and its head, in words, or ''.
     """
 
     body: dict[str, Any]
     top: dict[str, np.ndarray] | None
     variant: Variant
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     fingerprint: str
+    note: str = ""
 
 
 class Download(NamedTuple):
@@ -78,6 +80,13 @@ DOWNLOADS = {
         "sha256:5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
         None,
     ),
+}
+# SHA-256 of the files that torchvision publishes, whose names begin with it, of weights IMAGENET1K_V1 and _V2, and of
+# timm's copy of the first. (Keras' are known by the body's values.)
+_TORCHVISION = {
+    "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
+    DOWNLOADS["imagenet-torchvision"].known_hash.removeprefix("sha256:"),
 }
 
 
@@ -127,31 +136,53 @@ def read_weights(path: str | os.PathLike) -> Weights:
     if not path.is_file():
         raise UserError(f"no weights file at {path}; known names are {', '.join(map(repr, DOWNLOADS))}")
     with open_tensors(path) as (tensors, metadata):
-        variant, expected = _choose(path, tensors, metadata)
-        if not any(key in tensors for key, entry in expected.items() if entry.path.startswith(HEAD)):
-            expected = {key: entry for key, entry in expected.items() if not entry.path.startswith(HEAD)}
-        check(path, tensors, expected)
-        flat = {entry.path: _read(path, tensors[key], entry) for key, entry in expected.items()}
+        variant, expected, prefix = _choose(path, tensors, metadata)
+        heads = {key: entry for key, entry in expected.items() if entry.path.startswith(HEAD)}
+        body_alone = {key: entry for key, entry in expected.items() if key not in heads}
+        found = [tensors[key].shape for key in heads if key in tensors]
+        classes = next((shape[0] for shape in found if len(shape) == 1), NUM_CLASSES)
+        sized = {
+            k: e._replace(shape=tuple(classes if n == NUM_CLASSES else n for n in e.shape)) for k, e in heads.items()
+        }
+        check(path, tensors, body_alone | (sized if found else {}))
+        wanted = body_alone | (heads if found and classes == NUM_CLASSES else {})
+        flat = {entry.path: _read(path, tensors[key], entry) for key, entry in wanted.items()}
     tree = unflatten_dict(flat, sep="/")
     body = {collection: tree[collection]["body"] for collection in ("params", "batch_stats")}
-    return Weights(body, tree["params"].get("head"), variant, PREPROCESS[variant], _fingerprint(body))
+    notes = [f"its head of {classes} classes is left out" if found else "it has no head"]
+    notes += [f"keys with the prefix {prefix!r}"] * bool(prefix)
+    notes += [f"tensors under {metadata[NESTED]!r}"] * bool(metadata.get(NESTED))
+    digest = fingerprint(body)
+    how = _known(path, digest, metadata)
+    return Weights(body, tree["params"].get("head"), variant, how, digest, ", ".join(notes))
 
 
-def _choose(path: pathlib.Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]):
-    """The variant and the entries of the source that has most of the file's keys; our own files say their variant."""
+def _known(path: pathlib.Path, digest: str, metadata: Mapping[str, str]) -> Preprocess | None:
+    """The preprocessing: our own files say it, and the published ImageNet weights are known by values or file."""
+    if metadata.get("format") == FORMAT and "preprocess" in metadata:
+        return cast(Preprocess, metadata["preprocess"])
+    if digest == DOWNLOADS["imagenet-keras"].fingerprint:
+        return "keras"
+    with path.open("rb") as file:
+        return "torch" if hashlib.file_digest(file, "sha256").hexdigest() in _TORCHVISION else None
+
+
+def _choose(
+    path: pathlib.Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[Variant, dict[str, Entry], str]:
+    """As `imagenet_tables.best`; our own files say their variant."""
     if metadata.get("format") == FORMAT:
         variant = metadata.get("variant")
-        if variant not in PREPROCESS or metadata.get("preprocess") != PREPROCESS[variant]:
+        if variant not in PREPROCESS or metadata.get("preprocess", "unit") not in get_args(Preprocess):
             raise UserError(f"{path}: unknown variant or preprocessing in the metadata {dict(metadata)}")
-        return variant, {key: Entry(key, shape) for key, shape in shapes(variant).items()}
-    candidates = [(table.variant, entries(table)) for table in TABLES]
-    variant, expected = max(candidates, key=lambda candidate: len(candidate[1].keys() & tensors.keys()))
-    if not expected.keys() & tensors.keys():
+        return cast(Variant, variant), {key: Entry(key, shape) for key, shape in shapes(variant).items()}, ""
+    found = best(tensors)
+    if found is None:
         hint = ""
         if any(key.startswith("layers/") for key in tensors):
             hint = ". Keras 3's .weights.h5 keeps no layer names: write the model with model.save('name.h5')"
         raise UserError(f"{path} holds no ResNet50: none of its {len(tensors)} tensors has a known name{hint}")
-    return variant, expected
+    return found
 
 
 def _read(path: pathlib.Path, tensor: Tensor, entry: Entry) -> np.ndarray:
@@ -161,9 +192,10 @@ def _read(path: pathlib.Path, tensor: Tensor, entry: Entry) -> np.ndarray:
     return np.ascontiguousarray(value.transpose(entry.axes) if entry.axes else value, np.float32)
 
 
-def _fingerprint(body: Mapping[str, Any]) -> str:
+def fingerprint(variables: Mapping[str, Any]) -> str:
+    """SHA-256 of the names, shapes and values of {'params', 'batch_stats'} of NumPy arrays."""
     digest = hashlib.sha256()
-    for name, value in sorted(flatten_dict(body, sep="/").items()):
+    for name, value in sorted(flatten_dict(dict(variables), sep="/").items()):
         digest.update(f"{name} {value.shape}\n".encode())
         digest.update(value)
     return digest.hexdigest()
@@ -176,7 +208,9 @@ def save_safetensors(weights: Weights, path: str | os.PathLike) -> None:
     tree: dict[str, Any] = {collection: {"body": values} for collection, values in weights.body.items()}
     if weights.top is not None:
         tree["params"]["head"] = weights.top
-    metadata = {"format": FORMAT, "variant": weights.variant, "preprocess": weights.preprocess}
+    metadata = {"format": FORMAT, "variant": weights.variant}
+    if weights.preprocess:
+        metadata["preprocess"] = weights.preprocess
     try:
         with atomic(path, "wb") as file:
             file.write(save(flatten_dict(tree, sep="/"), metadata))
@@ -184,32 +218,16 @@ def save_safetensors(weights: Weights, path: str | os.PathLike) -> None:
         raise UserError(f"cannot write {path}: {error}") from error
 
 
-def insert(variables: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
-    """The variables of `create('resnet50', ...)` with the weights' body in them; the head stays as it is.
-
-    Of the body in `variables` only the shapes are looked at.
+def classifier(weights: Weights) -> tuple[ResNet50Classifier, dict[str, Any]]:
+    """The ImageNet network and its variables; its logits are [B, 1000].
 
     Raises:
-      UserError: the model's body is not the weights' network (another variant, most likely).
+      UserError: the weights have no top, or their preprocessing is not known.
     """
-    result = {collection: dict(values) for collection, values in variables.items()}
-    for collection, new in weights.body.items():
-        want = {k: v.shape for k, v in flatten_dict(result[collection].get("body", {}), sep="/").items()}
-        have = {k: v.shape for k, v in flatten_dict(new, sep="/").items()}
-        differing = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
-        if differing:
-            raise UserError(
-                f"the weights are of ResNet50 variant {weights.variant!r} and the model is another network: "
-                f"{len(differing)} {collection} differ, {differing[0]} among them"
-            )
-        result[collection]["body"] = jax.tree.map(jnp.asarray, new)
-    return result
-
-
-def classifier(weights: Weights) -> tuple[ResNet50Classifier, dict[str, Any]]:
-    """The ImageNet network and its variables; its logits are [B, 1000]. Raises UserError without a top."""
     if weights.top is None:
         raise UserError("these weights have no top, so they cannot tell ImageNet's classes")
+    if weights.preprocess is None:
+        raise UserError("these weights do not tell their preprocessing: say --preprocess=unit, keras or torch")
     model = ResNet50Classifier(NUM_CLASSES, weights.variant, pooling="average", preprocess=weights.preprocess)
     params = {"body": weights.body["params"], "head": weights.top}
     return model, {"params": params, "batch_stats": {"body": weights.body["batch_stats"]}}
@@ -256,13 +274,15 @@ def main(argv: list[str] | None = None) -> int:
     path_of = lambda text: pathlib.Path(os.path.expanduser(text))  # noqa: E731
     parser.add_argument("images", nargs="+", type=path_of)
     parser.add_argument("--class_index", type=path_of, help=f"the classes' names, Keras' {CLASS_INDEX}")
+    parser.add_argument("--preprocess", choices=get_args(Preprocess), help="of weights that do not tell it")
     args = parser.parse_args(argv)
     folders = (pathlib.Path(args.weights).parent, args.images[0].parent, pathlib.Path.home() / ".keras/models")
     try:
         if args.class_index and not args.class_index.is_file():
             raise UserError(f"no class index at {args.class_index}")
         names = class_names([args.class_index] if args.class_index else [f / CLASS_INDEX for f in folders])
-        model, variables = classifier(load(args.weights))
+        weights = load(args.weights)
+        model, variables = classifier(weights._replace(preprocess=args.preprocess or weights.preprocess))
         variables = jax.device_put(variables)
         probabilities = jax.jit(lambda v, photos: jax.nn.softmax(jnp.asarray(model.apply(v, photos))))
         for path in args.images:

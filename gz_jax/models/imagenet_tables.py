@@ -20,6 +20,7 @@ from gz_jax.runtime.errors import UserError
 
 NUM_CLASSES = 1000
 HEAD = "params/head/"
+_ANCHORS = ("params/body/stem_conv/kernel", "batch_stats/body/stem_bn/var")  # either tells a prefix
 _LARGEST_CHUNK = 64 << 20  # bytes; HDF5 unpacks chunks whole, and the largest tensor has 10 MB
 
 # Leaves that are not called as ours are; `shift` is the bias of a batch normalisation.
@@ -111,6 +112,24 @@ class Tensor(NamedTuple):
     read: Callable[[], Any]
 
 
+def best(tensors: Mapping[str, Tensor]) -> tuple[Variant, dict[str, Entry], str] | None:
+    """Variant and entries of the source that has most of the tensors' keys, and what stands before them in the file.
+
+    That is '' or a prefix, such as 'module.encoder.', which the entries' keys have too. None: no key is known.
+    """
+    found: list[tuple[int, tuple[Variant, dict[str, Entry], str]]] = []
+    for table in TABLES:
+        expected = entries(table)
+        anchors = [key for key, entry in expected.items() if entry.path in _ANCHORS]
+        before = {key.removesuffix(anchor) for anchor in anchors for key in tensors if key.endswith(anchor)}
+        for prefix in sorted(before | {""}, key=lambda text: (len(text), text))[:20]:  # longer: of blocks within
+            count = sum(prefix + key in tensors for key in expected)
+            keys = {prefix + key: entry for key, entry in expected.items()}
+            found.append((count, (table.variant, keys, prefix)))
+    count, result = max(found, key=lambda pair: pair[0])
+    return result if count else None
+
+
 def check(path: pathlib.Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Entry]) -> None:
     """Raises one UserError that names every key missing, left over or of another shape."""
     problems = [f"missing {key} {entry.shape}" for key, entry in expected.items() if key not in tensors]
@@ -133,7 +152,8 @@ def open_tensors(path: pathlib.Path) -> Iterator[tuple[dict[str, Tensor], Mappin
         absent.
     """
     suffix = path.suffix.lower()
-    readers = {".safetensors": _safetensors, ".h5": _hdf5, ".hdf5": _hdf5, ".pth": _torch, ".pt": _torch}
+    readers = {".safetensors": _safetensors, ".h5": _hdf5, ".hdf5": _hdf5}
+    readers |= dict.fromkeys((".pth", ".pt", ".bin"), _torch)
     if suffix not in readers:
         raise UserError(f"{path}: weights are read from files named {', '.join(readers)}")
     try:
@@ -156,6 +176,11 @@ def _safetensors(path: pathlib.Path):
         yield found, file.metadata() or {}
 
 
+# Where scripts keep the tensors beside other things; the names are then in the metadata, as NESTED.
+_NESTED = ("state_dict", "model_state_dict", "model")
+NESTED = "nested in"
+
+
 @contextmanager
 def _torch(path: pathlib.Path):
     try:
@@ -163,14 +188,21 @@ def _torch(path: pathlib.Path):
     except ImportError as error:
         raise UserError(f"reading {path} needs PyTorch (pip install torch); .safetensors and .h5 do not") from error
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    nested: list[str] = []
+    while (
+        isinstance(state, dict)
+        and len(nested) < 3
+        and (inner := [n for n in _NESTED if isinstance(state.get(n), dict)])
+    ):
+        state, nested = state[inner[0]], [*nested, inner[0]]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state_dict of tensors")
 
     def read(tensor: Any) -> np.ndarray:
         return tensor.float().numpy()
 
-    yield {k: Tensor(k, tuple(v.shape), functools.partial(read, v)) for k, v in state.items()}, {}
+    found = {k: Tensor(k, tuple(v.shape), functools.partial(read, v)) for k, v in state.items()}
+    yield found, {NESTED: ".".join(nested)}
 
 
 # Keras 1 called the variance 'running_std'.

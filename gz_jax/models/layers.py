@@ -4,7 +4,7 @@ All take and return [B, H, W, C]. Parameters are float32; `dtype` is the dtype t
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -20,6 +20,11 @@ Initializer = Callable[..., jax.Array]
 _KERAS_BGR_MEAN = (103.939, 116.779, 123.68)
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_STD = (0.229, 0.224, 0.225)
+# Mean and standard deviation that pixels 0..1 are normalised by.
+NORMALS: dict[Preprocess, tuple[Sequence[float], Sequence[float]]] = {
+    "unit": ((0.0,) * 3, (1.0,) * 3),
+    "torch": (_TORCH_MEAN, _TORCH_STD),
+}
 
 
 def preprocess(images: jax.Array, how: Preprocess) -> jax.Array:
@@ -45,15 +50,20 @@ def preprocess(images: jax.Array, how: Preprocess) -> jax.Array:
     raise ValueError(f"preprocess {how!r} is not one of 'unit', 'keras', 'torch'")
 
 
+def preprocess_of(model: Any) -> Preprocess:
+    """What the network of a config's `model` sees: as it says, or its kind's own."""
+    own: dict[str, Preprocess] = {"keras": "keras", "torchvision": "torch"}
+    return model.preprocess or ("unit" if model.name == "cnn" else own[model.variant])
+
+
 def preprocessing(model: Any, size: int) -> dict[str, Any]:
     """What a network's pixels 0..1 are normalised by, as timm's `pretrained_cfg` says it: mean, std and input_size.
 
     Keras' preprocessing, which timm has no words for, is said by its name ('keras') alone.
     """
-    how = "unit" if model.name == "cnn" else {"keras": "keras", "torchvision": "torch"}[model.variant]
-    known = {"unit": ([0.0] * 3, [1.0] * 3), "torch": (list(_TORCH_MEAN), list(_TORCH_STD))}
+    how = preprocess_of(model)
     found = {"input_size": [3, size, size], "preprocess": how}
-    return found | (dict(zip(("mean", "std"), known[how], strict=True)) if how in known else {})
+    return found | ({"mean": list(NORMALS[how][0]), "std": list(NORMALS[how][1])} if how in NORMALS else {})
 
 
 class Conv(nn.Module):

@@ -12,7 +12,6 @@ from gz_jax import resolve
 from gz_jax.data import problems
 from gz_jax.data.split import Dataset
 from gz_jax.inference import trained
-from gz_jax.models import imagenet
 from gz_jax.runtime import distributed, interrupts, lock, memory
 from gz_jax.training import feed, loop, state, workdir
 
@@ -28,9 +27,9 @@ def train(config: ConfigDict, folder: str) -> int:
 def _train(config: ConfigDict, folder: str) -> int:
     tree = resolve.tree(config, pathlib.Path(folder))
     with distributed.lead_first(config.data.source != "synthetic"):  # downloads and prepares
-        weights = resolve.weights(config)
+        start = resolve.weights(config, tree, trained.network_of)
         dataset = resolve.dataset(config, tree)
-    record = workdir.Record(config, tree, dataset.identity, weights and weights.fingerprint)
+    record = workdir.Record(config, tree, dataset.identity, start and start.fingerprint)
     with distributed.lead_first():
         path = workdir.claim(folder, record)
     if dataset.skipped and jax.process_index() == 0:
@@ -41,13 +40,14 @@ def _train(config: ConfigDict, folder: str) -> int:
     how = resolve.feeding(config)
     recipe = resolve.recipe(config, tree, module, feed.steps_per_epoch(dataset, how))
     data, steps = feed.feed(dataset, view, augmentation, recipe, how, mesh)
-    key, given = jax.random.fold_in(jax.random.key(config.seed), 0), () if weights is None else ("body",)
+    key, given = jax.random.fold_in(jax.random.key(config.seed), 0), start.variables["params"] if start else ()
     variables = state.initial_variables(module, config.data.size, key, given=given)
-    if weights is not None:
-        variables = imagenet.insert(variables, weights)
+    if start:
+        print(start.text, flush=True)
+        variables = {kind: {**values, **start.variables.get(kind, {})} for kind, values in variables.items()}
     fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
-    del weights, variables  # `fresh` has them
+    del start, given, variables  # `fresh` has them
     memory.keep_freed_memory()
     try:
         settings = resolve.settings(config)._replace(rate_factor=recipe.rate)

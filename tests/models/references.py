@@ -24,7 +24,7 @@ def random_weights(variant, top=True, seed=0):
     tree = unflatten_dict(flat, sep="/")
     body = {collection: tree[collection]["body"] for collection in ("params", "batch_stats")}
     head = tree["params"]["head"] if top else None
-    return imagenet.Weights(body, head, variant, imagenet.PREPROCESS[variant], imagenet._fingerprint(body))
+    return imagenet.Weights(body, head, variant, imagenet.PREPROCESS[variant], imagenet.fingerprint(body))
 
 
 def named(weights, table_index):
