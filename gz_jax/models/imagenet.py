@@ -151,7 +151,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
     body = {collection: tree[collection]["body"] for collection in ("params", "batch_stats")}
     notes = [f"its head of {classes} classes is left out" if found else "it has no head"]
     notes += [f"keys with the prefix {prefix!r}"] * bool(prefix)
-    notes += [f"tensors under {metadata[NESTED]!r}"] * bool(metadata.get(NESTED))
+    notes += [f"tensors under {metadata.get(NESTED)!r}"] * bool(metadata.get(NESTED))
     digest = fingerprint(body)
     how = _known(path, digest, metadata)
     return Weights(body, tree["params"].get("head"), variant, how, digest, ", ".join(notes))

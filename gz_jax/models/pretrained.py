@@ -149,7 +149,7 @@ def settle(path: object, said: Preprocess | None, why: str, told: Preprocess | N
     how = told or said
     if how is None:
         raise UserError(
-            f"{path}: {f'{why} are none that is known here' if why else 'it does not say which pixels it was trained on'}"
+            f"{path}: {f'{why} are not known here' if why else 'it does not say which pixels it was trained on'}"
             ". The tensors cannot tell: torchvision's ResNet50 saw pixels normalised by ImageNet's mean and standard "
             "deviation, and Zoobot's, of the same names, 0..1. Look it up where the weights are from, and say "
             "--config.model.preprocess=unit (0..1), torch (normalised so) or keras (BGR 0..255 minus ImageNet's mean)."

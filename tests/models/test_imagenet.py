@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from references import named, random_weights, same, write_h5, write_old_h5, write_safetensors
 
-from gz_jax.models import create, imagenet
+from gz_jax.models import imagenet
 from gz_jax.models.imagenet_tables import TABLES, entries, shapes
 from gz_jax.runtime.errors import UserError
 
@@ -73,7 +73,8 @@ def test_every_source_gives_the_same_variables(keras_weights, torch_weights, ker
     for file, weights in files.items():
         read = imagenet.read_weights(file)
         assert same(read, weights), file
-        assert read[2:] == weights[2:], file
+        assert (read.variant, read.fingerprint) == (weights.variant, weights.fingerprint), file
+        assert read.preprocess == (weights.preprocess if file.name.startswith("ours") else None), file
     assert keras_weights.preprocess == "keras"
     assert torch_weights.preprocess == "torch"
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
@@ -227,22 +228,6 @@ def test_offline_fetch_says_which_file_to_put_where(tmp_path, monkeypatch):
     assert "resnet50_weights_tf_dim_ordering_tf_kernels.h5, or give the path" in str(raised.value)
 
 
-def test_insert_replaces_the_body_alone(keras_weights, torch_weights):
-    model = create("resnet50", num_outputs=37, hidden=(), pooling="average")
-    abstract = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8))
-    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, leaf.dtype), abstract)
-    result = imagenet.insert(variables, keras_weights)
-    assert jax.tree.structure(result) == jax.tree.structure(variables)
-    jax.tree.map(np.testing.assert_array_equal, result["params"]["body"], keras_weights.body["params"])
-    jax.tree.map(np.testing.assert_array_equal, result["batch_stats"]["body"], keras_weights.body["batch_stats"])
-    assert np.all(result["params"]["head"]["kernel"] == 7)
-    assert np.all(variables["params"]["body"]["stem_conv"]["kernel"] == 7)
-    with pytest.raises(UserError, match="'torchvision'"):
-        imagenet.insert(variables, torch_weights)
-    with pytest.raises(UserError, match="another network"):
-        imagenet.insert({"params": {"conv1": {}}, "batch_stats": {"bn1": {}}}, keras_weights)
-
-
 def test_photos_are_resized_and_cropped_at_the_centre(tmp_path):
     ramp = np.uint8(np.arange(512) / 2)[None, :, None].repeat(256, 0).repeat(3, 2)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
@@ -258,8 +243,9 @@ def test_user_errors_of_the_command_line(keras_file, tmp_path, capsys):
     (tmp_path / "index.json").write_text("[1, 2]")
     for arguments, message in [
         ([tmp_path / "none.h5", "x.jpg"], "no weights file"),
-        ([keras_file, tmp_path / "text.jpg"], "cannot read the image"),
-        ([keras_file, tmp_path / "none.jpg"], "cannot read the image"),
+        ([keras_file, "x.jpg"], "say --preprocess=unit, keras or torch"),
+        ([keras_file, tmp_path / "text.jpg", "--preprocess=keras"], "cannot read the image"),
+        ([keras_file, tmp_path / "none.jpg", "--preprocess=keras"], "cannot read the image"),
         ([keras_file, "x.jpg", f"--class_index={tmp_path / 'index.json'}"], "is not a class index"),
         ([keras_file, "x.jpg", f"--class_index={tmp_path / 'none.json'}"], "no class index"),
     ]:

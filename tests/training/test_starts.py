@@ -1,0 +1,149 @@
+"""Training that starts from a network of ours: a workdir, or a shared folder."""
+
+import csv
+import json
+import types
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from configs import demo
+from gz_jax import resolve
+from gz_jax.inference import trained
+from gz_jax.labels import GALAXY_ZOO_2
+from gz_jax.modes import training
+from gz_jax.modes.export import export
+from gz_jax.runtime.errors import UserError
+
+HEAD = ("dense1", "dense2", "head")
+
+
+def config_of(**model):
+    config = demo.get_config()
+    config.data.update({"num_galaxies": 120, "size": 34, "pipeline": "memory"})
+    config.update({"num_epochs": 1, "batch_size": 32, "learning_rate": 1e-3})
+    config.model.update({"momentum": 0.8, **model})
+    return config
+
+
+def still(source, **model):
+    """A config whose training changes nothing: steps that vanish in rounding, and statistics that keep their values."""
+    config = config_of(pretrained=str(source), momentum=1.0, **model)
+    config.update({"learning_rate": 1e-30, "seed": 5})
+    return config
+
+
+def run(config, path):
+    assert training.train(config, str(path)) == 0
+    with open(path / "log.csv") as file:
+        return [float(row["val_loss"]) for row in csv.DictReader(file)]
+
+
+def variables(folder):
+    return flatten_dict(trained.network_of(folder).variables)
+
+
+def start(config):
+    return resolve.weights(config, resolve.tree(config), trained.network_of)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A network whose pixels are not the CNN's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_report", lambda path, dataset: None)  # takes longer than the training
+        path = tmp_path_factory.mktemp("runs") / "source"
+        run(config_of(preprocess="torch"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shared(workdir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared") / "net"
+    export(str(workdir), types.SimpleNamespace(output=str(folder)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def log_alone(monkeypatch):
+    monkeypatch.setattr(training, "_report", lambda path, dataset: None)
+
+
+@pytest.mark.parametrize("kind", ["workdir", "shared"])
+def test_with_the_same_tree_the_whole_network_goes_on(kind, workdir, request, tmp_path, capsys):
+    source = request.getfixturevalue(kind)
+    assert run(still(source), tmp_path / "run") == [trained.network_of(workdir).info["val_loss"]]
+    assert f"starting from {source}: the whole network; pixels 'torch', as the network's" in capsys.readouterr().out
+    record = trained.network_of(tmp_path / "run").record
+    assert record.config.model.preprocess == "torch"
+    assert record.weights == start(still(source)).fingerprint
+    old, new = variables(source), variables(tmp_path / "run")
+    assert old.keys() == new.keys()
+    for name in old:
+        np.testing.assert_array_equal(old[name], new[name], err_msg=name)
+
+
+def test_with_another_tree_the_body_goes_on(workdir, tmp_path, capsys):
+    config = still(workdir)
+    config.tree = "galaxy_zoo_hubble"
+    run(config, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert f"starting from {workdir}: the body alone (the question " in said
+    old, new = variables(workdir), variables(tmp_path / "run")
+    for name in new:
+        same = name[1] not in HEAD
+        assert (new[name].shape == old[name].shape and np.array_equal(old[name], new[name])) == same or (
+            name[-1] == "bias" and not same  # zero in either
+        ), name
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model.activation": "softmax"}, "outputs were divisive and are now softmax"),
+        ({"data.size": 40}, "the layers after the body differ"),
+    ],
+)
+def test_with_another_head_the_body_goes_on(change, reason, workdir):
+    config = still(workdir)
+    config.update_from_flattened_dict(change)
+    found = start(config)
+    assert f"the body alone ({reason})" in found.text
+    assert set(found.variables["params"]) == {"conv1", "bn1", "conv2", "conv3"}
+    assert set(found.variables["batch_stats"]) == {"bn1"}
+
+
+def test_start_pixels_may_be_asked_for(workdir):
+    config = still(workdir, preprocess="unit")
+    assert "pixels 'unit', as asked for (the source: as the network's" in start(config).text
+    assert config.model.preprocess == "unit"
+
+
+def test_a_network_of_another_kind_is_refused(workdir, tmp_path):
+    config = still(workdir)
+    config.model.name = "resnet50"
+    with pytest.raises(UserError, match=r"is a cnn: add --config\.model\.name=cnn"):
+        start(config)
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}}))
+    config.model.pretrained = str(tmp_path)
+    with pytest.raises(UserError, match="is not the config of a training run|is not a workdir|tree"):
+        start(config)
+
+
+def test_preprocessing_is_part_of_what_a_network_computes(workdir, shared):
+    """A shared folder says it, and predicts as the workdir does; with other pixels the same weights are another network."""
+    about = json.loads((shared / "config.json").read_text())
+    assert about["pretrained_cfg"]["mean"] == [0.485, 0.456, 0.406]
+    images = np.random.default_rng(0).integers(0, 256, (4, 34, 34, 3), np.uint8)
+    here, there = trained.load(workdir), trained.load(shared)
+    np.testing.assert_array_equal(here.predict(images), there.predict(images))
+    network = trained.network_of(workdir)
+    network.record.config.model.preprocess = "unit"
+    assert trained.fingerprint(network) != here.weights
+    module = resolve.parts(network.record.config, GALAXY_ZOO_2).module
+    normalised = (images / np.float32(255) - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    expected = module.apply(network.variables, normalised)  # 'unit' leaves floating point as it is
+    network.record.config.model.preprocess = "torch"
+    module = resolve.parts(network.record.config, GALAXY_ZOO_2).module
+    np.testing.assert_allclose(module.apply(network.variables, images), expected, atol=1e-5)
