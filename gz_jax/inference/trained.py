@@ -1,4 +1,4 @@
-"""A finished (or running) workdir, or a shared folder, as a function from images to vote fractions."""
+"""A finished (or running) workdir, or a shared network, as a function from images to vote fractions."""
 
 import functools
 import os
@@ -17,6 +17,7 @@ from gz_jax.data.sight import Sight
 from gz_jax.inference import shared
 from gz_jax.inference.shared import Network
 from gz_jax.labels import Tree
+from gz_jax.models import pretrained
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, state, step
 from gz_jax.training import workdir as workdirs
@@ -79,18 +80,18 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
-    """The best epoch of a workdir, or the network of a shared folder.
+    """The best epoch of a workdir, or a shared network: its folder, or 'hf-hub:owner/name@revision'.
 
     Args:
       views: 1, the image as it is; 8, the symmetries of the square; 16, these of the image and of the image turned by
         45 degrees, which is cut from the larger picture.
 
     Raises:
-      UserError: another number of views; see `network_of`.
+      UserError: another number of views; see `network_of`, `pretrained.local`.
     """
     if views not in (1, 8, 16):
         raise UserError(f"test-time views must be 1, 8 or 16, not {views}")
-    workdir = pathlib.Path(os.path.expanduser(workdir))
+    workdir = pretrained.local(os.fspath(workdir))
     network = network_of(workdir)
     record, variables, config = network.record, network.variables, network.record.config
     sight, weights = resolve.seen(config), fingerprint(network)

@@ -52,7 +52,7 @@ def locate(source: str) -> Place:
     Raises:
       UserError: it cannot be fetched, or is a folder without a config.json that can be read.
     """
-    path = _fetch(source) if source.startswith(HUB) else pathlib.Path(source).expanduser()
+    path = local(source)
     if source in imagenet.DOWNLOADS or not path.is_dir():
         return Place(path, None)
     try:
@@ -67,8 +67,16 @@ def locate(source: str) -> Place:
     return Place(path, config)
 
 
+def local(source: str) -> pathlib.Path:
+    """The path that a text names; of 'hf-hub:owner/name@revision' the folder in the hub's cache, fetched if need be.
+
+    Raises:
+      UserError: the repository's config.json and weights cannot be fetched.
+    """
+    return _fetch(source) if source.startswith(HUB) else pathlib.Path(source).expanduser()
+
+
 def _fetch(source: str) -> pathlib.Path:
-    """The folder in the hub's cache that has a repository's config.json and weights. Raises what `locate` does."""
     name, _, revision = source.removeprefix(HUB).partition("@")
     try:
         from huggingface_hub import hf_hub_download
@@ -89,7 +97,7 @@ def _fetch(source: str) -> pathlib.Path:
     reason = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
     raise UserError(
         f"cannot fetch {CONFIG} and {' or '.join(FILES)} of {source!r} ({reason}). The form is {HUB}owner/name or "
-        f"{HUB}owner/name@revision. Files downloaded elsewhere do as well: --config.model.pretrained=FOLDER"
+        f"{HUB}owner/name@revision. A folder of files downloaded elsewhere does as well."
     ) from problem
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from gz_jax.inference import card, shared, tables, trained
 from gz_jax.inference.manifest import networks_of, same_networks
 from gz_jax.inference.tables import read_validation
+from gz_jax.models import pretrained
 from gz_jax.models.layers import preprocessing
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic
@@ -15,10 +16,10 @@ FIGURE, PAGE = "predicted.png", "README.md"
 
 
 def export(workdir: str, flags: Any) -> int:
-    """The best epoch of a workdir into `--output`: weights, config.json and a page about it."""
+    """The best epoch of a workdir, or a shared network, into `--output`: weights, config.json and a page about it."""
     if not flags.output:
         raise UserError("--mode=export needs --output, the folder to write.")
-    path, folder = pathlib.Path(workdir), pathlib.Path(flags.output)
+    path, folder = pretrained.local(workdir), pathlib.Path(flags.output)
     if folder.exists() and any(folder.iterdir()) and not shared.is_shared(folder):
         raise UserError(f"{folder} holds other files: choose a folder that is empty, or of a shared network.")
     network = trained.network_of(path)

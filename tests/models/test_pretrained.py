@@ -7,15 +7,20 @@ import pathlib
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
 from references import named, random_weights, same, write_safetensors
+from test_predict import QUIET, contents, encode, make_workdir, picture
 
 from configs import resnet50
-from gz_jax import resolve
+from gz_jax import modes, resolve
+from gz_jax.inference import trained
+from gz_jax.inference.predict import predict_catalogue
 from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.models import imagenet, pretrained
+from gz_jax.modes.export import export
 from gz_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -270,15 +275,15 @@ for source in sys.argv[1:]:
 """
 
 
-def fetch(home, port, *sources, **environment):
-    """What a process of its own finds, whose hub is the local server: the client reads its environment when loaded.
+def in_process(home, port, *arguments, **environment):
+    """A Python of its own, whose hub is the local server: the client reads its environment when loaded.
 
     TQDM_POSITION shows the progress bar though this is no terminal.
     """
     unset = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"), "")
     hub = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(home), "TQDM_POSITION": "-1"}
     result = subprocess.run(
-        [sys.executable, "-c", CODE, *sources],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={**os.environ, **unset, **hub, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
@@ -286,6 +291,12 @@ def fetch(home, port, *sources, **environment):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
+    return result
+
+
+def fetch(home, port, *sources, **environment):
+    """What such a process finds, and its standard error."""
+    result = in_process(home, port, "-c", CODE, *sources, **environment)
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
 
 
@@ -329,7 +340,7 @@ def test_the_hub_is_fetched_once_and_then_works_offline(hub, weights, arrays, tm
     assert answers[1][0] == "refused"
     answers, _ = fetch(tmp_path / "empty", port, sources[0], HF_HUB_OFFLINE="1")
     assert answers[0][0] == "refused"
-    assert "--config.model.pretrained=FOLDER" in answers[0][1]
+    assert "A folder of files downloaded elsewhere" in answers[0][1]
     assert not handler.log
 
 
@@ -349,7 +360,35 @@ def test_zoobots_repository(hub, weights, arrays, tmp_path):
     assert answers == [[weights.fingerprint, "unit"]] * 2
 
 
+@pytest.mark.slow
+def test_a_network_on_the_hub_predicts_as_the_workdir_does_and_can_be_exported(hub, tmp_path):
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (pip install 'gz_jax[hub]')")
+    handler, port = hub
+    workdir, folder, copy = make_workdir(tmp_path / "net"), tmp_path / "shared", tmp_path / "copy"
+    export(str(workdir), types.SimpleNamespace(output=str(folder), formats=[]))
+    handler.files |= {("a" * 40, path.name): path.read_bytes() for path in folder.iterdir()}
+    (tmp_path / "images").mkdir()
+    for i in range(5):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(encode(picture(i), "JPEG"))
+    here = predict_catalogue(str(tmp_path / "images"), tmp_path / "here", [trained.load(workdir)], **QUIET)
+    launch = [tmp_path / "home", port, "launch.py", "--workdir=hf-hub:someone/net@main"]
+    in_process(*launch, "--mode=predict", f"--input={tmp_path / 'images'}", f"--output={tmp_path / 'there'}")
+    assert contents(here) == contents(tmp_path / "there")
+    assert len(contents(here)) == 1
+    in_process(*launch, "--mode=export", f"--output={copy}", HF_HUB_OFFLINE="1")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "mergers", "train"])
+def test_nothing_is_written_into_a_network_on_the_hub(mode):
+    with pytest.raises(UserError, match=rf"--mode={mode} writes into its workdir: make a folder of hf-hub:a/b first"):
+        modes._run(mode, resnet50.get_config(), "hf-hub:a/b", [], None)
+
+
 def test_without_the_hubs_client_the_message_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"needs huggingface_hub: pip install 'gz_jax\[hub\]'"):
-        pretrained.locate("hf-hub:someone/net")
+    for use in (pretrained.locate, trained.load):
+        with pytest.raises(UserError, match=r"needs huggingface_hub: pip install 'gz_jax\[hub\]'"):
+            use("hf-hub:someone/net")

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 import types
 
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
 from test_predict import make_workdir
 
 from configs import demo
@@ -123,6 +125,21 @@ def test_with_another_head_the_body_goes_on(change, reason, workdir):
     assert set(found.variables["batch_stats"]) == {"bn1"}
 
 
+def test_a_shared_network_that_was_changed_is_refused(shared, tmp_path):
+    folder = shutil.copytree(shared, tmp_path / "changed")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["params/conv1/kernel"][0, 0, 0, 0] += 1e-6
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"has been changed: params/conv1/kernel\.$"):
+        start(still(folder))
+    shutil.copy(shared / "model.safetensors", folder)
+    about = json.loads((folder / "config.json").read_text())
+    about["config"]["model.preprocess"] = "unit"
+    (folder / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="has been changed: its fingerprint is"):
+        start(still(folder))
+
+
 def test_start_pixels_may_be_asked_for(workdir):
     config = still(workdir, preprocess="unit")
     assert "pixels 'unit', as asked for (the source: as the network's" in start(config).text
@@ -155,4 +172,4 @@ def test_preprocessing_is_part_of_what_a_network_computes(workdir, shared):
     expected = module.apply(network.variables, normalised)  # 'unit' leaves floating point as it is
     network.record.config.model.preprocess = "torch"
     module = resolve.parts(network.record.config, GALAXY_ZOO_2).module
-    np.testing.assert_allclose(module.apply(network.variables, images), expected, atol=1e-5)
+    np.testing.assert_allclose(module.apply(network.variables, images), expected, atol=1e-3)  # of logits up to 50
