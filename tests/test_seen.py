@@ -79,6 +79,7 @@ def network(config, predict, views=1, weights="a"):
         {"val_loss": 0.1},
         weights,
         "none",
+        lambda images: (predict(images), predict(images)),
     )
 
 

@@ -22,22 +22,24 @@ class Rows(NamedTuple):
       ids: int64 or str [n]; files: str [n], the images' names, None where they have none (images in memory).
       stamps: str [n], what else is known of the files without reading them (size and CRC in a zip), or None.
       scales: float64 [n], arcsec per pixel, null where unknown; None unless a column of a table has them.
+      kept: columns of the catalogue that are carried along, or None.
     """
 
     ids: np.ndarray
     files: pa.Array | None = None
     stamps: pa.Array | None = None
     scales: pa.Array | None = None
+    kept: pa.Table | None = None
 
     def part(self, start: int, stop: int) -> "Rows":
-        files, stamps, scales = (None if column is None else column[start:stop] for column in self[1:])
-        return Rows(self.ids[start:stop], files, stamps, scales)
+        return Rows(*(None if column is None else column[start:stop] for column in self))
 
     @property
     def digest(self) -> str:
-        """16 hex digits that differ where an id, a file's name, a stamp or a pixel scale does."""
+        """16 hex digits that differ where an id, a file's name, a stamp, a pixel scale or a kept value does."""
         columns = (pa.array(self.ids), self.files, self.stamps, self.scales)
-        return inputs.digest(column.cast(pa.string()) for column in columns if column is not None)
+        kept = [] if self.kept is None else [pa.array(map(str, one.to_pylist())) for one in self.kept.columns]
+        return inputs.digest([*(one.cast(pa.string()) for one in columns if one is not None), *kept])
 
 
 def claim(output: pathlib.Path, manifest: dict[str, Any], rows: Rows) -> dict[str, Any]:
@@ -97,6 +99,9 @@ def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str
             return ["the images are others"]
         pairs = list(zip(_seen(*part.select(names).columns), _seen(now.files, now.scales), strict=True))
         changed = np.array([one != other for one, other in pairs])
+        for name in [] if now.kept is None else now.kept.column_names:
+            if str(part[name].to_pylist()) != str(now.kept[name].to_pylist()):
+                return [f"column {name!r} of the catalogue has other values now"]
         if not changed.any():
             return [f"the files of {path.name} have changed since (their names are the same)"]
         if other := np.flatnonzero(changed & used).tolist():

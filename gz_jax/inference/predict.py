@@ -6,6 +6,7 @@ table[table["Class8.6"] > 0.3]
 """
 
 import concurrent.futures
+import contextlib
 import importlib.metadata
 import io
 import itertools
@@ -17,11 +18,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
+from pyarrow import parquet
 from tqdm import tqdm
 
 from gz_jax import fields, labels
 from gz_jax.data import images, inputs
+from gz_jax.data import tables as data_tables
 from gz_jax.data.inputs import Catalogue
 from gz_jax.data.sight import Sight, changed
 from gz_jax.inference import tables, trained
@@ -34,6 +39,9 @@ from gz_jax.labels import Tree
 from gz_jax.runtime import distributed
 from gz_jax.runtime.errors import UserError
 
+# A number in a table of text, of which no leading zero is lost.
+_NUMBER = r"^([-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|nan|NaN)$"
+_LARGEST = float(np.finfo(np.float16).max)
 _conditional = jax.jit(labels.conditional, static_argnums=1)
 
 
@@ -49,6 +57,8 @@ def predict_catalogue(
     file_columns: Sequence[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = ("parquet",),
+    embeddings: bool = False,
+    keep: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
     workers: int | None = None,
@@ -59,7 +69,7 @@ def predict_catalogue(
 
     Killed and started again it goes on after the last whole shard; the shards' bytes are the same as if it had never
     stopped (on the same devices and versions). A shard with images that could not be read is predicted again once one
-    of them can be. Memory does not grow with the catalogue but for its ids, names and pixel scales.
+    of them can be. Memory does not grow with the catalogue but for its ids, names, pixel scales and kept columns.
 
     Args:
       spec, id_column, file_column, file_columns, folder: the images, see `inputs.list_inputs`; None takes the columns
@@ -69,6 +79,8 @@ def predict_catalogue(
         or 32 on CPUs, whose caches like that better (a fifth faster with the paper's CNN).
       shard_size: rows of a shard, rounded up to a multiple of batch_size.
       formats: of 'parquet' (always written), 'csv', 'fits': predictions.csv and .fits, once all shards are there.
+      embeddings: also the network's features after pooling, of one network alone (`tables.to_table`).
+      keep: columns of the table of images that are carried along.
       process_index, process_count: process p makes the shards p, p + process_count, ...; all share `output`.
       workers: threads that decode.
       changes: of `sight.SETTINGS` those that shall not be as the networks saw it in training (`sight.changed`).
@@ -78,7 +90,8 @@ def predict_catalogue(
 
     Raises:
       UserError: no such images, or no pixel scale of theirs; networks that see different parts of them; `output` was
-        begun with other images, networks, versions or settings, or cannot be written.
+        begun with other images, networks, versions or settings, or cannot be written; columns to keep that are not
+        there or would be there twice; embeddings of several networks.
     """
     output = pathlib.Path(output).expanduser()
     if unknown := set(formats) - set(tables.FORMATS):
@@ -96,11 +109,13 @@ def predict_catalogue(
     if loud and (text := inputs.left_out_text(catalogue)):
         print(text)
     total = len(catalogue.ids)
-    network, views = ensemble(networks, batch_size)
+    kept = kept_columns(spec, catalogue, keep, columns, networks[0].tree)
+    network, views = ensemble(networks, batch_size, embeddings)
     settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **sight.values, **columns}
+    settings |= ({"embeddings": True} if embeddings else {}) | ({"keep": kept.column_names} if kept else {})
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
     manifest |= {"sight": sight.text, "as_trained": sight == networks[0].sight}
-    rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps, catalogue.scales)
+    rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps, catalogue.scales, kept)
     with distributed.lead_first():
         manifest = claim(output, manifest, rows)
     starts = range(process_index * shard_size, total, process_count * shard_size)
@@ -128,12 +143,14 @@ def predict_catalogue(
                 bar.update(len(parts[-1].flag))
             part = rows.part(start, stop)
             about = manifest | {"rows": part.digest}
-            table = tables.to_table(part.ids, _joined(parts), networks[0].tree, about, part.files, part.scales)
+            images_of = (part.files, part.scales, part.kept)
+            table = tables.to_table(part.ids, _joined(parts), networks[0].tree, about, *images_of)
             tables.write_shard(shards[start, stop], table)
         distributed.gather(0)
         # Of processes that do not know of one another the last to finish finds every shard there.
         if not jax.process_index() and tables.is_finished(output):
-            tables.export(output, formats)
+            for line in tables.export(output, formats):
+                print(line)
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error}); the same command will go on from here.") from error
     finally:
@@ -151,6 +168,7 @@ def predict_arrays(
     file_column: str | None = None,
     file_columns: Sequence[str] | None = None,
     workers: int | None = None,
+    embeddings: bool = False,
     **changes: Any,
 ) -> tuple[np.ndarray, Predicted, Tree]:
     """Ids [n], predictions and the tree that they answer, of images in memory (uint8 [n, H, W, 3]) or in files.
@@ -158,7 +176,7 @@ def predict_arrays(
     Args:
       images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
       workdirs: of one trained network, or of several to average; views: 1, 8 or 16 test-time views of each image.
-      batch_size, id_column, file_column, file_columns, workers, changes: see `predict_catalogue`.
+      batch_size, id_column, file_column, file_columns, workers, embeddings, changes: see `predict_catalogue`.
 
     Raises:
       UserError: no trained network there; an array of another kind; see `predict_catalogue`.
@@ -178,7 +196,7 @@ def predict_arrays(
         spec = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
     catalogue = _catalogue(spec, sight, _columns(networks[0], id_column, file_column, file_columns))
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
-    network, _ = ensemble(networks, batch_size)
+    network, _ = ensemble(networks, batch_size, embeddings)
     how = {"size": networks[0].view.size, "turned": any(t.turned for t in networks), "sight": sight, "workers": workers}
     parts = list(_predictions(network, catalogue, [(0, len(catalogue.ids))], batch_size, how))
     if not parts:
@@ -191,16 +209,22 @@ def predict(images_or_paths: Any, workdirs: Any, **options: Any) -> Any:
     return tables.to_table(*predict_arrays(images_or_paths, workdirs, **options)).to_pandas()
 
 
-def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np.ndarray], Any], list[int]]:
+def ensemble(
+    networks: Sequence[Trained], batch_size: int, embeddings: bool = False
+) -> tuple[Callable[[np.ndarray], Any], list[int]]:
     """The networks as one, compiled for batches of up to `batch_size` images; and how many views each has.
 
     Returns:
       A function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] where a network is `turned`, to float32 [b, answers] x 3:
-      the mean of the networks, its conditional fractions, and the spread over networks and views (or None).
+      the mean of the networks, its conditional fractions, and the spread over networks and views (or None); and the
+      embedding, float16 [b, width], the mean over the views (or None).
 
     Raises:
-      UserError: the networks answer different trees, or two are the same.
+      UserError: the networks answer different trees, or two are the same; embeddings of several networks.
     """
+    if embeddings and len(networks) > 1:
+        runs = ", ".join(str(t.workdir) for t in networks)
+        raise UserError(f"embeddings of different networks cannot be averaged: name one of {runs} in --workdir.")
     weights = [t.weights for t in networks]
     if twice := [t for t in networks if weights.count(t.weights) > 1]:
         folders = " and ".join(str(t.workdir) for t in twice)
@@ -213,13 +237,17 @@ def ensemble(networks: Sequence[Trained], batch_size: int) -> tuple[Callable[[np
     rows = -(-batch_size // devices) * devices
     views = [t.views for t in networks]
 
-    def together(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        n = len(pictures)
+    def together(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        n, features = len(pictures), None
         full = np.concatenate([pictures, np.zeros((rows - n, *pictures.shape[1:]), np.uint8)])
-        each = [t.predict(full[:, 0] if full.ndim == 5 and not t.turned else full) for t in networks]
+        if embeddings:
+            fractions, by_view = networks[0].embed(full)
+            each, features = [fractions], np.clip(by_view.mean(0), -_LARGEST, _LARGEST).astype(np.float16)[:n]
+        else:
+            each = [t.predict(full[:, 0] if full.ndim == 5 and not t.turned else full) for t in networks]
         mean = np.mean([one.mean(0) for one in each], 0)
         spread = np.concatenate(each).std(0, ddof=1)[:n] if sum(views) > 1 else None
-        return mean[:n], np.array(_conditional(mean, networks[0].tree))[:n], spread
+        return mean[:n], np.array(_conditional(mean, networks[0].tree))[:n], spread, features
 
     return together, views
 
@@ -242,15 +270,15 @@ def _predictions(
 
 
 def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.ndarray]) -> Predicted:
-    fractions, conditional, spread = network(batch["image"])
+    fractions, conditional, spread, embedding = network(batch["image"])
     flag, reason = batch["flag"], batch["reason"]
     broken = (flag != images.BAD) & ~np.isfinite(fractions).all(1)
     flag = np.where(broken, images.BAD, flag).astype(np.uint8)
     reason = np.where(broken, tables.NO_PREDICTION, reason)
-    for values in (fractions, conditional, spread):
+    for values in (fractions, conditional, spread, embedding):
         if values is not None:
             values[flag == images.BAD] = np.nan
-    return Predicted(fractions, conditional, spread, flag, reason)
+    return Predicted(fractions, conditional, spread, flag, reason, embedding)
 
 
 def _joined(parts: Sequence[Predicted]) -> Predicted:
@@ -298,6 +326,56 @@ def _catalogue(spec: str | os.PathLike[str] | Catalogue, sight: Sight, columns: 
         wanted = f"{sight.text} need a table with that column; or say --pixel_scale=NUMBER (arcsec per pixel)"
         raise UserError(f"{found.where}: {wanted}.")
     return found
+
+
+def kept_columns(
+    spec: Any, catalogue: Catalogue, keep: Sequence[str], columns: Mapping[str, Any], tree: Tree
+) -> pa.Table | None:
+    """Columns of the table that lists the images, in its order; None without any.
+
+    Those of a CSV become int64 where all are whole numbers as one would print them, else float64 where all are
+    numbers, else text; those of Parquet and FITS keep their type, but for text, which becomes UTF-8.
+
+    Raises:
+      UserError: there is no such table or column, or predictions have a column of that name.
+    """
+    keep = list(dict.fromkeys(name.strip() for name in keep if name.strip()))
+    if not keep:
+        return None
+    own = ("id", "file", "pixel_scale", "flag", "reason", tables.EMBEDDING)
+    own += tuple(prefix + name for prefix in ("", "cond_", "spread_") for name in tree.columns)
+    if twice := sorted(set(keep) & set(own)):
+        raise UserError(f"--keep={twice[0]}: predictions have a column {twice[0]!r} of their own; rename the table's.")
+    path = pathlib.Path(catalogue.where)
+    if isinstance(spec, Catalogue) or not path.is_file() or path.suffix.lower() == ".zip":
+        raise UserError(f"--keep names columns of a table (CSV, Parquet or FITS), and {catalogue.where} is none.")
+    wanted = list(dict.fromkeys([columns["id_column"], *(columns["file_columns"] or [columns["file_column"]]), *keep]))
+    if text := data_tables.lacking(data_tables.names(path, wanted), keep):
+        raise UserError(f"--keep={','.join(keep)}: {path} has {text}.")
+    if path.suffix.lower() == ".parquet":
+        found = dict(zip(keep, parquet.read_table(path, columns=keep).select(keep).columns, strict=True))
+    else:
+        found = {name: column for name, column in data_tables.columns(path, wanted).items() if name in keep}
+    arrays = {name: _typed(path, name, found[name]) for name in keep}
+    if any(len(array) != len(catalogue.ids) for array in arrays.values()):
+        raise UserError(f"{path} has changed while it was read: start again.")
+    return pa.table(arrays)
+
+
+def _typed(path: pathlib.Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """See `kept_columns`."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.type not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        return column
+    column = data_tables.texts(path, name, column)
+    if path.suffix.lower() != ".csv":
+        return column
+    for pattern, kind in ((r"^(0|-?[1-9][0-9]{0,18})$", pa.int64()), (_NUMBER, pa.float64())):
+        if pc.all(pc.match_substring_regex(column, pattern)).as_py():
+            with contextlib.suppress(pa.ArrowInvalid):  # beyond 64 bits
+                return column.cast(kind)
+    return column
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -20,6 +20,7 @@ from gz_jax.runtime.errors import UserError
 
 FORMATS = ("parquet", "csv", "fits")
 MANIFEST = "manifest.json"
+EMBEDDING = "embedding"  # the column of a network's features
 BAD = 2  # the flag of an image that could not be used, as `data.images` has it
 
 
@@ -30,6 +31,8 @@ class Predicted(NamedTuple):
       fractions, conditional: float32 [n, answers], joint and within each question; NaN where flag is 2.
       spread: float32 [n, answers], standard deviation (n - 1) over networks and test-time views; None with only one.
       flag: uint8 [n], 0 good, 1 usable with a remark (pixels missing, padded), 2 not usable; reason: object [n], str.
+      embedding: float16 [n, width], features after pooling, the mean over views, NaN where flag is 2; None where they
+        were not asked for.
     """
 
     fractions: np.ndarray
@@ -37,6 +40,7 @@ class Predicted(NamedTuple):
     spread: np.ndarray | None
     flag: np.ndarray
     reason: np.ndarray
+    embedding: np.ndarray | None = None
 
 
 def to_table(
@@ -46,20 +50,26 @@ def to_table(
     metadata: dict[str, Any] | None = None,
     files: pa.Array | None = None,
     scales: pa.Array | None = None,
+    kept: pa.Table | None = None,
 ) -> pa.Table:
     """Columns id, file, each answer's by its name (joint), cond_..., spread_..., flag, reason; null where flag is 2.
 
     `file` is left out for images in memory, `spread_` for one network with one view. `pixel_scale`, after `file`, has
-    the `scales` by which the images were looked at, if a column gave them.
+    the `scales` by which the images were looked at, if a column gave them; the columns of `kept` come next, and
+    `embedding` last, a list of float16 of one length (NaN where flag is 2: no null, which old readers refuse).
     """
     bad = predicted.flag == BAD
     given = {"id": ids, "file": files, "pixel_scale": scales}
     columns: dict[str, Any] = {name: column for name, column in given.items() if column is not None}
+    columns |= {} if kept is None else dict(zip(kept.column_names, kept.columns, strict=True))
     for prefix, values in zip(("", "cond_", "spread_"), predicted[:3], strict=True):
         if values is not None:
             columns |= {prefix + name: pa.array(values[:, j], mask=bad) for j, name in enumerate(tree.columns)}
     texts = [text.encode("utf-8", "replace").decode() for text in predicted.reason]  # file names may be no Unicode
-    table = pa.table(columns | {"flag": predicted.flag, "reason": pa.array(texts, pa.string())})
+    columns |= {"flag": predicted.flag, "reason": pa.array(texts, pa.string())}
+    if (features := predicted.embedding) is not None:
+        columns[EMBEDDING] = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    table = pa.table(columns)
     return table.replace_schema_metadata({"gz_jax": json.dumps(metadata, sort_keys=True)} if metadata else None)
 
 
@@ -88,6 +98,7 @@ def digest(path: pathlib.Path, rows: int) -> str | None:
     return str(_manifest_of(found.metadata).get("rows", "")) if found.num_rows == rows else None
 
 
+_MISSING = -(2**63)  # a missing whole number in FITS
 NO_PREDICTION = "no finite prediction"  # the reason of an image that was read, and for which the network gave NaN
 
 
@@ -173,8 +184,16 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
         raise UserError(f"cannot read {path} as Parquet: {error}") from error
 
 
-def export(output: pathlib.Path, formats: Sequence[str]) -> None:
-    """predictions.csv and predictions.fits of a finished folder, shard after shard; one that is up to date stays."""
+def export(output: pathlib.Path, formats: Sequence[str]) -> list[str]:
+    """predictions.csv and predictions.fits of a finished folder, shard after shard; one that is up to date stays.
+
+    Returns:
+      A line for each of these formats that has no room for some of the columns.
+    """
+    said, schema = [], parquet.read_schema(shards(output)[0])
+    for kind, held in (("csv", set(_flat(schema))), ("fits", {*_flat(schema), *_vectors(schema)})):
+        if kind in formats and (lost := [name for name in schema.names if name not in held]):
+            said.append(f"predictions.{kind} is without {', '.join(lost)}, which only the Parquet files can hold")
     for kind, write in (("csv", _write_csv), ("fits", _write_fits)):
         path = output / f"predictions.{kind}"
         made = path.stat().st_mtime_ns if path.exists() else 0
@@ -183,6 +202,48 @@ def export(output: pathlib.Path, formats: Sequence[str]) -> None:
                 left_over.unlink(missing_ok=True)
             with files.atomic(path, "wb") as file:
                 write(file, shards(output))
+    return said
+
+
+def _flat(schema: pa.Schema) -> list[str]:
+    """The columns with one value a row that has a text."""
+
+    def is_flat(kind: pa.DataType) -> bool:
+        with contextlib.suppress(pa.ArrowException):
+            return not pa.types.is_nested(kind) and pa.nulls(0, kind).cast(pa.string()) is not None
+        return False
+
+    return [field.name for field in schema if is_flat(field.type)]
+
+
+def _plain(part: pathlib.Path) -> pa.Table:
+    """The columns of `_flat`: the flag as it is, floating point numbers, int64, and all else as text."""
+    table = parquet.read_table(part, columns=_flat(parquet.read_schema(part))).replace_schema_metadata(None)
+    for i, (name, kind) in enumerate(zip(table.column_names, table.schema.types, strict=True)):
+        if name != "flag" and kind not in (pa.float32(), pa.float64()):
+            small = pa.types.is_integer(kind) and kind != pa.uint64()
+            other = pa.int64() if small else pa.float32() if kind == pa.float16() else pa.string()
+            table = table.set_column(i, name, table.column(i).cast(other))
+    return table
+
+
+def _vectors(schema: pa.Schema) -> dict[str, tuple[str, tuple[int]]]:
+    """The columns that hold several floating point numbers a row, and their types in FITS."""
+    kinds = {pa.float16(): ">f4", pa.float32(): ">f4", pa.float64(): ">f8"}
+    lists = (field for field in schema if pa.types.is_fixed_size_list(field.type) and field.type.value_type in kinds)
+    return {field.name: (kinds[field.type.value_type], (field.type.list_size,)) for field in lists}
+
+
+def vectors(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A column of lists of one length as an array [n, length], NaN for what is missing."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    width, found = column.type.list_size, []
+    for chunk in chunks:
+        values = chunk.values.slice(chunk.offset * width, len(chunk) * width).to_numpy(zero_copy_only=False)
+        values = values.reshape(-1, width)
+        missing = chunk.is_null().to_numpy(zero_copy_only=False)
+        found.append(np.where(missing[:, None], np.nan, values).astype(values.dtype) if chunk.null_count else values)
+    return np.concatenate(found)
 
 
 def remove_exports(output: pathlib.Path) -> None:
@@ -257,7 +318,7 @@ def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
-            table = parquet.read_table(part).replace_schema_metadata(None)
+            table = _plain(part)
             for i, name in enumerate(table.column_names):
                 column = table.column(i)
                 if pa.types.is_string(column.type):
@@ -269,37 +330,47 @@ def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:
 
 
 def _write_fits(file: Any, parts: Sequence[pathlib.Path]) -> None:
-    """A binary table; null is NaN; text is ASCII, other characters as in Python's escapes."""
+    """A binary table; null is NaN, of whole numbers TNULL; text is ASCII, other characters as in Python's escapes."""
     from astropy.io import fits
 
     schema, rows = parquet.read_schema(parts[0]), 0
-    widths: dict[str, int] = {}
+    lists, widths, gaps = _vectors(schema), dict[str, int](), set[str]()
+    kinds: dict[str, Any] = dict(lists)
     for part in parts:
-        texts = parquet.read_table(part, columns=[f.name for f in schema if pa.types.is_string(f.type)])
-        rows += texts.num_rows
-        for name in texts.column_names:
-            widths[name] = max([widths.get(name, 1), *(len(text) for text in _ascii(texts[name]))])
-    kinds = {pa.int64(): ">i8", pa.float64(): ">f8", pa.float32(): ">f4", pa.uint8(): "u1"}
-    dtype = np.dtype([(f.name, f"S{widths[f.name]}" if f.name in widths else kinds[f.type]) for f in schema])
+        table = _plain(part)
+        rows += table.num_rows
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if pa.types.is_string(column.type):
+                widths[name] = max([widths.get(name, 1), *(len(text) for text in _ascii(column))])
+            else:
+                kinds[name] = (np.dtype(column.type.to_pandas_dtype()).newbyteorder(">"),)
+                gaps |= {name} if column.null_count and pa.types.is_int64(column.type) else set()
+    kinds |= {name: (f"S{width}",) for name, width in widths.items()}
+    dtype = np.dtype([(name, *kinds[name]) for name in schema.names if name in kinds])
     header = fits.BinTableHDU(np.zeros(0, dtype), name="PREDICTIONS").header
     header["NAXIS2"] = rows
+    for name in sorted(gaps):
+        header[f"TNULL{1 + dtype.names.index(name)}"] = _MISSING
     manifest = {name: value for name, value in _manifest_of(schema.metadata).items() if name != "rows"}
     for text in json.dumps(manifest, indent=1).splitlines():
         header.add_comment(text)
     file.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
     file.write(header.tostring().encode("ascii"))
     for part in parts:
-        table = parquet.read_table(part)
+        table = _plain(part)
         block = np.zeros(table.num_rows, dtype)
-        for name in table.column_names:
-            column = table[name]
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            column = column.fill_null(_MISSING) if name in gaps else column
             block[name] = _ascii(column) if name in widths else column.to_numpy()
+        listed = parquet.read_table(part, columns=list(lists))
+        for name in lists:
+            block[name] = vectors(listed[name])
         file.write(block.tobytes())
     file.write(b"\0" * (-rows * dtype.itemsize % 2880))
 
 
 def _ascii(texts: pa.ChunkedArray) -> list[bytes]:
-    return [text.encode("ascii", "backslashreplace") for text in texts.to_pylist()]
+    return [(text or "").encode("ascii", "backslashreplace") for text in texts.to_pylist()]
 
 
 def write_validation(

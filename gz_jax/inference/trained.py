@@ -47,6 +47,7 @@ class Trained(NamedTuple):
       workdir, run, step, info: whose checkpoint it is, the name of its run, its step, and that epoch's row of the log.
       weights: 16 hex digits that differ where the parameters do, the tree, `sight`, or the config fields of `COMPUTES`.
       data: fingerprint of the galaxies it was trained on (`split.Dataset.fingerprint`).
+      embed: as `predict`, with the features after pooling (the module's `embed`) beside, float32 [views, b, width].
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
@@ -61,6 +62,7 @@ class Trained(NamedTuple):
     info: dict[str, Any]
     weights: str
     data: str
+    embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
     @property
     def turned(self) -> bool:
@@ -98,28 +100,34 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     parts = resolve.parts(config, record.tree)
     mesh = state.make_mesh(jax.local_devices())
     whole = state.replicated(mesh)
-    one = functools.partial(
+    plain = functools.partial(
         step.predict_step, apply=parts.module.apply, activation=config.model.activation, tree=record.tree
     )
 
-    def of_views(variables: Any, shown: jax.Array) -> jax.Array:
-        each = functools.partial(one, variables["params"], variables["batch_stats"])
-        return jax.lax.map(each, shown) if views > 1 else each(shown[0])[None]
+    def embedding(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, features = parts.module.apply({"params": params, "batch_stats": batch_stats}, images, method="embed")
+        return labels.activate(logits, config.model.activation, record.tree), features
 
     variables = jax.device_put(variables, whole)
     by_galaxy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
-    jitted = jax.jit(of_views, in_shardings=(whole, by_galaxy), out_shardings=by_galaxy)
 
-    def predict(images: np.ndarray) -> np.ndarray:
+    def compiled(one: Callable[..., Any]) -> Callable[..., Any]:
+        def of_views(variables: Any, shown: jax.Array) -> Any:
+            each = functools.partial(one, variables["params"], variables["batch_stats"])
+            return jax.lax.map(each, shown) if views > 1 else jax.tree.map(lambda x: x[None], each(shown[0]))
+
+        return jax.jit(of_views, in_shardings=(whole, by_galaxy), out_shardings=by_galaxy)
+
+    def run(jitted: Callable[..., Any], images: np.ndarray) -> Any:
         if images.ndim != (5 if views == 16 else 4):
             raise ValueError(f"images {list(images.shape)} are not what {views} views are predicted from")
         shown = np.moveaxis(images, 1, 0) if views == 16 else images[None]
         if views > 1:
             shown = np.stack([view for image in shown for view in look.symmetries(image)])
-        return np.asarray(jitted(variables, shown))
+        return jax.tree.map(np.asarray, jitted(variables, shown))
 
     return Trained(
-        predict=predict,
+        predict=functools.partial(run, compiled(plain)),
         config=config,
         tree=record.tree,
         view=augment.unaugmented(parts.view),
@@ -131,6 +139,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         info=network.info,
         weights=weights,
         data=record.data,
+        embed=functools.partial(run, compiled(embedding)),
     )
 
 

@@ -35,7 +35,6 @@ class CNN(nn.Module):
     preprocess: Preprocess = "unit"
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Logits, float32 [B, num_outputs], of images [B, S, S, 3]: uint8 0..255 or float 0..1.
 
@@ -44,6 +43,14 @@ class CNN(nn.Module):
         Raises:
           UserError: images smaller than 30 pixels a side.
         """
+        return self._both(images, train)[0]
+
+    def embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits as in evaluation, and what the last hidden layer gets, float32 [B, 128] (see `hidden`)."""
+        return self._both(images, False)
+
+    @nn.compact
+    def _both(self, images: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         if min(images.shape[1:3]) < 30:
             raise UserError(f"the CNN needs images of 30 x 30 pixels or more, not {images.shape[1:3]}")
         glorot = nn.initializers.glorot_uniform()
@@ -57,8 +64,10 @@ class CNN(nn.Module):
         x = nn.relu(Conv(self.features[2], 6, dtype=self.dtype, name="conv3")(x))
         x = Dropout(self.dropout[0])(x, train)
         x = x.reshape(x.shape[0], -1)
+        embedding = x
         for i, width in enumerate(self.hidden, 1):
+            embedding = x
             x = nn.relu(nn.Dense(width, kernel_init=glorot, dtype=self.dtype, name=f"dense{i}")(x))
             x = Dropout(self.dropout[1])(x, train)
         head = nn.Dense(self.num_outputs, kernel_init=glorot, dtype=jnp.float32, name="head")
-        return head(x.astype(jnp.float32))
+        return head(x.astype(jnp.float32)), embedding.astype(jnp.float32)

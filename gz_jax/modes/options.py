@@ -22,6 +22,10 @@ flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average 
 flags.register_validator("views", lambda count: count in (1, 8, 16), "--views must be 1, 8 or 16.")
 flags.DEFINE_integer("shard_size", 10_000, "predict: images per Parquet file; each is the work of one process.")
 flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
+flags.DEFINE_bool("embeddings", False, "predict: also the network's features after pooling, for --mode=similar.")
+flags.DEFINE_list("keep", [], "predict: columns of the table of images that are carried along, e.g. ra,dec.")
+flags.DEFINE_list("like", [], "similar: ids of the predictions, or image files (with --workdir).")
+flags.DEFINE_integer("count", 20, "similar: neighbours of each, and how many unusual galaxies.", 1)
 # What is looked at: a flag that is not given is as in the network's training, an empty one (--sky=) is the usual value.
 flags.DEFINE_string("id_column", None, "predict: the table's column of ids ...")
 flags.DEFINE_string("file_column", None, "... and of image files.")

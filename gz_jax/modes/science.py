@@ -33,6 +33,8 @@ def predict(workdir: str, flags: Any) -> int:
             file_columns=flags.file_columns,
             folder=flags.images,
             formats=flags.formats,
+            embeddings=flags.embeddings,
+            keep=flags.keep,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             **changes,
