@@ -17,7 +17,7 @@ from gz_jax.modes import options  # noqa: F401  # defines the flags of single mo
 from gz_jax.runtime import files
 from gz_jax.runtime.errors import UserError
 
-MODES = ("train", "explore", "evaluate", "compare", "predict", "mergers", "export", "benchmark")
+MODES = ("train", "explore", "evaluate", "compare", "predict", "mergers", "similar", "export", "benchmark")
 config_flag = config_flags.DEFINE_config_file("config", None, "A file of configs/, e.g. configs/resnet50.py.")
 mode_flag = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config's name>.")

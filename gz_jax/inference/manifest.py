@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     kept: pa.Table | None = None
 
     def part(self, start: int, stop: int) -> "Rows":
-        return Rows(*(None if column is None else column[start:stop] for column in self))
+        return Rows(self.ids[start:stop], *(None if column is None else column[start:stop] for column in self[1:]))
 
     @property
     def digest(self) -> str:
@@ -99,8 +99,8 @@ def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str
             return ["the images are others"]
         pairs = list(zip(_seen(*part.select(names).columns), _seen(now.files, now.scales), strict=True))
         changed = np.array([one != other for one, other in pairs])
-        for name in [] if now.kept is None else now.kept.column_names:
-            if str(part[name].to_pylist()) != str(now.kept[name].to_pylist()):
+        for name, kept in () if now.kept is None else zip(now.kept.column_names, now.kept.columns, strict=True):
+            if str(part[name].to_pylist()) != str(kept.to_pylist()):
                 return [f"column {name!r} of the catalogue has other values now"]
         if not changed.any():
             return [f"the files of {path.name} have changed since (their names are the same)"]

@@ -342,8 +342,8 @@ def kept_columns(
     keep = list(dict.fromkeys(name.strip() for name in keep if name.strip()))
     if not keep:
         return None
-    own = ("id", "file", "pixel_scale", "flag", "reason", tables.EMBEDDING)
-    own += tuple(prefix + name for prefix in ("", "cond_", "spread_") for name in tree.columns)
+    own = ["id", "file", "pixel_scale", "flag", "reason", tables.EMBEDDING]
+    own += [prefix + name for prefix in ("", "cond_", "spread_") for name in tree.columns]
     if twice := sorted(set(keep) & set(own)):
         raise UserError(f"--keep={twice[0]}: predictions have a column {twice[0]!r} of their own; rename the table's.")
     path = pathlib.Path(catalogue.where)

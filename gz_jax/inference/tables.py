@@ -346,11 +346,12 @@ def _write_fits(file: Any, parts: Sequence[pathlib.Path]) -> None:
                 kinds[name] = (np.dtype(column.type.to_pandas_dtype()).newbyteorder(">"),)
                 gaps |= {name} if column.null_count and pa.types.is_int64(column.type) else set()
     kinds |= {name: (f"S{width}",) for name, width in widths.items()}
-    dtype = np.dtype([(name, *kinds[name]) for name in schema.names if name in kinds])
+    names = [name for name in schema.names if name in kinds]
+    dtype = np.dtype([(name, *kinds[name]) for name in names])
     header = fits.BinTableHDU(np.zeros(0, dtype), name="PREDICTIONS").header
     header["NAXIS2"] = rows
     for name in sorted(gaps):
-        header[f"TNULL{1 + dtype.names.index(name)}"] = _MISSING
+        header[f"TNULL{1 + names.index(name)}"] = _MISSING
     manifest = {name: value for name, value in _manifest_of(schema.metadata).items() if name != "rows"}
     for text in json.dumps(manifest, indent=1).splitlines():
         header.add_comment(text)

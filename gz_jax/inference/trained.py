@@ -4,7 +4,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -105,7 +105,8 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     )
 
     def embedding(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, features = parts.module.apply({"params": params, "batch_stats": batch_stats}, images, method="embed")
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, features = cast(Any, parts.module.apply(variables, images, method="embed"))
         return labels.activate(logits, config.model.activation, record.tree), features
 
     variables = jax.device_put(variables, whole)

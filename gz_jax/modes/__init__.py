@@ -96,6 +96,10 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
         from gz_jax.modes.export import export
 
         return export(str(workdir), flags)
+    if mode == "similar":
+        from gz_jax.modes.similar import similar
+
+        return similar(workdir, flags)
     from gz_jax.modes import reports, science
 
     if mode == "compare":
