@@ -79,7 +79,7 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
         raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
     if mode in ("evaluate", "predict", "mergers", "export") and workdir is None:
         raise UserError(f"which run? --mode={mode} needs --workdir of a trained network, e.g. --workdir=runs/demo")
-    if mode not in ("predict", "export") and str(workdir).startswith("hf-hub:"):
+    if mode not in ("predict", "similar", "export") and str(workdir).startswith("hf-hub:"):
         raise UserError(
             f"--mode={mode} writes into its workdir: make a folder of {workdir} first, "
             f"python launch.py --mode=export --workdir={workdir} --output=FOLDER"
