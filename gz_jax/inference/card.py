@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gz_jax import resolve
+from gz_jax.inference.onnx_export import INPUT, MODEL, OUTPUT
 from gz_jax.inference.shared import CONFIG, VERSION, WEIGHTS, Network, epoch_of
 
 _KINDS = {
@@ -19,11 +20,11 @@ _NAMES = {
 }
 
 
-def text(network: Network, fingerprint: str, figure: str = "") -> str:
+def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = False) -> str:
     """Markdown, the same each time: what the network answers, sees and was trained on, its scores, how to load it.
 
     Args:
-      fingerprint: of the network; figure: name of a picture beside the page, or ''.
+      fingerprint: of the network; figure: name of a picture beside the page, or ''; onnx: whether an ONNX model is.
     """
     record = network.record
     config, tree, model = record.config, record.tree, record.config.model
@@ -80,8 +81,25 @@ def text(network: Network, fingerprint: str, figure: str = "") -> str:
         f"`{WEIGHTS}` holds the weights, `{CONFIG}` (format version {VERSION}) all that they need. Fingerprint of the "
         f"network: `{fingerprint}`.",
         "",
+        *(_onnx(config.data.size, len(tree.columns)) if onnx else []),
     ]
     return "\n".join(lines)
+
+
+def _onnx(size: int, answers: int) -> list[str]:
+    return [
+        f"`{MODEL}` is the same network for ONNX Runtime, OpenVINO and others, preprocessing and outputs included: "
+        f"from that square as uint8 `{INPUT}` [batch, {size}, {size}, 3], RGB, to float32 `{OUTPUT}` [batch, {answers}] "
+        "in the order of the columns. Its metadata hold the columns, the tree and the fingerprint.",
+        "",
+        "```python",
+        "import onnxruntime",
+        "",
+        f'session = onnxruntime.InferenceSession("THIS_FOLDER/{MODEL}")',
+        f'(fractions,) = session.run(None, {{"{INPUT}": images}})',
+        "```",
+        "",
+    ]
 
 
 def _augmented(augment: Mapping[str, Any]) -> str:

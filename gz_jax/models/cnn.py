@@ -13,6 +13,8 @@ from jax.typing import DTypeLike
 from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 from gz_jax.runtime.errors import UserError
 
+EPSILON = 1e-3  # of batch normalisation, Keras' default
+
 
 class CNN(nn.Module):
     """Three unpadded convolutions, then dense layers; logits out. Initialised as Keras does by default.
@@ -56,7 +58,7 @@ class CNN(nn.Module):
         glorot = nn.initializers.glorot_uniform()
         x = preprocess(images, self.preprocess)
         x = Conv(self.features[0], 3, dtype=self.dtype, name="conv1")(x)
-        x = BatchNorm(momentum=self.momentum, epsilon=1e-3, dtype=self.dtype, name="bn1")(x, not train)
+        x = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype, name="bn1")(x, not train)
         x = max_pool(nn.relu(x), 2, 2)
         x = Dropout(self.dropout[0])(x, train)
         x = nn.relu(Conv(self.features[1], 3, dtype=self.dtype, name="conv2")(x))

@@ -23,6 +23,7 @@ Pooling = Literal["flatten", "average"]
 
 STAGES: tuple[int, ...] = (3, 4, 6, 3)
 PREPROCESS: dict[str, Preprocess] = {"keras": "keras", "torchvision": "torch"}
+EPSILON = {"keras": 1.001e-5, "torchvision": 1e-5}  # of batch normalisation
 
 
 class Bottleneck(nn.Module):
@@ -57,7 +58,7 @@ def _conv_bn(
     """A convolution, padded by size // 2, and its batch normalisation, inside the module `owner`."""
     keras = owner.variant == "keras"
     init = nn.initializers.glorot_uniform() if keras else nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    momentum, epsilon = (0.99, 1.001e-5) if keras else (0.9, 1e-5)
+    momentum, epsilon = 0.99 if keras else 0.9, EPSILON[owner.variant]
     momentum = momentum if owner.momentum is None else owner.momentum
     dtype = owner.dtype
     x = Conv(features, size, stride, size // 2, keras, kernel_init=init, dtype=dtype, name=f"{name}_conv")(x)

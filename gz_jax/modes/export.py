@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from gz_jax.inference import card, shared, tables, trained
+from gz_jax.inference import card, onnx_export, shared, tables, trained
 from gz_jax.inference.manifest import networks_of, same_networks
 from gz_jax.inference.tables import read_validation
 from gz_jax.models import pretrained
@@ -16,9 +16,18 @@ FIGURE, PAGE = "predicted.png", "README.md"
 
 
 def export(workdir: str, flags: Any) -> int:
-    """The best epoch of a workdir, or a shared network, into `--output`: weights, config.json and a page about it."""
+    """The network of `workdir` into `--output`: weights, config.json, a page about it and, if asked for, ONNX.
+
+    Args:
+      workdir: of a run, whose best epoch it is; or a shared network (see `trained.load`).
+
+    Raises:
+      UserError: there is no such network; a format that is none; the folder holds other files or cannot be written.
+    """
     if not flags.output:
         raise UserError("--mode=export needs --output, the folder to write.")
+    if unknown := sorted(set(flags.formats) - {"onnx"}):
+        raise UserError(f"--mode=export --formats={unknown[0]}: only onnx can be added to what is always written.")
     path, folder = pretrained.local(workdir), pathlib.Path(flags.output)
     if folder.exists() and any(folder.iterdir()) and not shared.is_shared(folder):
         raise UserError(f"{folder} holds other files: choose a folder that is empty, or of a shared network.")
@@ -29,15 +38,19 @@ def export(workdir: str, flags: Any) -> int:
     if own:
         network = network._replace(scores=json.loads((report / "metrics.json").read_text()))
     config = network.record.config
-    figure = _figure(report / "validation.parquet", network) if own else _kept(path)
+    made = {
+        FIGURE: _figure(report / "validation.parquet", network) if own else _kept(path),
+        onnx_export.MODEL: onnx_export.model(network, fingerprint) if flags.formats else b"",
+    }
+    for name in made:
+        (folder / name).unlink(missing_ok=True)  # of the network that was here before
     shared.write(folder, network, fingerprint, preprocessing(config.model, config.data.size))
-    if figure:
-        with atomic(folder / FIGURE, "wb") as file:
-            file.write(figure)
-    else:
-        (folder / FIGURE).unlink(missing_ok=True)  # of the network that was here before
-    with atomic(folder / PAGE) as file:
-        file.write(card.text(network, fingerprint, FIGURE if figure else ""))
+    figure, onnx = FIGURE if made[FIGURE] else "", bool(made[onnx_export.MODEL])
+    made[PAGE] = card.text(network, fingerprint, figure, onnx).encode()
+    for name, data in made.items():
+        if data:
+            with atomic(folder / name, "wb") as file:
+                file.write(data)
     print(folder)
     return 0
 

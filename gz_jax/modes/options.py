@@ -21,7 +21,7 @@ flags.DEFINE_string("output", None, "predict, mergers, similar, compare, benchma
 flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")
 flags.register_validator("views", lambda count: count in (1, 8, 16), "--views must be 1, 8 or 16.")
 flags.DEFINE_integer("shard_size", 10_000, "predict: images per Parquet file; each is the work of one process.")
-flags.DEFINE_list("formats", ["parquet"], "predict: parquet, csv, fits.")
+flags.DEFINE_list("formats", [], "predict: csv, fits (parquet is always written). export: onnx.")
 flags.DEFINE_bool("embeddings", False, "predict: also the network's features after pooling, for --mode=similar.")
 flags.DEFINE_list("keep", [], "predict: columns of the table of images that are carried along, e.g. ra,dec.")
 flags.DEFINE_list("like", [], "similar: ids of the predictions, or image files (with --workdir).")
