@@ -88,8 +88,8 @@ def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = Fals
 
 def _onnx(size: int, answers: int) -> list[str]:
     return [
-        f"`{MODEL}` is the same network for ONNX Runtime, OpenVINO and others, preprocessing and outputs included: "
-        f"from that square as uint8 `{INPUT}` [batch, {size}, {size}, 3], RGB, to float32 `{OUTPUT}` [batch, {answers}] "
+        f"`{MODEL}` is the same network for ONNX Runtime, OpenVINO and others, preprocessing and outputs included. In: "
+        f"that square as uint8 `{INPUT}` [batch, {size}, {size}, 3], RGB. Out: float32 `{OUTPUT}` [batch, {answers}] "
         "in the order of the columns. Its metadata hold the columns, the tree and the fingerprint.",
         "",
         "```python",
