@@ -17,6 +17,7 @@ import pathlib
 import random
 import resource
 import sys
+import types
 import zipfile
 
 import h5py
@@ -30,13 +31,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import csv, parquet
 from safetensors.numpy import save
+from test_predict import make_workdir
 
 import launch
 from configs import default
 from gz_jax import fields, labels, resolve
 from gz_jax.data import archive, catalogue, catalogue_labels, images, inputs, kaggle, kaggle_check, synthetic
 from gz_jax.data.sight import Sight
+from gz_jax.inference import card, trained
 from gz_jax.models import imagenet_tables
+from gz_jax.modes.export import export
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import workdir
 from tests.peak import forget_peak, peak_memory
@@ -271,6 +275,32 @@ def cutout(folder: pathlib.Path):
     return seeds, use
 
 
+SHARED = ("config.json", "model.safetensors")
+
+
+def shared_folder(folder: pathlib.Path) -> dict[str, bytes]:
+    """The files of a shared network, the smallest there is; the fuzzed folder is beside it."""
+    export(str(make_workdir(folder / "run")), types.SimpleNamespace(output=str(folder / "whole"), formats=[]))
+    return {name: (folder / "whole" / name).read_bytes() for name in SHARED}
+
+
+def use_shared(folder: pathlib.Path, files: dict[str, bytes]) -> bool:
+    """The network of a shared folder with these files, and its page."""
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    network = trained.network_of(folder)
+    return bool(card.text(network, trained.fingerprint(network)))
+
+
+def shared_network(name: str):
+    def prepare(folder: pathlib.Path):
+        files = shared_folder(folder)
+        return [files[name]], lambda data: use_shared(folder / "fuzzed", files | {name: data})
+
+    return prepare
+
+
 READERS = {  # cases, and what makes (seeds, use); use(data) says whether all of it was usable
     "labels CSV": (20_000, labels_csv),
     "catalogue CSV": (14_000, table("csv")),
@@ -283,6 +313,8 @@ READERS = {  # cases, and what makes (seeds, use); use(data) says whether all of
     "zip": (20_000, zip_file),
     "weights .h5": (10_000, weights("h5")),
     "weights .safetensors": (12_000, weights("safetensors")),
+    "shared config.json": (4_000, shared_network("config.json")),
+    "shared .safetensors": (2_000, shared_network("model.safetensors")),
     "JPEG, PNG, TIFF, FITS": (20_000, cutout),
 }
 SHARE = float(os.environ.get("FUZZ_SHARE", "0.1"))
@@ -424,3 +456,29 @@ def test_config_json(scale, tmp_path, counted, bounded):
 
     hold()
     counted.append(("config.json", count["cases"], count["accepted"]))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_config_json_of_a_shared_network(scale, tmp_path, counted, bounded):
+    """Its entries, and fields of its config, are of any kind."""
+    count, files = collections.Counter(), shared_folder(tmp_path)
+    whole = json.loads(files["config.json"])
+    changes = st.dictionaries(st.sampled_from(sorted(whole)) | st.text(max_size=8), JSONS, max_size=2)
+    inner = st.dictionaries(st.sampled_from(FIELDS), JSONS | st.sampled_from([10, 50, "resnet50", "unit"]), max_size=2)
+    parts = st.dictionaries(st.sampled_from(["epoch", "val_loss", "galaxies", "mse"]), JSONS, max_size=2)
+
+    @examples(4_000 * scale)
+    @given(changes, inner, parts, parts, st.sets(st.sampled_from(sorted(whole)), max_size=1))
+    def hold(new, config, log, scores, gone):
+        watch()
+        about = whole | {"config": whole["config"] | config, "log": whole["log"] | log, "scores": scores} | new
+        count["cases"] += 1
+        try:
+            data = json.dumps({k: v for k, v in about.items() if k not in gone}).encode()
+            count["accepted"] += use_shared(tmp_path / "fuzzed", files | {"config.json": data})
+        except UserError:
+            pass
+
+    hold()
+    assert count["accepted"] > 0
+    counted.append(("shared network's entries", count["cases"], count["accepted"]))

@@ -111,27 +111,20 @@ def _augmented(augment: Mapping[str, Any]) -> str:
 
 def _scores(network: Network) -> list[str]:
     """A table of the validation scores with 95 % intervals, or what the log has."""
-    found = {name: _estimate(network.scores.get(name)) for name in _NAMES}
     rows = [
-        f"| {name} | {value[0]:.4g} [{value[1]:.4g}, {value[2]:.4g}] | {_NAMES[name]} |"
-        for name, value in found.items()
-        if value
+        f"| {name} | {score['value']:.4g} [{score['low']:.4g}, {score['high']:.4g}] | {meaning} |"
+        for name, meaning in _NAMES.items()
+        if (score := network.scores.get(name))
     ]
     if not rows:
         epoch = epoch_of(network.info)
         when = "" if epoch is None else f" (epoch {epoch})"
         return [f"Validation MSE {network.info['val_loss']:.5g}{when}.", ""]
     about = (
-        f"On {network.scores.get('galaxies')} validation galaxies, with 95 % intervals from a bootstrap over galaxies. "
+        f"On {network.scores['galaxies']} validation galaxies, with 95 % intervals from a bootstrap over galaxies. "
         "The best epoch was chosen on them, so these are slightly too good."
     )
     return [about, "", "| score | value | meaning |", "|---|---|---|", *rows, ""]
-
-
-def _estimate(score: Any) -> list[float]:
-    """A score's value and the ends of its interval; [] of what is none."""
-    found: list[Any] = [score.get(name) for name in ("value", "low", "high")] if isinstance(score, Mapping) else []
-    return found if all(type(value) in (int, float) for value in found) else []
 
 
 def _cell(text: str) -> str:

@@ -36,7 +36,7 @@ class Network(NamedTuple):
 
     Attributes:
       record: config, tree and data; variables: {'params', 'batch_stats'} of float32 arrays; step, info: the
-        checkpoint's step and that epoch's row of the log; run: name of the workdir; scores: of its report, or {}.
+        checkpoint's step and that epoch's row of the log; run: name of the workdir; scores: see `scores_of`.
     """
 
     record: Record
@@ -50,6 +50,20 @@ class Network(NamedTuple):
 def epoch_of(info: Mapping[str, Any]) -> int | None:
     """The number, from 1, of the epoch of a log's row; None where the row does not say it."""
     return None if info.get("epoch") is None else int(info["epoch"]) + 1
+
+
+def scores_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of validation 'galaxies' in a report's metrics.json, and its scores as {'value', 'low', 'high'}.
+
+    All else (tables, the command) is left out. {} where there is no such number.
+    """
+    ends = ("value", "low", "high")
+    found = {
+        name: {end: score[end] for end in ends}
+        for name, score in metrics.items()
+        if isinstance(score, Mapping) and all(type(score.get(end)) in (int, float) for end in ends)
+    }
+    return {"galaxies": metrics["galaxies"]} | found if type(metrics.get("galaxies")) is int else {}
 
 
 def is_shared(folder: pathlib.Path) -> bool:
@@ -139,7 +153,9 @@ def read(folder: pathlib.Path, record: Record, shapes: Mapping[str, Any]) -> Net
     if "val_loss" not in info or not all(type(value) in (int, float) for value in info.values()):
         raise UserError(f"{folder / CONFIG}: its log is no row of numbers with val_loss.")
     variables = jax.tree.map(np.asarray, unflatten_dict(flat, sep="/"))
-    return Network(record, {"batch_stats": {}} | variables, about["step"], info, str(about.get("run")), scores)
+    return Network(
+        record, {"batch_stats": {}} | variables, about["step"], info, str(about.get("run")), scores_of(scores)
+    )
 
 
 def fingerprint_of(folder: pathlib.Path) -> str:

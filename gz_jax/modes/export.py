@@ -36,7 +36,7 @@ def export(workdir: str, flags: Any) -> int:
     report = path / "report"
     own = _is_of(report / "validation.parquet", fingerprint)
     if own:
-        network = network._replace(scores=json.loads((report / "metrics.json").read_text()))
+        network = network._replace(scores=_scores(report / "metrics.json"))
     config = network.record.config
     made = {
         FIGURE: _figure(report / "validation.parquet", network) if own else _kept(path),
@@ -60,6 +60,15 @@ def _is_of(table: pathlib.Path, fingerprint: str) -> bool:
     if not table.is_file():
         return False
     return same_networks(networks_of(tables.manifest(table)), [{"weights": fingerprint, "views": 1}])
+
+
+def _scores(metrics: pathlib.Path) -> dict[str, Any]:
+    """See `shared.scores_of`. Raises UserError: the file cannot be read."""
+    try:
+        found = json.loads(metrics.read_text(encoding="utf-8"))
+        return shared.scores_of(found) if isinstance(found, dict) else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{metrics} cannot be read ({error}): --mode=evaluate writes it again.") from error
 
 
 def _kept(path: pathlib.Path) -> bytes:

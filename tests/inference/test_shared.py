@@ -95,14 +95,16 @@ def test_the_page_has_the_reports_scores_and_figure_and_keeps_them(tmp_path):
     truth = np.array(labels.joint(rng.random((20, 37)).astype(np.float32), GALAXY_ZOO_2))
     score = {"value": 0.0123, "low": 0.0111, "high": 0.0135}
     (source / "report").mkdir()
-    (source / "report" / "metrics.json").write_text(json.dumps({"mse": score, "galaxies": 20, "rmse": {"value": 1}}))
+    metrics = {"mse": score, "galaxies": 20, "rmse": {"value": 1}, "context": {"command": "python /home/me/launch.py"}}
+    (source / "report" / "metrics.json").write_text(json.dumps(metrics))
     table = source / "report" / "validation.parquet"
     write_validation(table, np.arange(20), truth, truth, GALAXY_ZOO_2, [network.identity], "none")
     folder = exported(source, tmp_path / "shared")
     page = (folder / PAGE).read_text()
     assert "| mse | 0.0123 [0.0111, 0.0135] |" in page
     assert f"({FIGURE})" in page
-    assert "rmse" not in page.split("## Questions")[0]  # which has no interval
+    assert "rmse" not in page  # which has no interval
+    assert json.loads((folder / "config.json").read_text())["scores"] == {"galaxies": 20, "mse": score}
     assert (folder / FIGURE).read_bytes() == (exported(folder, tmp_path / "again") / FIGURE).read_bytes()
     table.unlink()  # as of another epoch than the network's
     assert f"({FIGURE})" not in (exported(source, folder) / PAGE).read_text()
