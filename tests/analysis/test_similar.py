@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
+from sklearn.neighbors import NearestNeighbors
 from test_predict import QUIET, ROOT, make_workdir
 
 from gz_jax.analysis.similar import SAMPLE, sample_rows, search
@@ -49,6 +50,16 @@ def test_neighbours_are_those_of_a_plain_computation_in_blocks_of_any_size(step)
         mean_distance[row] = brute(embeddings, embeddings[row].astype(np.float64), row, 10)[1].mean()
     np.testing.assert_array_equal(found.unusual, np.argsort(-mean_distance)[:6])
     np.testing.assert_allclose(found.unusual_distance, np.sort(mean_distance)[::-1][:6], atol=1e-5)
+
+
+def test_neighbours_are_scikit_learns():
+    embeddings = np.random.default_rng(2).normal(1, 1, (500, 8)).astype(np.float32)
+    rows = np.arange(0, 500, 50)
+    found = search(lambda: [embeddings], embeddings[rows], rows, sample_rows(500), 5)
+    peer = NearestNeighbors(metric="cosine").fit(embeddings - embeddings.mean(0))
+    distance, neighbours = peer.kneighbors(embeddings[rows] - embeddings.mean(0), 6)
+    np.testing.assert_array_equal(neighbours, np.column_stack([rows, found.rows]))
+    np.testing.assert_allclose(found.distance, distance[:, 1:], atol=1e-5)
 
 
 def test_a_galaxy_unlike_all_others_is_the_most_unusual_in_a_catalogue_larger_than_the_sample():
