@@ -155,9 +155,12 @@ FIELDS: dict[str, Field] = {
     # The pixels that the network sees: 0..1 ('unit'), or normalised as Keras or PyTorch do for ImageNet. None: as what
     # it starts from, or the variant's own ('unit' of the CNN). Must be given for weights that do not tell.
     "model.preprocess": choice("unit", "keras", "torch"),
-    "model.body_rate": real(1.0, 0, 1e38),  # learning rate of ResNet50's body, relative to that of its head
-    # Keep the body's weights as they are for so many epochs; its normalisation still follows the batches, and a step
-    # takes as long as any other (see frozen_statistics for the former).
+    # The learning rate, and the weight decay with it, are multiplied by this once for each layer from the head (1) down
+    # to the first convolution: ResNet50 has 16 blocks and a stem, the CNN three convolutions. 1: the same rate for all.
+    "model.layer_decay": real(1.0, 0.01, 1),
+    # Train the head (dense layers and outputs) alone for so many epochs, at a third of the time of a step or less. The
+    # body's weights stay as they are, and Adam starts for them afterwards; its normalisation still follows the batches
+    # (see frozen_statistics).
     "model.frozen_epochs": whole(0, 0),
     "model.frozen_statistics": one_of(False, True),  # normalise by the body's running statistics in training too
     # Checkpoints of the latest state; the best epoch is always kept
@@ -168,7 +171,7 @@ FIELDS: dict[str, Field] = {
 CROP = 204  # pixels of Kaggle's 424 that are looked at (paper section 3)
 OF_CATALOGUE = ("catalogue", "images", "labels", "share", "field", "pixel_scale")
 # Fields that the CNN has no use for: they must have their defaults.
-OF_RESNET50 = ("hidden", "dropout", "pooling", "variant", "body_rate", "frozen_epochs", "frozen_statistics")
+OF_RESNET50 = ("hidden", "dropout", "pooling", "variant", "frozen_statistics")
 
 
 def default() -> ConfigDict:

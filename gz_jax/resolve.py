@@ -217,7 +217,6 @@ def settings(config: ConfigDict) -> loop.Settings:
         plateau=PlateauRule(patience, p.factor, p.cooldown, p.min_delta, p.min_rate),
         early_stop_patience=stop,
         seed=config.seed,
-        body_rate=config.model.body_rate,
         frozen_epochs=config.model.frozen_epochs,
         every_seconds=config.checkpoint.every_seconds,
         every_steps=config.checkpoint.every_steps,
@@ -240,7 +239,7 @@ def recipe(config: ConfigDict, tree: Tree, module: nn.Module, steps_per_epoch: i
         rate = optax.warmup_cosine_decay_schedule(0.0 if warm_up else 1.0, 1.0, warm_up, total)
     return step.Recipe(
         apply=module.apply,
-        optimizer=state.adam(config.weight_decay),
+        optimizer=state.adam(config.weight_decay, config.model.layer_decay),
         activation=config.model.activation,
         tree=tree,
         loss=losses.LOSSES[config.loss],

@@ -321,7 +321,7 @@ def test_runs_of_several_seeds_validate_on_the_same_galaxies():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model.frozen_epochs", 3), ("model.hidden", (512,)), ("model.pooling", "average"), ("data.size", 28)],
+    [("model.frozen_statistics", True), ("model.hidden", (512,)), ("model.pooling", "average"), ("data.size", 28)],
 )
 def test_what_the_cnn_has_no_use_for_is_refused_before_anything_is_written(field, value):
     config = default.get_config()

@@ -30,9 +30,13 @@ class Data(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The jitted steps over a mesh; `put` sends an input to the devices. `train` also returns the last step's loss."""
+    """The jitted steps over a mesh; `put` sends an input to the devices.
+
+    `train` also returns the last step's loss; `train_head` is `train` for frozen epochs, compiled when it is first used.
+    """
 
     train: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
+    train_head: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
     evaluate: Callable[[PyTree, PyTree, Any], state.Sums]
     put: Callable[[Any], Any]
 
@@ -41,10 +45,12 @@ def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
     """Jit the steps for streamed batches: state replicated and donated, batches split over the mesh by galaxy."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
 
-    def train(train_state: TrainState, batch: step.Batch) -> tuple[TrainState, jax.Array]:
-        return step.train_step(train_state, batch, dropout_key(seed), recipe=recipe)
+    def jitted(frozen: bool) -> Any:
+        def train(train_state: TrainState, batch: step.Batch) -> tuple[TrainState, jax.Array]:
+            return step.train_step(train_state, batch, dropout_key(seed), recipe=recipe._replace(frozen=frozen))
 
-    jitted_train = jax.jit(train, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+        return jax.jit(train, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+
     evaluate = functools.partial(step.eval_step, recipe=recipe)
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, split), out_shardings=whole)
 
@@ -52,7 +58,7 @@ def compile_steps(recipe: step.Recipe, seed: int, mesh: Mesh) -> Steps:
         arrays = {name: batch[name] for name in ("image", "vote_fractions", "votes", "mask")}
         return {name: jax.make_array_from_process_local_data(split, array) for name, array in arrays.items()}
 
-    return Steps(jitted_train, jitted_eval, put)
+    return Steps(jitted(frozen=False), jitted(frozen=True), jitted_eval, put)
 
 
 def dropout_key(seed: int) -> jax.Array:

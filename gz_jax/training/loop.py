@@ -38,8 +38,7 @@ class Settings(NamedTuple):
     plateau: PlateauRule
     early_stop_patience: int
     seed: int
-    body_rate: float = 1.0  # of a pretrained body, relative to the learning rate ...
-    frozen_epochs: int = 0  # ... and 0 for so many epochs
+    frozen_epochs: int = 0  # in which the head alone is trained
     every_seconds: float = 60.0
     every_steps: int = 0
     tensorboard: bool = False
@@ -76,7 +75,7 @@ class Run:
             )
         if found is None:
             progress = Progress(0, 0, start_plateau(self.settings.learning_rate), EarlyStop())
-            tree = self.set_rates(fresh, progress)
+            tree = state.with_rate(fresh, progress.plateau.rate)
         else:
             _, tree, info = found
             progress = Progress.from_json(info)
@@ -84,11 +83,6 @@ class Run:
             for later in [s for s in manager.all_steps() if found is None or s > int(tree.step)]:
                 manager.delete(later)  # later than the restored step: damaged, or about to be written again
         return tree, progress
-
-    def set_rates(self, train_state: TrainState, progress: Progress) -> TrainState:
-        """The learning rates of the epoch that `progress` stands before."""
-        body_rate = self.settings.body_rate if progress.epoch >= self.settings.frozen_epochs else 0.0
-        return state.with_rate(train_state, progress.plateau.rate, progress.plateau.rate * body_rate)
 
     def last_rate(self, progress: Progress) -> float:
         """The learning rate of the epoch's last step."""
@@ -151,13 +145,14 @@ class Run:
         total = self.data.steps_per_epoch
         start = time.monotonic() - progress.seconds
         losses: collections.deque[jax.Array] = collections.deque()
+        train_step = self.steps.train_head if epoch < self.settings.frozen_epochs else self.steps.train
         file = sys.stderr if self.lead else sys.stdout  # where the others say nothing
         bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size, file=file)
         try:
             done = first
             pairs = self.data.train(epoch, first)
             for count, batch in dispatch.prefetch(lambda pair: (pair[0], self.steps.put(pair[1])), pairs):
-                train_state, loss = self.steps.train(train_state, batch)
+                train_state, loss = train_step(train_state, batch)
                 losses.append(loss)
                 if len(losses) > AHEAD:  # a bound on what waits on the device, not a stall
                     losses.popleft().block_until_ready()
@@ -217,7 +212,7 @@ class Run:
                     self.events.scalar(name, value, progress.epoch)
                 self.events.flush()
         progress = Progress(progress.epoch + 1, 0, plateau, stop, history)
-        train_state = self.set_rates(train_state, progress)
+        train_state = state.with_rate(train_state, plateau.rate)
         zero = jax.tree.map(lambda x: state.put(np.zeros((), np.float32), x.sharding), train_state.sums)
         return train_state.replace(sums=zero), progress
 

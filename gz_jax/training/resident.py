@@ -131,20 +131,27 @@ def repeat(plan: Plan, body: Callable[[jax.Array | int, Any], Any], carry: Any) 
 def compile_steps(
     training: Galaxies, validation: Galaxies, view: View, recipe: step.Recipe, seed: int, mesh: Mesh
 ) -> Steps:
-    """Jit the dispatches: `train` and `evaluate` take a `Plan`; the galaxies' cutouts are seen through `view`."""
+    """Jit the dispatches: `train`, `train_head` and `evaluate` take a `Plan`; the galaxies' cutouts are seen through `view`."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
     key = dispatch.dropout_key(seed)
-    train_step = functools.partial(step.train_step, recipe=recipe)
     eval_step = functools.partial(step.eval_step, recipe=recipe)
 
     def batch(galaxies: Galaxies, plan: Plan, i: jax.Array | int) -> step.Batch:
         return jax.lax.with_sharding_constraint(look(galaxies, plan, i, view), split)
 
-    def train(train_state: TrainState, galaxies: Galaxies, plan: Plan) -> tuple[TrainState, jax.Array]:
-        def body(i: jax.Array | int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
-            return train_step(carry[0], batch(galaxies, plan, i), key)
+    where = Galaxies(split, whole, whole)
 
-        return repeat(plan, body, (train_state, jnp.zeros((), jnp.float32)))
+    def jitted(frozen: bool) -> Callable[[TrainState, Plan], tuple[TrainState, jax.Array]]:
+        train_step = functools.partial(step.train_step, recipe=recipe._replace(frozen=frozen))
+
+        def train(train_state: TrainState, galaxies: Galaxies, plan: Plan) -> tuple[TrainState, jax.Array]:
+            def body(i: jax.Array | int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+                return train_step(carry[0], batch(galaxies, plan, i), key)
+
+            return repeat(plan, body, (train_state, jnp.zeros((), jnp.float32)))
+
+        step_ = jax.jit(train, in_shardings=(whole, where, whole), out_shardings=whole, donate_argnums=0)
+        return lambda train_state, plan: step_(train_state, training, plan)
 
     def evaluate(params: PyTree, batch_stats: PyTree, galaxies: Galaxies, plan: Plan) -> Sums:
         def body(i: jax.Array | int, sums: Sums) -> Sums:
@@ -152,11 +159,10 @@ def compile_steps(
 
         return repeat(plan, body, state.zero_sums())
 
-    where = Galaxies(split, whole, whole)
-    jitted_train = jax.jit(train, in_shardings=(whole, where, whole), out_shardings=whole, donate_argnums=0)
     jitted_eval = jax.jit(evaluate, in_shardings=(whole, whole, where, whole), out_shardings=whole)
     return Steps(
-        train=lambda train_state, plan: jitted_train(train_state, training, plan),
+        train=jitted(frozen=False),
+        train_head=jitted(frozen=True),
         evaluate=lambda params, batch_stats, plan: jitted_eval(params, batch_stats, validation, plan),
         put=lambda plan: plan,  # a few kilobytes, the same on every process
     )

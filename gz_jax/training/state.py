@@ -11,6 +11,8 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gz_jax.models.depth import depths
+
 PyTree = Any
 
 
@@ -85,33 +87,37 @@ def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -
     return optax.GradientTransformation(plain.init, update)
 
 
-def adam(weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), with its learning rates in the state.
+def adam(weight_decay: float = 0.0, layer_decay: float = 1.0) -> optax.GradientTransformationExtraArgs:
+    """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), with its learning rate in the state.
 
     `weight_decay` makes it AdamW (Loshchilov & Hutter 2019): kernels, not biases and scales, shrink by that times the
-    rate at each step. Parameters below the top-level name 'body' (a pretrained ResNet50) follow a rate of their own.
+    rate at each step. The rate of a layer of depth d (see `depths`) is `layer_decay`**d times that of the head.
+
+    `update(..., frozen=True)` takes no notice of the body's gradients: its updates are 0, and its moments and their
+    count stay as they are, so that after frozen epochs Adam starts for the body as it does in a first epoch.
     """
-
     decay = [optax.add_decayed_weights(weight_decay, lambda p: jax.tree.map(lambda x: x.ndim > 1, p))]
-    first = [scale_by_keras_adam(), *(decay if weight_decay else [])]
+    first = optax.chain(scale_by_keras_adam(), *(decay if weight_decay else []))
+    scale = optax.stateless(lambda updates, _: jax.tree.map(lambda x, d: x * layer_decay**d, updates, depths(updates)))
 
-    def where(params: PyTree) -> PyTree:
-        return {name: "body" if name == "body" else "rest" for name in params}
+    def update_body(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, frozen: bool = False, **_: Any
+    ) -> tuple[PyTree, PyTree]:
+        return (optax.tree.zeros_like(updates), state) if frozen else first.update(updates, state, params)
 
-    def make(learning_rate: float, body_learning_rate: float) -> optax.GradientTransformation:
-        rates = {"rest": learning_rate, "body": body_learning_rate}
-        each = {name: optax.chain(*first, optax.scale_by_learning_rate(rate)) for name, rate in rates.items()}
-        return optax.multi_transform(each, where)
+    parts = {"head": first, "body": optax.GradientTransformationExtraArgs(first.init, update_body)}
 
-    return optax.inject_hyperparams(make)(learning_rate=0.0, body_learning_rate=0.0)
+    def make(learning_rate: float) -> optax.GradientTransformation:
+        each = optax.multi_transform(parts, lambda params: jax.tree.map(lambda d: "body" if d else "head", depths(params)))
+        return optax.chain(each, *([scale] if layer_decay != 1 else []), optax.scale_by_learning_rate(learning_rate))
+
+    return optax.inject_hyperparams(make)(learning_rate=0.0)
 
 
-def with_rate(state: TrainState, rate: float, body_rate: float | None = None) -> TrainState:
-    """The state with another learning rate, and the body's where it differs."""
-    hyperparams = {**state.opt_state.hyperparams}
-    for name, value in (("learning_rate", rate), ("body_learning_rate", rate if body_rate is None else body_rate)):
-        old = hyperparams[name]
-        hyperparams[name] = put(np.asarray(value, old.dtype), old.sharding)
+def with_rate(state: TrainState, rate: float) -> TrainState:
+    """The state with another learning rate."""
+    old = state.opt_state.hyperparams["learning_rate"]
+    hyperparams = {**state.opt_state.hyperparams, "learning_rate": put(np.asarray(rate, old.dtype), old.sharding)}
     return state.replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
 
 

@@ -9,6 +9,7 @@ import optax
 
 from gz_jax import labels
 from gz_jax.labels import Tree
+from gz_jax.models.depth import hold_body
 from gz_jax.training import losses
 from gz_jax.training.state import PyTree, Sums, TrainState
 
@@ -47,9 +48,10 @@ def metrics(sums: Sums) -> dict[str, float]:
 class Recipe(NamedTuple):
     """How to train, in functions and numbers: what the compiled step is made of.
 
-    apply: a Linen module's `apply`; optimizer: with its rates in its state; activation, tree: of the outputs;
-    loss: what is minimised; rate: factor of the learning rates at a step, int32 -> float32;
-    average: weight of the old value in the moving average of parameters and statistics; 0 keeps none.
+    apply: a Linen module's `apply`; optimizer: with its rate in its state; activation, tree: of the outputs;
+    loss: what is minimised; rate: factor of the learning rate at a step, int32 -> float32;
+    average: weight of the old value in the moving average of parameters and statistics; 0 keeps none;
+    frozen: the head alone is trained, and nothing is computed backwards through the body.
     """
 
     apply: Apply
@@ -59,6 +61,7 @@ class Recipe(NamedTuple):
     loss: losses.Loss = losses.squared_error
     rate: Callable[[jax.Array], jax.Array] | None = None
     average: float = 0.0
+    frozen: bool = False
 
 
 def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recipe) -> tuple[TrainState, jax.Array]:
@@ -77,7 +80,7 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
 
     def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Sums]]:
         logits, updates = recipe.apply(
-            {"params": params, "batch_stats": state.batch_stats},
+            {"params": hold_body(params) if recipe.frozen else params, "batch_stats": state.batch_stats},
             batch["image"],
             train=True,
             rngs={"dropout": jax.random.fold_in(key, state.step)},
@@ -91,7 +94,8 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
         return loss, (updates.get("batch_stats", {}), sums)
 
     (loss, (batch_stats, sums)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    optimizer = optax.with_extra_args_support(recipe.optimizer)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, frozen=recipe.frozen)
     if recipe.rate is not None:
         updates = optax.tree.scale(recipe.rate(state.step), updates)
     # What the step starts from is tested, not what it leaves: a test of its own results would have to hold both states.
