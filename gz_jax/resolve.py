@@ -1,6 +1,7 @@
 """A config turned into plain arguments of training and prediction. No module below this one reads a config."""
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -237,6 +238,9 @@ def recipe(config: ConfigDict, tree: Tree, module: nn.Module, steps_per_epoch: i
         warm_up = round(config.warmup_epochs * steps_per_epoch)
         total = max(config.num_epochs * steps_per_epoch, warm_up + 1)
         rate = optax.warmup_cosine_decay_schedule(0.0 if warm_up else 1.0, 1.0, warm_up, total)
+    parts, m = None, config.model
+    if m.name == "resnet50" and m.frozen_epochs and m.frozen_statistics:  # features are a function of the image alone
+        parts = (functools.partial(module.apply, method="features"), functools.partial(module.apply, method="answers"))
     return step.Recipe(
         apply=module.apply,
         optimizer=state.adam(config.weight_decay, config.model.layer_decay),
@@ -245,4 +249,5 @@ def recipe(config: ConfigDict, tree: Tree, module: nn.Module, steps_per_epoch: i
         loss=losses.LOSSES[config.loss],
         rate=rate,
         average=config.average,
+        parts=parts,
     )

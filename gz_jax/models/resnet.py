@@ -142,14 +142,15 @@ class ResNet50Classifier(nn.Module):
 
         `train` needs an rng named 'dropout' (where there are hidden layers) and `mutable=['batch_stats']`.
         """
-        return self._answers(self.features(images, train), train)
+        return self.answers(self.features(images, train), train)
 
     def embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits as in evaluation, and the body's last map averaged over its positions, float32 [B, 2048]."""
         x = self.features(images)
-        return self._answers(x), x.reshape(x.shape[0], -1, 2048).mean(1)
+        return self.answers(x), x.reshape(x.shape[0], -1, 2048).mean(1)
 
-    def _answers(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def answers(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Logits, float32 [B, num_outputs], of what `features` gives."""
         for dense in self.dense:
             x = self.drop(nn.relu(dense(x)), train)
         return self.head(x.astype(jnp.float32))

@@ -20,6 +20,7 @@ class Data(NamedTuple):
 
     `train(epoch, first_step)` gives pairs: the number of steps of a dispatch, and its input for `Steps.train`.
     `validation()` gives inputs for `Steps.evaluate`. Inputs are NumPy arrays, those of a stream this process's rows.
+    `once` gives the same for frozen epochs in which features are computed once (see `features.once`), if they can be.
     """
 
     train: Callable[[int, int], Iterable[tuple[int, Any]]]
@@ -27,12 +28,14 @@ class Data(NamedTuple):
     steps_per_epoch: int
     galaxy_ids: Callable[[int, int], np.ndarray]  # names or ids of a batch of (epoch, step), for an error
     statistics: dict[str, Any]
+    once: Callable[..., "tuple[Data, Steps] | None"] | None = None
 
 
 class Steps(NamedTuple):
     """The jitted steps over a mesh; `put` sends an input to the devices.
 
-    `train` also returns the last step's loss; `train_head` is `train` for frozen epochs, compiled when it is first used.
+    `train` also returns the last step's loss. `train_head` is the same for frozen epochs. Each is compiled when it is
+    first used.
     """
 
     train: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]

@@ -11,7 +11,7 @@ from gz_jax.data import augment, galaxy_zoo, packed, pipeline
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.split import Dataset
 from gz_jax.runtime import distributed
-from gz_jax.training import dispatch, resident, step
+from gz_jax.training import dispatch, features, resident, step
 
 Pipeline = Literal["stream", "memory", "device"]
 
@@ -50,15 +50,20 @@ def feed(
     def ids(index: np.ndarray) -> np.ndarray:
         return train.read(index)["galaxy_id"] if names is None else names[index]
 
+    once, plain = None, augment.unaugmented(view)
+    steps = how.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
+    if recipe.parts is not None and augmentation.is_identity and jax.process_count() == 1:
+        splits = [p.split() for p in packs] or [train, validation]
+        once = functools.partial(features.once, splits, plain, recipe, recipe.parts, options, steps, mesh)
     data = functools.partial(
         dispatch.Data,
+        once=once,
         steps_per_epoch=len(indices(epoch=0)),
         galaxy_ids=lambda epoch, at: ids(indices(epoch=epoch)[at]),
         statistics=dataset.statistics,
     )
     if how.pipeline == "device" and resident.fits(sum(p.image.nbytes for p in packs), mesh):
         galaxies = [resident.put(p, mesh) for p in packs]
-        steps = how.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else 32)
         plans = functools.partial(resident.train_plans, packs[0].galaxy_id, augmentation, steps=steps, **options)
         return data(
             train=lambda epoch, first: plans(epoch=epoch, first_step=first),
@@ -67,7 +72,6 @@ def feed(
     if packs:
         train, validation = (p.split() for p in packs)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    plain = augment.unaugmented(view)
     batches = functools.partial(pipeline.train_batches, train, view, augmentation, **options, **share)
     return data(
         train=lambda epoch, first: ((1, batch) for batch in batches(epoch=epoch, first_step=first)),

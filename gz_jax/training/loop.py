@@ -6,12 +6,13 @@ of the workdir put over everything, with its place in the epoch. What follows is
 
 import collections
 import contextlib
+import functools
 import math
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -58,6 +59,7 @@ class Run:
         with distributed.lead_first():
             self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", 2, read_only=not self.lead)
             self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", 2, read_only=not self.lead)
+        self.frozen: tuple[Data, Steps] | None = None  # of frozen epochs
         self.is_finite = jax.jit(step.is_finite)
         self.saved_at = time.monotonic()
         self.signal: int | None = None
@@ -83,6 +85,25 @@ class Run:
             for later in [s for s in manager.all_steps() if found is None or s > int(tree.step)]:
                 manager.delete(later)  # later than the restored step: damaged, or about to be written again
         return tree, progress
+
+    def parts(self, train_state: TrainState, progress: Progress) -> tuple[Data, Steps]:
+        """What the epoch is fed with, and its steps."""
+        if progress.epoch >= self.settings.frozen_epochs:
+            self.frozen = None
+            return self.data, self.steps
+        if self.frozen is None and self.data.once is not None:
+            watch = functools.partial(self.watched, train_state, progress)
+            self.frozen = self.data.once(self.data, train_state, watch)
+        self.frozen = self.frozen or (self.data, self.steps._replace(train=self.steps.train_head))
+        return self.frozen
+
+    def watched(self, train_state: TrainState, progress: Progress, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, between steps. Raises InterruptedRunError: a signal came; the state is saved."""
+        for batch in batches:
+            if self.signal is not None and jax.process_count() == 1:  # several could be at different batches
+                self.save(train_state, progress)
+                raise InterruptedRunError
+            yield batch
 
     def last_rate(self, progress: Progress) -> float:
         """The learning rate of the epoch's last step."""
@@ -145,14 +166,14 @@ class Run:
         total = self.data.steps_per_epoch
         start = time.monotonic() - progress.seconds
         losses: collections.deque[jax.Array] = collections.deque()
-        train_step = self.steps.train_head if epoch < self.settings.frozen_epochs else self.steps.train
+        data, steps = self.parts(train_state, progress)
         file = sys.stderr if self.lead else sys.stdout  # where the others say nothing
         bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size, file=file)
         try:
             done = first
-            pairs = self.data.train(epoch, first)
-            for count, batch in dispatch.prefetch(lambda pair: (pair[0], self.steps.put(pair[1])), pairs):
-                train_state, loss = train_step(train_state, batch)
+            pairs = data.train(epoch, first)
+            for count, batch in dispatch.prefetch(lambda pair: (pair[0], steps.put(pair[1])), pairs):
+                train_state, loss = steps.train(train_state, batch)
                 losses.append(loss)
                 if len(losses) > AHEAD:  # a bound on what waits on the device, not a stall
                     losses.popleft().block_until_ready()
@@ -175,15 +196,9 @@ class Run:
         training = step.metrics(train_state.sums)
         start = time.monotonic()
         use = state.to_use(train_state)
-
-        def batches() -> Iterator[Any]:
-            for batch in self.data.validation():
-                if self.signal is not None and jax.process_count() == 1:  # several could be at different batches
-                    self.save(train_state, progress)
-                    raise InterruptedRunError
-                yield batch
-
-        validation = dispatch.evaluate(self.steps, use["params"], use["batch_stats"], batches())
+        data, steps = self.parts(train_state, progress)
+        batches = self.watched(train_state, progress, data.validation())
+        validation = dispatch.evaluate(steps, use["params"], use["batch_stats"], batches)
         loss = validation["loss"]
         if not math.isfinite(loss):
             at = int(train_state.step)

@@ -131,7 +131,7 @@ def repeat(plan: Plan, body: Callable[[jax.Array | int, Any], Any], carry: Any) 
 def compile_steps(
     training: Galaxies, validation: Galaxies, view: View, recipe: step.Recipe, seed: int, mesh: Mesh
 ) -> Steps:
-    """Jit the dispatches: `train`, `train_head` and `evaluate` take a `Plan`; the galaxies' cutouts are seen through `view`."""
+    """Jit the dispatches: the steps take a `Plan`, and the galaxies' cutouts are seen through `view`."""
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
     key = dispatch.dropout_key(seed)
     eval_step = functools.partial(step.eval_step, recipe=recipe)

@@ -108,7 +108,9 @@ def adam(weight_decay: float = 0.0, layer_decay: float = 1.0) -> optax.GradientT
     parts = {"head": first, "body": optax.GradientTransformationExtraArgs(first.init, update_body)}
 
     def make(learning_rate: float) -> optax.GradientTransformation:
-        each = optax.multi_transform(parts, lambda params: jax.tree.map(lambda d: "body" if d else "head", depths(params)))
+        each = optax.multi_transform(
+            parts, lambda params: jax.tree.map(lambda d: "body" if d else "head", depths(params))
+        )
         return optax.chain(each, *([scale] if layer_decay != 1 else []), optax.scale_by_learning_rate(learning_rate))
 
     return optax.inject_hyperparams(make)(learning_rate=0.0)

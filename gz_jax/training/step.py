@@ -51,7 +51,9 @@ class Recipe(NamedTuple):
     apply: a Linen module's `apply`; optimizer: with its rate in its state; activation, tree: of the outputs;
     loss: what is minimised; rate: factor of the learning rate at a step, int32 -> float32;
     average: weight of the old value in the moving average of parameters and statistics; 0 keeps none;
-    frozen: the head alone is trained, and nothing is computed backwards through the body.
+    frozen: the head alone is trained, and nothing is computed backwards through the body;
+    parts: of a network whose features of an image stay the same in frozen epochs, else None: features from (variables,
+    images), and `apply` of the rest, which takes features in place of images.
     """
 
     apply: Apply
@@ -62,6 +64,7 @@ class Recipe(NamedTuple):
     rate: Callable[[jax.Array], jax.Array] | None = None
     average: float = 0.0
     frozen: bool = False
+    parts: tuple[Apply, Apply] | None = None
 
 
 def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recipe) -> tuple[TrainState, jax.Array]:
