@@ -158,9 +158,9 @@ FIELDS: dict[str, Field] = {
     # The learning rate, and the weight decay with it, are multiplied by this once for each layer from the head (1) down
     # to the first convolution: ResNet50 has 16 blocks and a stem, the CNN three convolutions. 1: the same rate for all.
     "model.layer_decay": real(1.0, 0.01, 1),
-    # Train the head (dense layers and outputs) alone for so many epochs, at a third of the time of a step or less. The
-    # body's weights stay as they are, and Adam starts for them afterwards; its normalisation still follows the batches
-    # (see frozen_statistics).
+    # Train the head (dense layers and outputs) alone for so many epochs, each a third as long. The body's weights stay
+    # as they are, and Adam starts for them afterwards; its normalisation still follows the batches (see
+    # frozen_statistics).
     "model.frozen_epochs": whole(0, 0),
     "model.frozen_statistics": one_of(False, True),  # normalise by the body's running statistics in training too
     # Checkpoints of the latest state; the best epoch is always kept

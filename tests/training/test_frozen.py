@@ -146,7 +146,7 @@ def test_one_device_and_four_train_the_same_head():
 @pytest.mark.parametrize(
     ("name", "options", "size"),
     [
-        ("cnn", {}, 68),
+        ("cnn", {}, 36),
         pytest.param("resnet50", {"hidden": (), "pooling": "average"}, 64, marks=pytest.mark.slow),
     ],
 )
@@ -197,9 +197,11 @@ FIXED = {"model.frozen_statistics": True}
     "fields",
     [
         {},
-        {"data.pipeline": "device", "data.steps_per_dispatch": 2, "augment.flip": True},
+        pytest.param(
+            {"data.pipeline": "device", "data.steps_per_dispatch": 2, "augment.flip": True}, marks=pytest.mark.slow
+        ),
         FIXED,
-        FIXED | {"data.pipeline": "device", "data.steps_per_dispatch": 2},
+        pytest.param(FIXED | {"data.pipeline": "device", "data.steps_per_dispatch": 2}, marks=pytest.mark.slow),
     ],
     ids=["stream", "device", "features", "features-device"],
 )
