@@ -238,27 +238,6 @@ def test_prefetch_keeps_order_and_count():
     assert list(dispatch.prefetch(functools.partial(int), iter([]))) == []
 
 
-class WithBody(nn.Module):
-    """As a pretrained network is laid out: a body, and a head on it."""
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        x = (images.astype(jnp.float32) / 255).reshape(images.shape[0], -1)
-        return nn.Dense(37, name="head")(nn.relu(nn.Dense(8, name="body")(x)))
-
-
-@pytest.mark.parametrize("body_rate", [0.0, 1e-3])
-def test_the_body_follows_its_own_rate(body_rate):
-    steps, train_state = start(1, WithBody())
-    train_state = state.with_rate(train_state, 1e-2, body_rate)
-    before = jax.tree.map(np.array, train_state.params)
-    train_state, _ = steps.train(train_state, steps.put(next(batches(1))))
-    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, train_state.params)
-    # Adam's first step is the rate in every coordinate that has a gradient.
-    assert moved["head"]["bias"] == pytest.approx(1e-2, rel=1e-2)
-    assert moved["body"]["kernel"] == pytest.approx(body_rate, rel=1e-2)
-
-
 def steps_of(transform, gradients, rate):
     """Positions of one parameter array under a transformation that scales gradients, from 0."""
     params = jnp.zeros_like(gradients[0])
