@@ -1,14 +1,14 @@
 """Your own galaxies: ImageNet's ResNet50 on a table of images and labels. gz_jax/data/README.md leads through it.
 
-python launch.py --config=configs/catalogue.py --config.data.catalogue=galaxies.csv --config.tree=questions.toml \
+gz-jax --config=catalogue --config.data.catalogue=galaxies.csv --config.tree=questions.toml \
     --config.data.labels=counts
 """
 
-from configs import default
+from gz_jax.fields import default
 
 
 def get_config():
-    config = default.get_config()
+    config = default()
     config.data.source = "catalogue"
     config.data.pipeline = "memory"  # decode once; for more galaxies than fit a disk: 'stream'
     config.data.size = 64

@@ -1,10 +1,10 @@
 """The paper's CNN (section 3): no augmentation, sigmoid outputs, Adam at 0.001, plateau 6 / 0.5, early stop 20."""
 
-from configs import default
+from gz_jax.fields import default
 
 
 def get_config():
-    config = default.get_config()
+    config = default()
     config.model.name = "cnn"
     config.data.pipeline = "memory"  # nothing is augmented: decode once
     return config

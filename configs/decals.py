@@ -1,10 +1,10 @@
 """Another survey's questions, with no data: synthetic galaxies answer those of Galaxy Zoo DECaLS 5, in two minutes."""
 
-from configs import default
+from gz_jax.fields import default
 
 
 def get_config():
-    config = default.get_config()
+    config = default()
     config.tree = "galaxy_zoo_decals"
     config.data.source = "synthetic"
     config.data.merger_fraction = 0.1  # enough of them to learn from 3,000 galaxies

@@ -1,10 +1,10 @@
 """See it work in two minutes on a laptop, with no data: the paper's CNN on synthetic galaxies."""
 
-from configs import default
+from gz_jax.fields import default
 
 
 def get_config():
-    config = default.get_config()
+    config = default()
     config.data.source = "synthetic"
     config.model.activation = "divisive"
     config.num_epochs = 5

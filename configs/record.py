@@ -1,10 +1,13 @@
 """The most accurate recipe measured so far: the paper's ResNet50 by likelihood of the votes, with more augmentation."""
 
-from configs import resnet50
+from gz_jax.fields import default
 
 
 def get_config():
-    config = resnet50.get_config()
+    config = default()
+    config.model.name = "resnet50"
+    config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
+    config.model.dropout = 0.1
     config.num_epochs = 16
     config.learning_rate = 3e-4
     config.schedule = "cosine"
@@ -12,8 +15,8 @@ def get_config():
     config.loss = "multinomial"
     config.model.activation = "softmax"
     config.model.pooling = "average"
-    config.model.hidden = ()
     config.model.momentum = 0.9  # few steps: with 0.99 the running statistics lag behind
+    config.augment.rotate = True
     config.augment.flip = True
     config.augment.zoom = 1.2
     config.augment.shift = 8.0

@@ -1,10 +1,10 @@
 """The paper's optimised ResNet50 (section 5.3): rotation, dense layers of 200 and 100, rescaling down the tree."""
 
-from configs import default
+from gz_jax.fields import default
 
 
 def get_config():
-    config = default.get_config()
+    config = default()
     config.model.name = "resnet50"
     config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
     config.model.hidden = (200, 100)

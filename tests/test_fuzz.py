@@ -33,7 +33,6 @@ from pyarrow import csv, parquet
 from safetensors.numpy import save
 from test_predict import make_workdir
 
-import launch
 from configs import default
 from gz_jax import fields, labels, resolve
 from gz_jax.data import archive, catalogue, catalogue_labels, images, inputs, kaggle, kaggle_check, synthetic
@@ -41,6 +40,7 @@ from gz_jax.data.sight import Sight
 from gz_jax.inference import card, trained
 from gz_jax.models import imagenet_tables
 from gz_jax.modes.export import export
+from gz_jax.modes import command
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import workdir
 from tests.peak import forget_peak, peak_memory
@@ -417,8 +417,8 @@ def test_config_overrides(scale, counted, bounded, capsys, monkeypatch):
         argv = ["launch.py", f"--config={default.__file__}", *(f"--config.{n}={v}" for n, v in overrides)]
         monkeypatch.setattr(sys, "argv", argv)
         try:
-            launch.parse(argv)
-            checked(launch.config_flag.value)
+            command.parse(argv)
+            checked(command.config_flag.value)
             count["accepted"] += 1
         except UserError:
             pass

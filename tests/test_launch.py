@@ -333,13 +333,14 @@ def test_what_the_cnn_has_no_use_for_is_refused_before_anything_is_written(field
 def parsed(*arguments, home):
     """What the flags hold, and the other arguments, with this home folder."""
     code = """
-import sys, launch
+import sys
 from absl import flags
-rest = launch.parse(sys.argv)
+from gz_jax.modes import command
+rest = command.parse(sys.argv)
 names = ("workdir", "input", "output", "labels", "validation", "data_dir", "answer")
 print([flags.FLAGS[name].value for name in names], rest[1:])
-if launch.config_flag.value:
-    print(launch.config_flag.value.data.dir, launch.config_flag.value.model.pretrained)
+if command.config_flag.value:
+    print(command.config_flag.value.data.dir, command.config_flag.value.model.pretrained)
 """
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],

@@ -1,9 +1,4 @@
-"""Vote fractions for any catalogue of images: Parquet shards on disk, or a DataFrame in a notebook.
-
-from gz_jax.inference.predict import predict
-table = predict(["galaxy1.jpg", "galaxy2.fits"], "runs/resnet50")  # or uint8 [N, H, W, 3]
-table[table["Class8.6"] > 0.3]
-"""
+"""Vote fractions for any catalogue of images: Parquet shards on disk, or arrays in memory (`gz_jax.predict`)."""
 
 import concurrent.futures
 import contextlib
@@ -42,6 +37,7 @@ from gz_jax.runtime.errors import UserError
 # A number in a table of text, of which no leading zero is lost.
 _NUMBER = r"^([-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|nan|NaN)$"
 _LARGEST = float(np.finfo(np.float16).max)
+Network = str | os.PathLike[str] | Trained
 _conditional = jax.jit(labels.conditional, static_argnums=1)
 
 
@@ -160,9 +156,9 @@ def predict_catalogue(
 
 def predict_arrays(
     images_or_paths: np.ndarray | Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
-    workdirs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    workdirs: Network | Sequence[Network],
     *,
-    views: int = 1,
+    views: int | None = None,
     batch_size: int | None = None,
     id_column: str | None = None,
     file_column: str | None = None,
@@ -175,15 +171,13 @@ def predict_arrays(
 
     Args:
       images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
-      workdirs: of one trained network, or of several to average; views: 1, 8 or 16 test-time views of each image.
+      workdirs: of one trained network, or of several to average, and views: 1, 8 or 16; see `load_all`.
       batch_size, id_column, file_column, file_columns, workers, embeddings, changes: see `predict_catalogue`.
 
     Raises:
       UserError: no trained network there; an array of another kind; see `predict_catalogue`.
     """
-    if isinstance(workdirs, str | os.PathLike):
-        workdirs = [workdirs]
-    networks = [trained.load(workdir, views=views) for workdir in workdirs]
+    networks = load_all(workdirs, views)
     sight = _sight(networks, changes)
     spec: Any = images_or_paths
     if isinstance(images_or_paths, np.ndarray):
@@ -204,9 +198,22 @@ def predict_arrays(
     return catalogue.ids, _joined(parts), networks[0].tree
 
 
-def predict(images_or_paths: Any, workdirs: Any, **options: Any) -> Any:
-    """`predict_arrays` as a pandas DataFrame with a row per image, and the columns of `tables.to_table`."""
-    return tables.to_table(*predict_arrays(images_or_paths, workdirs, **options)).to_pandas()
+def load_all(workdirs: Network | Sequence[Network], views: int | None = None) -> list[Trained]:
+    """Networks of one workdir or several; what is loaded already is taken as it is.
+
+    Args:
+      views: test-time views of each image; None is 1, or those that a network was loaded with.
+
+    Raises:
+      UserError: no trained network there, or one that was loaded with another number of views.
+    """
+    several: Any = [workdirs] if isinstance(workdirs, str | os.PathLike | Trained) else workdirs
+    count = 1 if views is None else views
+    networks = [one if isinstance(one, Trained) else trained.load(one, views=count) for one in several]
+    for one in networks:
+        if views not in (None, one.views):
+            raise UserError(f"the network of {one.workdir} was loaded with views={one.views}, not {views}.")
+    return networks
 
 
 def ensemble(

@@ -1,5 +1,6 @@
-"""What `launch.py --mode=...` does. I/O happens here: configs and workdirs in, files and words out."""
+"""What each `--mode` of the command does. I/O happens here: configs and workdirs in, files and words out."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
       UserError: something that the mode needs is missing, or any mistake found on the way.
     """
     workdir, arguments = workdir and files.with_home(workdir), list(map(files.with_home, arguments))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     memory.use_one_arena()  # before JAX is loaded, and its threads start
     if mode != "train":  # which prepares its data first
         memory.keep_freed_memory()
@@ -76,13 +78,13 @@ def _less_memory(mode: str, config: ConfigDict | None, workdir: str) -> str:
 
 def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
     if mode in ("train", "explore", "benchmark") and config is None:
-        raise UserError(f"which config? For example: python launch.py --mode={mode} --config=configs/demo.py")
+        raise UserError(f"which config? For example: --mode={mode} --config=demo")
     if mode in ("evaluate", "predict", "mergers", "export") and workdir is None:
         raise UserError(f"which run? --mode={mode} needs --workdir of a trained network, e.g. --workdir=runs/demo")
     if mode not in ("predict", "similar", "export") and str(workdir).startswith("hf-hub:"):
         raise UserError(
             f"--mode={mode} writes into its workdir: make a folder of {workdir} first, "
-            f"python launch.py --mode=export --workdir={workdir} --output=FOLDER"
+            f"--mode=export --workdir={workdir} --output=FOLDER"
         )
     if mode == "train":
         from gz_jax.modes.training import train

@@ -150,7 +150,7 @@ def state_of(model: trained.Trained) -> str:
 def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
     """Any runs beside one another, as `outdir`/report.html: table 1 with intervals."""
     if len(workdirs) < 2:
-        raise UserError("--mode=compare needs two workdirs or more: python launch.py --mode=compare runs/a runs/b")
+        raise UserError("--mode=compare needs two workdirs or more: --mode=compare runs/a runs/b")
     paths = [pathlib.Path(workdir) for workdir in workdirs]
     names = [p.name for p in paths] if len({p.name for p in paths}) == len(paths) else [str(p) for p in paths]
     runs = []
@@ -158,12 +158,12 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
         record = read_workdir(path)
         table = path / "report" / "validation.parquet"
         if not table.exists():
-            raise UserError(f"{path} has no {table.name} yet: python launch.py --mode=evaluate --workdir={path}")
+            raise UserError(f"{path} has no {table.name} yet: --mode=evaluate --workdir={path} writes it")
         model, made = trained.load(path), tables.manifest(table)
         if not same_networks(networks_of(made), [model.identity]):
             raise UserError(
                 f"{table} is of another network than {path} has now: {described(networks_of(made))}, not "
-                f"{described([model.identity])}. Predict again: python launch.py --mode=evaluate --workdir={path}"
+                f"{described([model.identity])}. Predict again: --mode=evaluate --workdir={path}"
             )
         config, history, data = record.config, read_log(path), made.get("data")
         flat = {name: value for name, value in fields.flatten(config).items() if not fields.FIELDS[name].free}

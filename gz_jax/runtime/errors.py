@@ -4,7 +4,7 @@ _MOST = 8_000  # characters of a message; what a hostile file is called must not
 
 
 class UserError(Exception):
-    """Bad input. Its text says what is wrong, where, and what to do; `launch.py` prints it alone and exits 2.
+    """Bad input. Its text says what is wrong, where, and what to do; the command prints it alone and exits 2.
 
     What a terminal would obey, or cannot show, is written as an escape; a very long text is cut.
     """

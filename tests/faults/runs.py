@@ -26,8 +26,8 @@ SMALL = (
 )
 PREDICT = """
 import sys
-import launch
 from gz_jax.inference import trained
+from gz_jax.modes import command
 from gz_jax.runtime import errors, interrupts
 from gz_jax.inference.predict import predict_catalogue
 
@@ -35,7 +35,7 @@ interrupts.install()
 try:
     predict_catalogue(sys.argv[1], sys.argv[2], [trained.load(sys.argv[3])], batch_size=4, shard_size=4, crop=60.0)
 except errors.UserError as error:
-    launch.fail(error)
+    command.fail(error)
 """
 
 

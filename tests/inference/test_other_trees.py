@@ -9,11 +9,12 @@ from PIL import Image
 from test_launch import ROOT, command, environment, refusal
 from test_predict import QUIET, make_workdir, write_catalogue
 
+import gz_jax
 from configs import demo
 from gz_jax import fields, labels, resolve
 from gz_jax.data import synthetic
 from gz_jax.inference import tables, trained
-from gz_jax.inference.predict import predict, predict_catalogue
+from gz_jax.inference.predict import predict_catalogue
 from gz_jax.runtime.errors import UserError
 from gz_jax.training.workdir import Record, claim, read
 
@@ -108,7 +109,7 @@ def test_a_network_is_another_one_with_another_tree(own, tmp_path):
 
 def test_a_data_frame_has_the_trees_columns(own):
     images = np.random.default_rng(0).integers(0, 255, (3, 40, 40, 3)).astype(np.uint8)
-    table = predict(images, own[1])
+    table = gz_jax.predict(own[1], images)
     assert list(table.columns[1:6]) == ["kind_round", "kind_flat", "kind_merger", "spinning", "still"]
 
 

@@ -22,6 +22,7 @@ from astropy.table import Table
 from PIL import Image
 from pyarrow import csv, parquet
 
+import gz_jax
 from configs import demo
 from gz_jax import labels, resolve
 from gz_jax.data import look
@@ -29,7 +30,7 @@ from gz_jax.data.images import BAD, GOOD, NOTED, read_cutout
 from gz_jax.data.inputs import Catalogue
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import networks_of
-from gz_jax.inference.predict import predict, predict_arrays, predict_catalogue, read_validation, write_validation
+from gz_jax.inference.predict import predict_arrays, predict_catalogue, read_validation, write_validation
 from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.modes import (
     options,  # noqa: F401  # defines the flags
@@ -339,16 +340,16 @@ def test_a_frame_from_arrays_is_that_from_files(workdirs, tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     for path, pixels in zip(paths, images, strict=True):
         Image.fromarray(pixels).save(path)
-    arrays, files = predict(images, workdirs[0]), predict([*paths, tmp_path / "none.png"], workdirs[0])
+    arrays, files = (gz_jax.predict(workdirs[0], given) for given in (images, [*paths, tmp_path / "none.png"]))
     np.testing.assert_array_equal(arrays[list(GALAXY_ZOO_2.columns)], files[list(GALAXY_ZOO_2.columns)][:5])
     assert files["id"].tolist() == [str(path) for path in [*paths, tmp_path / "none.png"]]
     assert files["flag"].tolist() == [0, 0, 0, 0, 0, 2]
     assert files.iloc[5]["Class1.1"] != files.iloc[5]["Class1.1"]
     for wrong in (images / 255, images[0], images[..., :1]):
         with pytest.raises(UserError, match=r"images must be uint8 \[n, height, width, 3\]"):
-            predict(wrong, workdirs[0])
+            gz_jax.predict(workdirs[0], wrong)
     with pytest.raises(UserError, match="no images"):
-        predict(images[:0], workdirs[0])
+        gz_jax.predict(workdirs[0], images[:0])
 
 
 def test_validation_table_comes_back(tmp_path):

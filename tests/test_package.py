@@ -1,0 +1,230 @@
+"""gz_jax as a package: what `import gz_jax` offers, configs by name, and a wheel that is used elsewhere."""
+
+import csv
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+import zipfile
+
+import numpy as np
+import pytest
+from test_launch import ROOT, environment, launch, log_rows, refusal
+from test_predict import make_workdir, picture
+
+import gz_jax
+from configs import default, resnet50
+from gz_jax import fields
+from gz_jax.inference import tables
+from gz_jax.modes import named
+
+HEAVY = {"jax", "flax", "optax", "numpy", "pandas", "scipy", "tensorflow", "matplotlib", "ml_collections", "absl"}
+TINY = {"data.num_galaxies": 60, "data.size": 30, "batch_size": 16, "num_epochs": 1}
+SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+def test_import_loads_nothing_large():
+    code = "import sys, gz_jax, gz_jax.__main__; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not HEAVY & set(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_name_is_the_config_that_comes_with_gz_jax(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path(name).write_text("a file of this name changes nothing")
+    assert named.find(name) == str(ROOT / "configs" / f"{name}.py")
+    assert named.find(f"{name}:more") == str(ROOT / "configs" / f"{name}.py:more")
+    fields.check(named.load(name, {"data.catalogue": "a.csv", "data.labels": "counts"} if name == "catalogue" else {}))
+
+
+def test_other_words_are_files_or_get_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("mine.py").write_text("from gz_jax.fields import default as get_config\n")
+    assert named.find("mine.py") == "mine.py"
+    assert fields.flatten(named.load("mine.py", {})) == fields.flatten(default.get_config())
+    for wrong, nearest in (
+        ("resnt50", "resnet50"),
+        ("configs/demo.py", "demo"),
+        ("Demo", "demo"),
+        ("record.py", "record"),
+    ):
+        with pytest.raises(gz_jax.UserError, match=rf"^--config={wrong} is neither .* is --config={nearest}\.$"):
+            named.find(wrong)
+    with pytest.raises(gz_jax.UserError, match="is neither"):
+        named.find("")
+    pathlib.Path("empty.py").write_text("")
+    with pytest.raises(gz_jax.UserError, match="get_config"):  # not that of the file before
+        named.load("empty.py", {})
+
+
+def test_fields_of_a_config_are_changed_in_a_copy(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = resnet50.get_config()
+    changes = {"data.dir": pathlib.Path("~/kaggle"), "learning_rate": 1, "model.hidden": (7,)}
+    assert named.load(config, changes).data.dir == f"{tmp_path}/kaggle"
+    assert fields.flatten(config) == fields.flatten(resnet50.get_config())
+    changed, same = (fields.flatten(named.load("resnet50", values)) for values in (changes, {}))
+    assert {name: value for name, value in changed.items() if value != same[name]} == {
+        "data.dir": f"{tmp_path}/kaggle",
+        "learning_rate": 1.0,
+        "model.hidden": [7],
+    }
+    for wrong, text in (({"data.dirr": "x"}, "no field"), ({"seed": "many"}, "seed"), ({"data": 3}, "data")):
+        with pytest.raises(gz_jax.UserError, match=text) as error:
+            named.load("resnet50", wrong)
+        assert "\n" not in str(error.value)
+
+
+def test_train_refuses_in_one_line_and_writes_nothing(tmp_path):
+    for config, changes in (("dem", {}), ("demo", {"layers": 3}), ("demo", {"model.name": "vgg"})):
+        with pytest.raises(gz_jax.UserError):
+            gz_jax.train(config, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_takes_folders_and_loaded_networks(tmp_path):
+    folders = [make_workdir(tmp_path / f"run{seed}", seed) for seed in range(2)]
+    (tmp_path / "images").mkdir()
+    for i in range(5):
+        picture(i).save(tmp_path / "images" / f"{i}.png")
+    pixels = np.stack([np.asarray(picture(i)) for i in range(5)])
+    networks = [gz_jax.load(folder, views=8) for folder in folders]
+    one, other, both = (gz_jax.predict(which, pixels, views=8, batch_size=4) for which in (*folders, folders))
+    assert gz_jax.predict(networks[0], pixels, batch_size=4).equals(one)
+    assert gz_jax.predict(networks, pixels, batch_size=4).equals(both)
+    np.testing.assert_allclose(both["Class1.1"], (one["Class1.1"] + other["Class1.1"]) / 2, rtol=1e-6)
+    with pytest.raises(gz_jax.UserError, match="was loaded with views=8, not 1"):
+        gz_jax.predict(networks[0], pixels, views=1)
+    output = gz_jax.predict(networks, tmp_path / "images", tmp_path / "out", batch_size=4, progress=False)
+    assert output == tmp_path / "out"
+    found = tables.read(output).to_pandas()
+    for name in both.columns:
+        if name != "id":
+            np.testing.assert_array_equal(found[name], both[name])
+    with pytest.raises(gz_jax.UserError, match="output is for images of a folder"):
+        gz_jax.predict(networks, pixels, tmp_path / "out")
+
+
+@pytest.mark.parametrize("config", ["demo", "configs/demo.py"])
+def test_launch_takes_names_and_files(config, tmp_path):
+    assert "is neither a file nor" in refusal(launch("--config=dem", f"--workdir={tmp_path}/run"))
+    message = refusal(launch("--config", config, "--config.batch_size=0", f"--workdir={tmp_path}/run"))
+    assert message.startswith("error: --config.batch_size=0 must be")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> pathlib.Path:
+    """The wheel, built from a copy of the checkout: what a build leaves behind would reach the next one."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("gz_jax", "configs", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("launch.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", str(source)]
+    subprocess.run(command, check=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> pathlib.Path:
+    """`bin` of an environment with the wheel, which finds the other packages where they are installed here."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # A folder that a .pth file names has its own .pth files ignored, so no checkout installed here is seen.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin"
+
+
+def elsewhere(command, folder, **how):
+    """A command in a folder, with nothing in its environment that leads to the checkout."""
+    clean = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    return subprocess.run(list(map(str, command)), cwd=folder, env=clean, capture_output=True, text=True, **how)
+
+
+@pytest.mark.slow
+def test_the_wheel_has_code_configs_trees_and_templates_alone(wheel):
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    wanted = {path.relative_to(ROOT) for room in ("gz_jax", "configs") for path in (ROOT / room).rglob("*.*")}
+    wanted = {path for path in wanted if path.suffix in (".py", ".toml", ".jinja")}
+    assert found == {str(path if path.parts[0] == "gz_jax" else "gz_jax" / path) for path in wanted}
+    assert {f"gz_jax/configs/{name}.py" for name in SHIPPED} <= found
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_and_predicts_in_another_folder(installed, tmp_path):
+    code = "import gz_jax, gz_jax.configs.demo; print(gz_jax.__file__, gz_jax.configs.demo.__file__)"
+    result = elsewhere([installed / "python", "-c", code], tmp_path, check=True)
+    assert all(path.startswith(str(installed.parent)) for path in result.stdout.split())
+    small = [f"--config.{name}={value}" for name, value in TINY.items()]
+    result = elsewhere([installed / "gz-jax", "--config=demo", *small], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs" / "demo" / "report" / "report.html").exists()
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        picture(i).save(tmp_path / "images" / f"{i}.png")
+    flags = ["--mode=predict", "--workdir=runs/demo", "--input=images", "--output=out"]
+    result = elsewhere([installed / "gz-jax", *flags], tmp_path)
+    assert result.returncode == 0, result.stderr
+    code = f"""
+import gz_jax
+run = gz_jax.train("demo", "runs/again", **{TINY})
+assert run.report.exists()
+print(run.metrics["best_epoch"]["val_loss"])
+gz_jax.predict(run.workdir, "images").to_csv("again.csv", index=False)
+"""
+    result = elsewhere([installed / "python", "-c", code], tmp_path)
+    assert result.returncode == 0, result.stderr
+    (row,) = log_rows(tmp_path / "runs" / "again")
+    assert [row] == log_rows(tmp_path / "runs" / "demo")
+    assert float(result.stdout.split()[-1]) == float(row["val_loss"])
+    table = tables.read(tmp_path / "out").to_pandas()
+    with open(tmp_path / "again.csv") as file:
+        again = list(csv.DictReader(file))
+    np.testing.assert_allclose(table["Class1.1"], [float(row["Class1.1"]) for row in again], rtol=1e-6)
+    assert [row["flag"] for row in again] == list(map(str, table["flag"]))
+
+
+@pytest.mark.slow
+def test_the_wheels_command_helps_and_refuses(installed, tmp_path):
+    for command in ([installed / "gz-jax"], [installed / "python", "-m", "gz_jax"]):
+        result = elsewhere([*command, "--help"], tmp_path)
+        assert "--config: One of catalogue, cnn, decals" in result.stdout
+        message = refusal(elsewhere([*command, "--config=configs/record.py"], tmp_path))
+        assert message.endswith("The nearest is --config=record.")
+    assert "which config? For example: --mode=train --config=demo" in refusal(
+        elsewhere([installed / "gz-jax"], tmp_path)
+    )
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_interrupted_train_says_so_and_continues(tmp_path):
+    code = f"""
+import gz_jax, sys
+try:
+    print(gz_jax.train("demo", "run", **{TINY | {"num_epochs": 2000}}))
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+    started = {"cwd": tmp_path, "env": environment() | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.DEVNULL}
+    for _ in range(2):
+        before = epochs(tmp_path / "run")
+        with subprocess.Popen([sys.executable, "-c", code], **started) as process:
+            while process.poll() is None and epochs(tmp_path / "run") <= before:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(300) == 7
+        assert epochs(tmp_path / "run") > before
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def epochs(workdir) -> int:
+    path = workdir / "log.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
