@@ -199,10 +199,7 @@ def predict_arrays(
 
 
 def load_all(workdirs: Network | Sequence[Network], views: int | None = None) -> list[Trained]:
-    """Networks of one workdir or several; what is loaded already is taken as it is.
-
-    Args:
-      views: test-time views of each image; None is 1, or those that a network was loaded with.
+    """Networks of one workdir or several, or loaded ones, with so many test-time views (None: 1, or what they have).
 
     Raises:
       UserError: no trained network there, or one that was loaded with another number of views.
@@ -210,9 +207,8 @@ def load_all(workdirs: Network | Sequence[Network], views: int | None = None) ->
     several: Any = [workdirs] if isinstance(workdirs, str | os.PathLike | Trained) else workdirs
     count = 1 if views is None else views
     networks = [one if isinstance(one, Trained) else trained.load(one, views=count) for one in several]
-    for one in networks:
-        if views not in (None, one.views):
-            raise UserError(f"the network of {one.workdir} was loaded with views={one.views}, not {views}.")
+    if other := [one for one in networks if views not in (None, one.views)]:
+        raise UserError(f"the network of {other[0].workdir} was loaded with views={other[0].views}, not {views}.")
     return networks
 
 

@@ -15,7 +15,7 @@ from gz_jax.runtime import files
 from gz_jax.runtime.errors import UserError
 
 MODES = ("train", "explore", "evaluate", "compare", "predict", "mergers", "similar", "export", "benchmark")
-config_flag = config_flags.DEFINE_config_file("config", None, f"One of {', '.join(named.names())}, or a file.")
+config_flag = config_flags.DEFINE_config_file("config", None, f"One of {', '.join(named.SHIPPED)}, or a file.")
 flags.FLAGS["config"].parser = named.Parser("config")
 mode_flag = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/<config's name>.")
