@@ -24,7 +24,7 @@ from gz_jax.modes import named
 
 HEAVY = {"jax", "flax", "optax", "numpy", "pandas", "scipy", "tensorflow", "matplotlib", "ml_collections", "absl"}
 TINY = {"data.num_galaxies": 60, "data.size": 30, "batch_size": 16, "num_epochs": 1}
-SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 
 
 def test_import_loads_nothing_large():
@@ -117,35 +117,44 @@ def test_launch_takes_names_and_files(config, tmp_path):
     assert message.startswith("error: --config.batch_size=0 must be")
 
 
+def elsewhere(command, folder, **how):
+    """A command in a folder, with nothing in its environment that leads to the checkout."""
+    clean = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    return subprocess.run(list(map(str, command)), cwd=folder, env=clean, capture_output=True, text=True, **how)
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> pathlib.Path:
-    """The wheel, built from a copy of the checkout: what a build leaves behind would reach the next one."""
-    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory) -> pathlib.Path:
+    """A copy of the checkout, to build in: what one build leaves behind would reach the next."""
+    folder = tmp_path_factory.mktemp("source")
     for name in ("gz_jax", "configs", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("launch.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", str(source)]
-    subprocess.run(command, check=True)
+    elsewhere(command, folder, check=True)
     return next(folder.glob("*.whl"))
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> pathlib.Path:
-    """`bin` of an environment with the wheel, which finds the other packages where they are installed here."""
-    folder = tmp_path_factory.mktemp("environment")
+def environment_with(folder, *what) -> pathlib.Path:
+    """`bin` of a new environment with a package, which finds the others where they are installed here."""
     venv.create(folder, with_pip=True)
-    subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    elsewhere([folder / "bin" / "pip", "install", "--quiet", "--no-deps", *what], folder, check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     # A folder that a .pth file names has its own .pth files ignored, so no checkout installed here is seen.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin"
 
 
-def elsewhere(command, folder, **how):
-    """A command in a folder, with nothing in its environment that leads to the checkout."""
-    clean = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
-    return subprocess.run(list(map(str, command)), cwd=folder, env=clean, capture_output=True, text=True, **how)
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> pathlib.Path:
+    return environment_with(tmp_path_factory.mktemp("environment"), wheel)
 
 
 @pytest.mark.slow
@@ -202,6 +211,18 @@ def test_the_wheels_command_helps_and_refuses(installed, tmp_path):
         elsewhere([installed / "gz-jax"], tmp_path)
     )
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_editable_install_has_configs_by_name_too(source, tmp_path):
+    scripts = environment_with(tmp_path / "environment", "--editable", source)
+    own = "from gz_jax.configs import resnet50\n\n\ndef get_config():\n    return resnet50.get_config()\n"
+    (tmp_path / "own.py").write_text(own)
+    for config in ("resnet50", "own.py"):
+        wrong = [f"--config={config}", "--config.model.name=cnn"]
+        assert "--config.model.hidden is for" in refusal(elsewhere([scripts / "gz-jax", *wrong], tmp_path))
+    result = elsewhere([scripts / "python", "-c", "import gz_jax; print(gz_jax.__file__)"], tmp_path, check=True)
+    assert result.stdout.startswith(str(source))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from gz_jax.runtime.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 # A wheel has the configs inside the package, a checkout beside it.
-_FOUND = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()).glob("*.py")
+_FOUND = next(path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()).glob("[!_]*.py")
 SHIPPED = {path.stem: str(path) for path in sorted(_FOUND)}
 
 
