@@ -53,9 +53,10 @@ def train(config: str | os.PathLike[str] | ConfigDict, workdir: str | os.PathLik
 
 
 def load(folder: str | os.PathLike[str], *, views: int = 1) -> Trained:
-    """The trained network of a workdir, for `predict`, or by itself: its function, config, tree and scores.
+    """A trained network, for `predict`, or by itself: its function, config, tree and scores.
 
     Args:
+      folder: of a run, or of a shared network (`--mode=export`); or 'hf-hub:owner/name@revision'.
       views: test-time views that are averaged: 1, the image as it is; 8, turned by quarters and mirrored; 16, these
         of the image and of the image turned by 45 degrees.
 
@@ -81,7 +82,7 @@ def predict(
     table[table["Class8.6"] > 0.3]
 
     Args:
-      network: folder of a trained network, or what `load` returned; of several the predictions are averaged.
+      network: what `load` takes or has returned; of several the predictions are averaged.
       images: uint8 [n, height, width, 3], or files (JPEG, PNG, TIFF, FITS), or a folder, glob, zip, or table with
         columns `id` and `file`.
       output: folder for Parquet files as of `--mode=predict`, for folders, globs, zips and tables of any length; the

@@ -39,8 +39,8 @@ from gz_jax.data import archive, catalogue, catalogue_labels, images, inputs, ka
 from gz_jax.data.sight import Sight
 from gz_jax.inference import card, trained
 from gz_jax.models import imagenet_tables
-from gz_jax.modes.export import export
 from gz_jax.modes import command
+from gz_jax.modes.export import export
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import workdir
 from tests.peak import forget_peak, peak_memory

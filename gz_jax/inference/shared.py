@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gz_jax import fields, labels
 from gz_jax.models import imagenet_tables
-from gz_jax.models.pretrained import HUB
+from gz_jax.models.hub import HUB
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic, write_json
 from gz_jax.training.workdir import Record

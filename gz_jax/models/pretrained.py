@@ -4,18 +4,17 @@ A folder is a network of ours (a workdir or a shared network) or timm's: `config
 `model.safetensors` or `pytorch_model.bin`. A repository is such a folder, fetched. Nothing in it is run.
 """
 
-import functools
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gz_jax.models import imagenet
+from gz_jax.models import hub, imagenet
+from gz_jax.models.hub import CONFIG, FILES
 from gz_jax.models.imagenet import Weights
 from gz_jax.models.layers import NORMALS, Preprocess
 from gz_jax.runtime.errors import UserError, first_line
 
-HUB, CONFIG, FILES = "hf-hub:", "config.json", ("model.safetensors", "pytorch_model.bin")
 _LONGEST = 1 << 22  # characters of a config.json
 # Arguments of timm's models that leave the body as it is.
 _HARMLESS = ("num_classes", "global_pool", "drop_rate", "drop_path_rate", "pretrained")
@@ -73,32 +72,7 @@ def local(source: str) -> pathlib.Path:
     Raises:
       UserError: the repository's config.json and weights cannot be fetched.
     """
-    return _fetch(source) if source.startswith(HUB) else pathlib.Path(source).expanduser()
-
-
-def _fetch(source: str) -> pathlib.Path:
-    name, _, revision = source.removeprefix(HUB).partition("@")
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-    except ImportError as error:
-        raise UserError(f"fetching {source!r} needs huggingface_hub: pip install 'gz_jax[hub]'") from error
-    get = functools.partial(hf_hub_download, name, library_name="gz_jax")
-    problem: Exception | None = None
-    try:
-        folder = pathlib.Path(get(CONFIG, revision=revision or None)).parent  # named after the commit
-        for file in FILES:
-            try:
-                return pathlib.Path(get(file, revision=folder.name)).parent
-            except EntryNotFoundError as error:  # or there is no network, and it is not in the cache
-                problem = error
-    except Exception as error:  # of names, HTTP, the network and files, which share no base class
-        problem = error
-    reason = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
-    raise UserError(
-        f"cannot fetch {CONFIG} and {' or '.join(FILES)} of {source!r} ({reason}). The form is {HUB}owner/name or "
-        f"{HUB}owner/name@revision. A folder of files downloaded elsewhere does as well."
-    ) from problem
+    return hub.fetch(source) if source.startswith(hub.HUB) else pathlib.Path(source).expanduser()
 
 
 def read(place: Place, told: Preprocess | None) -> tuple[Weights, Preprocess, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from gz_jax.inference import card, onnx_export, shared, tables, trained
 from gz_jax.inference.manifest import networks_of, same_networks
 from gz_jax.inference.tables import read_validation
-from gz_jax.models import pretrained
+from gz_jax.models import hub, pretrained
 from gz_jax.models.layers import preprocessing
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic
@@ -18,16 +18,21 @@ FIGURE, PAGE = "predicted.png", "README.md"
 def export(workdir: str, flags: Any) -> int:
     """The network of `workdir` into `--output`: weights, config.json, a page about it and, if asked for, ONNX.
 
+    With `--hub=owner/name` they are then sent there, as one commit.
+
     Args:
       workdir: of a run, whose best epoch it is; or a shared network (see `trained.load`).
 
     Raises:
-      UserError: there is no such network; a format that is none; the folder holds other files or cannot be written.
+      UserError: there is no such network; a format that is none; the folder holds other files or cannot be written; or
+        cannot be sent.
     """
     if not flags.output:
         raise UserError("--mode=export needs --output, the folder to write.")
     if unknown := sorted(set(flags.formats) - {"onnx"}):
         raise UserError(f"--mode=export --formats={unknown[0]}: only onnx can be added to what is always written.")
+    if flags.hub:
+        hub.check(flags.hub)
     path, folder = pretrained.local(workdir), pathlib.Path(flags.output)
     if folder.exists() and any(folder.iterdir()) and not shared.is_shared(folder):
         raise UserError(f"{folder} holds other files: choose a folder that is empty, or of a shared network.")
@@ -52,6 +57,9 @@ def export(workdir: str, flags: Any) -> int:
             with atomic(folder / name, "wb") as file:
                 file.write(data)
     print(folder)
+    if flags.hub:
+        sent = [shared.WEIGHTS, shared.CONFIG, *(name for name, data in made.items() if data)]
+        print(hub.send(flags.hub, folder, sent, f"{network.run}, fingerprint {fingerprint}"))
     return 0
 
 

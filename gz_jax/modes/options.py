@@ -17,7 +17,8 @@ flags.DEFINE_bool(
     "evaluate: --data_dir holds other galaxies than the run's; their report goes into a folder of its own.",
 )
 flags.DEFINE_string("input", None, "predict: folder, glob, zip or table of images. mergers, similar: predictions.")
-flags.DEFINE_string("output", None, "predict, mergers, similar, compare, benchmark: folder for what is made.")
+flags.DEFINE_string("hub", None, "export: repository of the Hugging Face hub that the network is sent to, owner/name.")
+flags.DEFINE_string("output", None, "predict, mergers, similar, export, compare, benchmark: folder for what is made.")
 flags.DEFINE_integer("views", 1, "evaluate, predict: test-time views to average over: 1, 8 or 16.")
 flags.register_validator("views", lambda count: count in (1, 8, 16), "--views must be 1, 8 or 16.")
 flags.DEFINE_integer("shard_size", 10_000, "predict: images per Parquet file; each is the work of one process.")

@@ -23,7 +23,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
 
 
 def exported(source, folder):
-    assert export(str(source), types.SimpleNamespace(output=str(folder), formats=[])) == 0
+    assert export(str(source), types.SimpleNamespace(output=str(folder), formats=[], hub=None)) == 0
     return folder
 
 

@@ -1,5 +1,6 @@
 """Where training may start from: files of timm's names under prefixes, timm's folders, and a hub that runs here."""
 
+import base64
 import http.server
 import json
 import os
@@ -255,6 +256,34 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = _answer  # noqa: N815
 
+    def do_POST(self):
+        """What it asks for one commit: a repository, how each file is sent (in the commit itself), and the commit."""
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.log.append((self.command, self.path))
+        allowed = self.headers.get("Authorization") == "Bearer hf_secret"
+        if self.path == "/api/repos/create":
+            answer = {"url": f"http://{self.headers['Host']}/someone/net"}
+        elif self.path == "/api/models/someone/net/preupload/main":
+            answer = {
+                "files": [
+                    {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(data)["files"]
+                ]
+            }
+        else:
+            assert self.path.startswith("/api/models/someone/net/commit/main")
+            for line in map(json.loads, data.splitlines()):
+                if line["key"] == "file":
+                    name, content = line["value"]["path"], base64.b64decode(line["value"]["content"])
+                    self.files[COMMITS["main"], name] = content
+            answer = {"commitUrl": f"http://{self.headers['Host']}/someone/net/commit/{COMMITS['main']}"}
+            answer |= {"commitOid": COMMITS["main"], "success": True}
+        body = json.dumps(answer if allowed else {"error": "Invalid username or password."}).encode()
+        self.send_response(200 if allowed else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def do_GET(self):
         self.wfile.write(self._answer())
 
@@ -275,7 +304,7 @@ for source in sys.argv[1:]:
 """
 
 
-def in_process(home, port, *arguments, **environment):
+def in_process(home, port, *arguments, status=0, **environment):
     """A Python of its own, whose hub is the local server: the client reads its environment when loaded.
 
     TQDM_POSITION shows the progress bar though this is no terminal.
@@ -290,7 +319,7 @@ def in_process(home, port, *arguments, **environment):
         text=True,
         timeout=300,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == status, result.stderr
     return result
 
 
@@ -365,7 +394,7 @@ def test_a_network_on_the_hub_predicts_as_the_workdir_does_and_can_be_exported(h
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (pip install 'gz_jax[hub]')")
     handler, port = hub
     workdir, folder, copy = make_workdir(tmp_path / "net"), tmp_path / "shared", tmp_path / "copy"
-    export(str(workdir), types.SimpleNamespace(output=str(folder), formats=[]))
+    export(str(workdir), types.SimpleNamespace(output=str(folder), formats=[], hub=None))
     handler.files |= {("a" * 40, path.name): path.read_bytes() for path in folder.iterdir()}
     (tmp_path / "images").mkdir()
     for i in range(5):
@@ -379,6 +408,29 @@ def test_a_network_on_the_hub_predicts_as_the_workdir_does_and_can_be_exported(h
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
         path.name: path.read_bytes() for path in folder.iterdir()
     }
+
+
+@pytest.mark.slow
+def test_a_network_sent_to_the_hub_is_the_one_that_others_load(hub, tmp_path):
+    """Without a token nothing is sent, and the folder is there all the same."""
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (pip install 'gz_jax[hub]')")
+    handler, port = hub
+    workdir, folder = make_workdir(tmp_path / "net"), tmp_path / "shared"
+    (tmp_path / "shared.extra").write_text("no file of it")
+    command = [tmp_path / "home", port, "launch.py", "--mode=export", f"--workdir={workdir}", f"--output={folder}"]
+    refused = in_process(*command, "--hub=someone/net", status=2).stderr
+    assert refused.count("error: ") == 1
+    assert f"{folder} is written and cannot be sent to someone/net" in refused
+    assert not handler.files
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "README.md"} <= set(files)
+    (folder / "notes.txt").write_text("the user's own, which nobody asked to send")
+    said = in_process(*command, "--hub=someone/net", HF_TOKEN="hf_secret").stdout
+    assert f"/someone/net/commit/{COMMITS['main']}" in said
+    assert {name: data for (_, name), data in handler.files.items()} == files
+    for name in ("net", "a/b/c", "someone/net@main", "some one/net"):
+        with pytest.raises(UserError, match="called owner/name"):
+            export(str(workdir), types.SimpleNamespace(output=str(folder), formats=[], hub=name))
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "mergers", "train"])

@@ -93,7 +93,7 @@ def test_training_goes_on_where_the_source_stood(tmp_path, capsys):
     """The first validation loss is the source's, of a workdir and of its export; with another tree the body is kept."""
     source, folder = tmp_path / "source", tmp_path / "shared"
     losses = run(config_of(preprocess="torch"), source)
-    export(str(source), types.SimpleNamespace(output=str(folder), formats=[]))
+    export(str(source), types.SimpleNamespace(output=str(folder), formats=[], hub=None))
     for place in (source, folder):
         path = tmp_path / f"from_{place.name}"
         assert run(still(place), path) == losses
