@@ -5,7 +5,7 @@ from typing import Any
 
 from gz_jax import resolve
 from gz_jax.inference.onnx_export import INPUT, MODEL, OUTPUT
-from gz_jax.inference.shared import CONFIG, VERSION, WEIGHTS, Network, epoch_of
+from gz_jax.inference.shared import CONFIG, VERSION, WEIGHTS, Network, epoch_of, without_folders
 
 _KINDS = {
     "galaxy_zoo": "galaxies of Kaggle's Galaxy Zoo challenge (SDSS; Galaxy Zoo 2's vote fractions)",
@@ -29,7 +29,7 @@ def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = Fals
     record = network.record
     config, tree, model = record.config, record.tree, record.config.model
     body = model.name if model.name == "cnn" else f"ResNet50 ({'v1' if model.variant == 'keras' else 'v1.5'})"
-    start = f"from the weights {model.pretrained.rpartition('/')[2]}" if model.pretrained else "from random weights"
+    start = f"from the weights {without_folders(model.pretrained)}" if model.pretrained else "from random weights"
     lines = [
         "---",
         "library_name: gz_jax",

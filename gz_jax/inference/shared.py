@@ -66,6 +66,11 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {"galaxies": metrics["galaxies"]} | found if type(metrics.get("galaxies")) is int else {}
 
 
+def without_folders(path: str) -> str:
+    """The last part of a path; the name of a network on the hub as it is."""
+    return path if path.startswith(HUB) else pathlib.Path(path).name
+
+
 def is_shared(folder: pathlib.Path) -> bool:
     """Whether a folder is one of these (a workdir has no such weights)."""
     return (folder / WEIGHTS).is_file()
@@ -81,8 +86,7 @@ def write(folder: pathlib.Path, network: Network, fingerprint: str, preprocessin
 
     record, config = network.record, network.record.config
     flat = fields.flatten(config) | dict.fromkeys(_PRIVATE)
-    paths = {name: flat[name] for name in _SHORTENED if flat[name] and not flat[name].startswith(HUB)}
-    flat |= {name: pathlib.Path(path).name for name, path in paths.items()}
+    flat |= {name: without_folders(flat[name]) for name in _SHORTENED if flat[name]}
     names = _names(config.model)
     tensors = {}
     for path, value in flatten_dict(dict(network.variables), sep="/").items():

@@ -83,10 +83,19 @@ def test_a_network_is_written_the_same_each_time_and_from_its_shared_folder(sour
         assert {path.name: path.read_bytes() for path in other.iterdir()} == files
 
 
-def test_nothing_of_the_person_who_trained_is_in_it(tmp_path):
+@pytest.mark.parametrize(
+    ("start", "name"), [("/home/me/start", "start"), ("hf-hub:owner/name@main", "hf-hub:owner/name@main")]
+)
+def test_no_path_of_the_person_who_trained_is_in_it(start, name, tmp_path):
     path = make_workdir(tmp_path / "net", dir="/home/me/data", store="/home/me/store")
-    about = json.loads((exported(path, tmp_path / "shared") / "config.json").read_text())
-    assert "/home" not in json.dumps(about)
+    record = json.loads((path / "config.json").read_text())
+    record["config"]["model.pretrained"] = start
+    (path / "config.json").write_text(json.dumps(record))
+    folder = exported(path, tmp_path / "shared")
+    texts = [(folder / file).read_text() for file in ("config.json", PAGE)]
+    assert "/home" not in "".join(texts)
+    assert f"from the weights {name}, by" in texts[1]
+    assert json.loads(texts[0])["config"]["model.pretrained"] == name
 
 
 def test_the_page_has_the_reports_scores_and_figure_and_keeps_them(tmp_path):
