@@ -11,13 +11,22 @@ from ml_collections import ConfigDict
 from gz_jax import resolve
 from gz_jax.data import problems
 from gz_jax.data.split import Dataset
-from gz_jax.inference import trained
+from gz_jax.inference import shared, trained
 from gz_jax.runtime import distributed, interrupts, lock, memory
+from gz_jax.runtime.errors import UserError
 from gz_jax.training import feed, loop, state, workdir
 
 
 def train(config: ConfigDict, folder: str) -> int:
-    """`--mode=train` into the workdir `folder`: returns the exit status."""
+    """`--mode=train` into the workdir `folder`: returns the exit status.
+
+    Raises:
+      UserError: the folder is a shared network's, or anything else that stands in the way.
+    """
+    if shared.is_shared(pathlib.Path(folder)):
+        raise UserError(
+            f"{folder} is a shared network: train in another --workdir, with --config.model.pretrained={folder}"
+        )
     resolve.check(config, jax.device_count(), pathlib.Path(folder))
     alone = lock.held(pathlib.Path(folder, ".lock"), f"workdir {folder}")
     with alone if jax.process_index() == 0 else contextlib.nullcontext():

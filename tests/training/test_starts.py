@@ -140,6 +140,13 @@ def test_a_shared_network_that_was_changed_is_refused(shared, tmp_path):
         start(still(folder))
 
 
+def test_training_does_not_write_into_a_shared_network(shared):
+    before = {path.name: path.read_bytes() for path in shared.iterdir()}
+    with pytest.raises(UserError, match=r"is a shared network: train in another --workdir"):
+        training.train(still(shared), str(shared))
+    assert {path.name: path.read_bytes() for path in shared.iterdir()} == before
+
+
 def test_start_pixels_may_be_asked_for(workdir):
     config = still(workdir, preprocess="unit")
     assert "pixels 'unit', as asked for (the source: as the network's" in start(config).text
