@@ -9,19 +9,21 @@ from gz_jax.analysis.evaluate import Estimate
 from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
 
-# Fractions published for the local Universe; NaN where only a range is given. Definitions differ (pairs or disturbed
-# shapes, major mergers, limits of mass): compare orders of magnitude.
+# Fractions published for the local Universe, as the abstracts state them; NaN where only a range is given. Definitions
+# differ (pairs or disturbed shapes, major mergers, limits of mass): compare orders of magnitude.
 PUBLISHED = {
-    # A compilation over redshift that states no single local value. That about 0.02 stands for its local end is this
-    # project's assumption, from what local surveys of its time found: De Propris et al. 2007 (ApJ 666, 212;
-    # z < 0.123) "about 2%", Patton & Atfield 2008 (ApJ 685, 235) "close to 0.02" close companions per galaxy.
-    "about 0.02, assumed after Lotz+ 2011 (ApJ 742, 103)": Estimate(0.02, 0.02, 0.02),
+    "De Propris+ 2007 (arXiv 0705.2528)": Estimate(0.02, 0.02, 0.02),  # "about 2%"
     # 1 to 3 per cent of major mergers, times 1.5 for pairs that spectroscopy missed.
     "Darg+ 2010 (MNRAS 401, 1043)": Estimate(float("nan"), 0.015, 0.045),
     # "Galaxies in truly interacting pairs", of more than 10^9.5 solar masses, mass ratio below 4.
     "Casteels+ 2013 (MNRAS 429, 1051)": Estimate(float("nan"), 0.004, 0.027),
+    "De Propris+ 2014 (arXiv 1407.4996)": Estimate(0.015, 0.015, 0.015),  # "about 1.5%"
+    # Between 10^9.5 and 10^11.5 solar masses.
+    "Casteels+ 2014 (arXiv 1409.1358)": Estimate(float("nan"), 0.013, 0.02),
     # The major close pair fraction at z = 0: A of A (1 + z)^m.
     "Robotham+ 2014 (MNRAS 444, 3986)": Estimate(0.021, 0.020, 0.022),
+    "Thibert+ 2021 (arXiv 2106.04266)": Estimate(0.010, 0.008, 0.012),  # at z = 0
+    "a CNN on SDSS, 2024 (MNRAS 528, 6915)": Estimate(0.0296, 0.0276, 0.0322),
 }
 
 CAVEATS = (
