@@ -103,7 +103,7 @@ def test_one_galaxy_and_no_images_and_no_log_still_make_a_report(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of other tests, whenever they are collected
 def test_partly_known_labels_and_names_make_pages_with_the_scores_of_labelled_test_galaxies(tmp_path):
     names, truth = np.array([f"SDSS J{i}+45 $x" for i in IDS]), holes(TRUTH)
     seen = []

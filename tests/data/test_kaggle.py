@@ -404,7 +404,7 @@ def test_compare_splits_by_hand():
     assert result["ks_exceeded"] == []  # six galaxies prove nothing
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of other tests, whenever they are collected
 def test_compare_splits_uses_what_is_known():
     """An answer that one side never knows, one known to half, and galaxies without any label."""
     rng, tree = np.random.default_rng(0), labels.GALAXY_ZOO_2
@@ -441,7 +441,7 @@ def test_compare_splits_uses_what_is_known():
     assert result["majority_share"] == max(map(largest.count, largest)) / 290
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of other tests, whenever they are collected
 def test_splits_that_know_other_answers_say_so():
     """No mean of training is of use for validation."""
     train, validation = np.full((2, 3, 37), np.nan)
