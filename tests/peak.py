@@ -5,6 +5,9 @@ import re
 import resource
 import sys
 
+# Environment of processes whose peaks are compared: glibc gives freed memory back to the system at once.
+RETURNING = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
+
 
 def peak_memory(pid: int | str = "self") -> int:
     """Bytes that a process held at most so far; 0 once it has ended.

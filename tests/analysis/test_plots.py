@@ -24,7 +24,7 @@ TREES = {
     "one question": ONE_QUESTION,
     "45 answers": wide_tree(),
 }
-UNKNOWN = {f"{name} partly known": TREES[name] for name in ("Galaxy Zoo 2", "one question")}
+UNKNOWN = {f"{name} partly known": tree for name, tree in TREES.items()}
 
 FIGURES = {
     "mosaic": (lambda: plots.mosaic(images(IDS), [str(i) for i in IDS]), 12),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from browser import browser
 from galaxies import ONE_QUESTION, history, holes, images, pair
+from marks import no_warnings
 
 from gz_jax.analysis import compare, evaluate, explore, page, report, report_data
 from gz_jax.labels import GALAXY_ZOO_2
@@ -103,7 +104,7 @@ def test_one_galaxy_and_no_images_and_no_log_still_make_a_report(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("error")
+@no_warnings
 def test_partly_known_labels_and_names_make_pages_with_the_scores_of_labelled_test_galaxies(tmp_path):
     names, truth = np.array([f"SDSS J{i}+45 $x" for i in IDS]), holes(TRUTH)
     seen = []

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import no_warnings
 from trees.random_trees import trees
 
 from gz_jax import labels
@@ -284,13 +285,13 @@ def test_an_unknown_answer(name):
 
 
 @pytest.mark.parametrize("value", [1e300, 1e9 + 1e-3, -5e-324, np.inf, -np.inf])
-@pytest.mark.filterwarnings("error")
+@no_warnings
 def test_numbers_that_no_count_can_be(value):
     found = of_counts(numbers(GZ2, {"odd": (value, value)}), GZ2, NOMINAL)
     assert [f.row for f in found.faults] == [0]
 
 
-@pytest.mark.filterwarnings("error")
+@no_warnings
 def test_tiny_and_large_counts():
     found = of_counts(numbers(RINGS, {"ring": (5e-324, 5e-324)}, {"ring": (1e9, 1e9)}), RINGS, NOMINAL)
     assert found.faults == []
@@ -298,7 +299,7 @@ def test_tiny_and_large_counts():
     assert np.isfinite(found.votes).all()
 
 
-@pytest.mark.filterwarnings("error")
+@no_warnings
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_any_numbers_give_labels_or_faults(data):

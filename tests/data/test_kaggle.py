@@ -10,6 +10,7 @@ import zipfile
 import kaggle_like
 import numpy as np
 import pytest
+from marks import no_warnings
 from PIL import Image
 from scipy import stats
 
@@ -404,7 +405,7 @@ def test_compare_splits_by_hand():
     assert result["ks_exceeded"] == []  # six galaxies prove nothing
 
 
-@pytest.mark.filterwarnings("error")
+@no_warnings
 def test_compare_splits_uses_what_is_known():
     """An answer that one side never knows, one known to half, and galaxies without any label."""
     rng, tree = np.random.default_rng(0), labels.GALAXY_ZOO_2
@@ -441,7 +442,7 @@ def test_compare_splits_uses_what_is_known():
     assert result["majority_share"] == max(map(largest.count, largest)) / 290
 
 
-@pytest.mark.filterwarnings("error")
+@no_warnings
 def test_splits_that_know_other_answers_say_so():
     """No mean of training is of use for validation."""
     train, validation = np.full((2, 3, 37), np.nan)

@@ -70,7 +70,7 @@ def test_no_damage_to_any_file_of_a_checkpoint_goes_unseen(halfway, tmp_path, fa
     tree = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     for file in sorted(p for p in (folder / str(step)).rglob("*") if p.is_file()):
         data = file.read_bytes()
-        for how in DAMAGES:
+        for how in (*DAMAGES, "flipped", "flipped"):
             damage(file, how, random_.randrange(8 * len(data)))
             found, now, now_info = checkpoint.load(checkpoint.open_manager(folder, 2, read_only=True), None)
             if found == step:  # what was damaged is not what it is restored from

@@ -38,6 +38,7 @@ from gz_jax.modes import (
 )
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, workdir
+from tests.peak import RETURNING
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = 34
@@ -392,7 +393,7 @@ def start(table, output, workdir, batch_size=20, shard_size=100, index=0, count=
     arguments = (table, output, workdir, batch_size, shard_size, index, count)
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **RETURNING},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -465,7 +466,7 @@ def test_20000_images_of_which_every_hundredth_is_broken_in_one_of_ten_ways(work
     _, alone, _ = predict_arrays([tmp_path / f"{i}.jpg" for i in range(200)], workdirs[0])
     expected = np.where(bad[:, None], np.nan, np.tile(alone.fractions, (100, 1)))
     np.testing.assert_allclose(fractions(found), expected, atol=1e-5)
-    assert peak[20_000] - peak[2_000] < 18_000 * 3 * SIZE * SIZE * 2, peak  # half of that many images in float32
+    assert peak[20_000] < 1.1 * peak[2_000], peak
 
 
 def test_network_without_finite_output_flags_its_images(network, tmp_path):
