@@ -61,8 +61,9 @@ def _conv_bn(
     momentum, epsilon = 0.99 if keras else 0.9, EPSILON[owner.variant]
     momentum = momentum if owner.momentum is None else owner.momentum
     dtype = owner.dtype
-    x = Conv(features, size, stride, size // 2, keras, kernel_init=init, dtype=dtype, name=f"{name}_conv")(x)
-    return BatchNorm(momentum, epsilon, not keras, dtype=dtype, name=f"{name}_bn")(x, use_running_average)
+    conv = Conv(features, size, stride, size // 2, keras, kernel_init=init, dtype=dtype, name=f"{name}_conv")
+    x, bias = conv.apart(x)
+    return BatchNorm(momentum, epsilon, not keras, dtype=dtype, name=f"{name}_bn")(x, use_running_average, bias)
 
 
 class ResNet50(nn.Module):

@@ -11,10 +11,11 @@ from PIL import Image
 from pyarrow import csv, parquet
 from test_predict import QUIET, SIZE, contents, encode, fractions, make_workdir, picture
 
+import gz_jax
 from gz_jax.data import look
 from gz_jax.data.images import read_cutout
 from gz_jax.inference import tables, trained
-from gz_jax.inference.predict import ensemble, predict, predict_arrays, predict_catalogue
+from gz_jax.inference.predict import ensemble, predict_arrays, predict_catalogue
 from gz_jax.models import create
 from gz_jax.runtime.errors import UserError
 
@@ -91,7 +92,7 @@ def test_embeddings_are_the_networks_own_and_the_fractions_stay(catalogue, netwo
     assert expected.std(0).max() > 0.01
     assert tables.manifest(tmp_path / "out")["settings"]["embeddings"] is True
     assert "embeddings" not in tables.manifest(tmp_path / "plain")["settings"]
-    frame = predict([tmp_path / "0.jpg"], network.workdir, embeddings=True)
+    frame = gz_jax.predict(network.workdir, [tmp_path / "0.jpg"], embeddings=True)
     np.testing.assert_allclose(frame["embedding"][0], expected[0], rtol=2e-3, atol=1e-4)
 
 
