@@ -280,7 +280,7 @@ SHARED = ("config.json", "model.safetensors")
 
 def shared_folder(folder: pathlib.Path) -> dict[str, bytes]:
     """The files of a shared network, the smallest there is; the fuzzed folder is beside it."""
-    export(str(make_workdir(folder / "run")), types.SimpleNamespace(output=str(folder / "whole"), formats=[]))
+    export(str(make_workdir(folder / "run")), types.SimpleNamespace(output=str(folder / "whole"), formats=[], hub=None))
     return {name: (folder / "whole" / name).read_bytes() for name in SHARED}
 
 
