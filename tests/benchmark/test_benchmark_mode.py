@@ -11,8 +11,9 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from gz_jax.benchmark import contest
+from gz_jax.benchmark import contest, roofline
 from gz_jax.benchmark.timing import Stage
+from gz_jax.modes import benchmark as benchmark_mode
 from gz_jax.modes.benchmark import benchmark
 from gz_jax.runtime.errors import UserError
 
@@ -51,6 +52,17 @@ def test_it_runs_without_tensorflow_and_says_what_is_missing(tmp_path):
     assert text in result.stdout
     assert "not measured: tf.data: no TensorFlow here" in text
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_device_whose_operations_jax_does_not_count_is_said():
+    cost = roofline.Cost(1.0, 1.0)
+    sent, counted, silent = (
+        Stage(name, 4, made, c) for name, c in (("host to device", None), ("a", cost), ("b", None))
+    )
+    assert benchmark_mode._uncounted([sent, counted]) == []
+    assert benchmark_mode._uncounted([sent, counted, silent]) == [
+        "part of the roofline: JAX counts no operations for cpu"
+    ]
 
 
 def made(trainable, fails=None):
