@@ -183,10 +183,8 @@ def _normalise_backward(
     axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     off, inverse = x.astype(jnp.float32) - _last(mean, x), jax.lax.rsqrt(var + epsilon)
     total, along = dy.sum(axes), (dy * off).sum(axes)
-    dx = (dy - _last(total / count, x) - off * _last(along * jnp.square(inverse) / count, x)) * _last(
-        scale * inverse, x
-    )
-    return dx.astype(x.dtype), along * inverse, total
+    rest = _last(total / count, x) + off * _last(along * jnp.square(inverse) / count, x)
+    return ((dy - rest) * _last(scale * inverse, x)).astype(x.dtype), along * inverse, total
 
 
 def _last(values: jax.Array, x: jax.Array) -> jax.Array:
@@ -201,10 +199,9 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with float32 statistics whatever the compute dtype.
 
     Flax's own layer keeps the biased variance only and by default computes it as E[x^2] - E[x]^2, which
-    cancels; here it is the mean squared deviation, and `unbiased` selects what the running variance averages:
-    n/(n-1) times it (PyTorch) or itself (Keras 3). Under jit with the batch sharded over a mesh the
-    statistics are those of the global batch. `momentum` is the weight of the old value (PyTorch's momentum is
-    1 minus it).
+    cancels; see `normalised`. `unbiased` selects what the running variance averages: n/(n-1) times the biased one
+    (PyTorch) or itself (Keras 3). Under jit with the batch sharded over a mesh the statistics are those of the
+    global batch. `momentum` is the weight of the old value (PyTorch's momentum is 1 minus it).
     """
 
     momentum: float

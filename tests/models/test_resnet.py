@@ -108,17 +108,43 @@ def test_batch_norm_survives_a_large_mean_and_bfloat16():
 
 
 def test_batch_norm_gradient_is_that_of_its_formula():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
+    rng = np.random.default_rng(0)
+    x, scale, bias = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((16, 3), 3, 3))
     layer = BatchNorm(momentum=0.9, epsilon=1e-3)
     variables = layer.init(jax.random.key(0), x, False)
 
-    def ours(x):
-        return (layer.apply(variables, x, False, mutable=["batch_stats"])[0] ** 3).sum()
+    def ours(x, scale, bias):
+        given = variables | {"params": {"scale": scale, "bias": bias}}
+        return (layer.apply(given, x, False, mutable=["batch_stats"])[0] ** 3).sum()
 
-    def formula(x):
-        return (((x - x.mean(0, keepdims=True)) / jnp.sqrt(x.var(0, keepdims=True) + 1e-3)) ** 3).sum()
+    def formula(x, scale, bias):
+        centred = x - x.mean(0, keepdims=True)
+        return ((centred / jnp.sqrt(x.var(0, keepdims=True) + 1e-3) * scale[None] + bias[None]) ** 3).sum()
 
-    np.testing.assert_allclose(jax.grad(ours)(x), jax.grad(formula)(x), atol=1e-4)
+    for got, expected in zip(*(jax.grad(f, (0, 1, 2))(x, scale, bias) for f in (ours, formula)), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_bias_before_batch_norm_moves_the_running_mean_alone(train):
+    rng = np.random.default_rng(1)
+    x, bias = jnp.asarray(rng.normal(size=(16, 3)), jnp.float32), jnp.array([1.0, -2, 3])
+    layer = BatchNorm(momentum=0.9, epsilon=1e-3)
+    variables = layer.init(jax.random.key(0), x, False)
+    variables["batch_stats"]["mean"] = jnp.array([0.5, 0, -1])
+
+    def apart(x, bias):
+        return layer.apply(variables, x, not train, bias, mutable=["batch_stats"])
+
+    def together(x, bias):
+        return layer.apply(variables, x + bias[None], not train, mutable=["batch_stats"])
+
+    for got, expected in zip(*(jax.tree.leaves(f(x, bias)) for f in (apart, together)), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    gradients = [jax.grad(lambda x, b, f=f: (f(x, b)[0] ** 3).sum(), (0, 1))(x, bias) for f in (apart, together)]
+    for got, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert (np.asarray(gradients[0][1]) == 0).all() == train
 
 
 def test_batch_norm_is_over_the_global_batch_of_a_mesh():
