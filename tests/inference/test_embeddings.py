@@ -52,6 +52,7 @@ def cutouts(folder, numbers):
 
 
 @pytest.mark.parametrize("pooling", ["flatten", "average"])
+@pytest.mark.slow
 def test_a_resnets_embedding_is_the_map_that_its_head_sees_averaged_over_positions(pooling):
     module = create("resnet50", num_outputs=5, hidden=(), pooling=pooling)
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)

@@ -56,6 +56,7 @@ def test_predictions_from_a_shared_folder_are_those_of_the_workdir_bit_for_bit(s
     assert contents(outputs[0]) == contents(outputs[1])
 
 
+@pytest.mark.slow
 def test_a_resnets_tensors_have_timms_names_and_predict_the_same(tmp_path):
     config = resnet50.get_config()
     config.data.size = SIZE

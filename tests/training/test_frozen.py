@@ -222,6 +222,7 @@ def test_a_run_that_is_stopped_around_the_border_goes_on_bit_for_bit(fields, sma
     assert log_of(tmp_path / "one") == log_of(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_features_that_are_computed_once_train_the_same_head(small, tmp_path, monkeypatch, capsys):
     """Not where images or statistics change from epoch to epoch, nor where the features would take too much memory."""
 
