@@ -8,10 +8,11 @@ from gz_jax.inference.onnx_export import INPUT, MODEL, OUTPUT
 from gz_jax.inference.shared import CONFIG, VERSION, WEIGHTS, Network, epoch_of, without_folders
 
 _KINDS = {
-    "galaxy_zoo": "galaxies of Kaggle's Galaxy Zoo challenge (SDSS; Galaxy Zoo 2's vote fractions)",
-    "synthetic": "synthetic galaxies drawn from known parameters",
-    "catalogue": "a table of images and labels",
+    "galaxy_zoo": "Galaxies of Kaggle's Galaxy Zoo challenge (SDSS; Galaxy Zoo 2's vote fractions)",
+    "synthetic": "Synthetic galaxies drawn from known parameters",
+    "catalogue": "A table of images and labels",
 }
+_LOSSES = {"mse": "by mean squared error"}  # the others are likelihoods
 _NAMES = {
     "mse": "mean squared error over galaxies and answers",
     "rmse": "its root",
@@ -44,7 +45,7 @@ def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = Fals
         "",
         "## What it was trained on",
         "",
-        f"{_KINDS[config.data.source].capitalize()}, {start}, by {config.loss}"
+        f"{_KINDS[config.data.source]}, {start}, {_LOSSES.get(config.loss, 'by the likelihood of the votes')}"
         f"{_augmented(config.augment)}. Data fingerprint: `{record.data}`.",
         "",
         "## What it sees",
@@ -103,10 +104,14 @@ def _onnx(size: int, answers: int) -> list[str]:
 
 
 def _augmented(augment: Mapping[str, Any]) -> str:
-    used = [name for name in ("rotate", "flip") if augment[name]]
-    used += [f"zoom {augment['zoom']:g}"] if augment["zoom"] > 1 else []
-    used += [f"shift {augment['shift']:g}"] if augment["shift"] else []
-    return f", augmented ({', '.join(used)})" if used else ""
+    ways = {
+        "turned to any angle": augment["rotate"],
+        "mirrored": augment["flip"],
+        f"zoomed by up to {augment['zoom']:g}": augment["zoom"] > 1,
+        f"shifted by up to {augment['shift']:g} pixels": augment["shift"],
+    }
+    used = ", ".join(way for way, there in ways.items() if there)
+    return f"; images were {used}" if used else ""
 
 
 def _scores(network: Network) -> list[str]:

@@ -72,7 +72,7 @@ def similar(workdir: str | None, flags: Any) -> int:
     tiles: list[tuple[np.ndarray, str]] = []
     for one, rows, far in list(zip(asked, found.rows.tolist(), found.distance, strict=True))[:QUERIES]:
         picture = pictures.get(one.row, GREY) if one.picture is None else one.picture
-        tiles.append((picture, f"{one.name}\nasked for"))
+        tiles.append((_framed(picture), f"{one.name}\nasked for"))
         tiles += [tile(row, distance) for row, distance in zip(rows, far, strict=True) if row >= 0]
         tiles += [(np.full_like(GREY, 255), "")] * (-len(tiles) % COLUMNS)
     unusual = [tile(row, far) for row, far in zip(found.unusual.tolist(), found.unusual_distance, strict=True)]
@@ -89,6 +89,14 @@ def similar(workdir: str | None, flags: Any) -> int:
     context = {"predictions": str(flags.input), "network": described(networks_of(made)), "versions": versions()}
     print(publish(output, "Similar galaxies", sections, values, context=context))
     return 0
+
+
+def _framed(picture: np.ndarray) -> np.ndarray:
+    """The picture with a frame, so that each group's first is seen at a glance."""
+    framed, wide = np.empty_like(picture), 6
+    framed[:] = (213, 94, 0)
+    framed[wide:-wide, wide:-wide] = picture[wide:-wide, wide:-wide]
+    return framed
 
 
 def _mosaic(name: str, tiles: Sequence[tuple[np.ndarray, str]]) -> Picture:
