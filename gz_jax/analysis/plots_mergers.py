@@ -33,7 +33,7 @@ def comparison(results: dict[str, Any]) -> Figure:
     for place, (name, e, colour) in enumerate(rows):
         axes.hlines(place, e.low, e.high, color=colour, lw=2.5, alpha=0.8)
         if np.isfinite(e.value):
-            axes.plot(e.value, place, "o", color=colour, ms=7, mfc="white" if "assumed" in name else colour)
+            axes.plot(e.value, place, "o", color=colour, ms=7)
         elif e.high > top:
             axes.text(top / 2, place - 0.12, "not measurable", ha="center", va="bottom", color=colour)
         seeds = seeds_of.get(name, [])
