@@ -200,7 +200,7 @@ FIXED = {"model.frozen_statistics": True}
         pytest.param(
             {"data.pipeline": "device", "data.steps_per_dispatch": 2, "augment.flip": True}, marks=pytest.mark.slow
         ),
-        FIXED,
+        pytest.param(FIXED, marks=pytest.mark.slow),
         pytest.param(FIXED | {"data.pipeline": "device", "data.steps_per_dispatch": 2}, marks=pytest.mark.slow),
     ],
     ids=["stream", "device", "features", "features-device"],
