@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -22,8 +22,11 @@ from gz_jax.labels import Tree
 from gz_jax.models import imagenet, pretrained
 from gz_jax.models.layers import preprocess_of
 from gz_jax.runtime.errors import UserError
-from gz_jax.training import feed, loop, losses, state, step, workdir
+from gz_jax.training import losses, state, step, workdir
 from gz_jax.training.schedule import PlateauRule
+
+if TYPE_CHECKING:  # prediction need not wait for what trains
+    from gz_jax.training import feed, loop
 
 _NO_EDGE = 10**6  # pixels beyond the square: a catalogue's images are of any size, and their rims are repeated
 
@@ -206,8 +209,10 @@ def dataset(config: ConfigDict, tree: Tree) -> Dataset:
     return galaxy_zoo.open_dataset(d.dir, **common, **files)
 
 
-def settings(config: ConfigDict) -> loop.Settings:
+def settings(config: ConfigDict) -> "loop.Settings":
     """The training loop's numbers."""
+    from gz_jax.training import loop
+
     p = config.plateau
     plateau = config.schedule == "plateau"  # 'cosine' runs to its end, without cuts
     patience, stop = (p.patience, config.early_stop_patience) if plateau else (config.num_epochs, config.num_epochs)
@@ -225,8 +230,10 @@ def settings(config: ConfigDict) -> loop.Settings:
     )
 
 
-def feeding(config: ConfigDict) -> feed.How:
+def feeding(config: ConfigDict) -> "feed.How":
     """How galaxies reach the steps."""
+    from gz_jax.training import feed
+
     d = config.data
     return feed.How(d.pipeline, config.batch_size, config.seed, d.steps_per_dispatch, d.store)
 

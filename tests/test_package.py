@@ -33,6 +33,13 @@ def test_import_loads_nothing_large():
     assert not HEAVY & set(result.stdout.split())
 
 
+def test_prediction_loads_nothing_that_only_training_and_reports_need():
+    code = "import sys, gz_jax.modes.science; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    needless = {"gz_jax.modes.reports", "gz_jax.training.loop", "matplotlib", "scipy.stats", "sklearn", "tensorflow"}
+    assert not needless & set(result.stdout.split())
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_name_is_the_config_that_comes_with_gz_jax(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from gz_jax.data.split import splitmix64
 from gz_jax.labels import Tree
@@ -42,6 +41,8 @@ def compare_splits(train: np.ndarray, validation: np.ndarray, tree: Tree) -> dic
       training means for validation, a galaxy's squared error being the mean over its known answers; the most common
       largest answer of validation, its share. None stands for what no known value decides.
     """
+    from scipy import stats  # two seconds, which prediction need not wait for
+
     train, validation = np.asarray(train, np.float64), np.asarray(validation, np.float64)
     samples = [[column[~np.isnan(column)] for column in x.T] for x in (train, validation)]
     n, m = (np.array([len(x) or np.nan for x in columns]) for columns in samples)

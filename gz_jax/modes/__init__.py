@@ -102,15 +102,16 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
         from gz_jax.modes.similar import similar
 
         return similar(workdir, flags)
-    from gz_jax.modes import reports, science
+    if mode in ("predict", "mergers"):
+        from gz_jax.modes import science
+
+        return (science.predict if mode == "predict" else science.mergers)(str(workdir), flags)
+    from gz_jax.modes import reports
 
     if mode == "compare":
         return reports.compare_mode(arguments, flags.output or "runs/comparison")
     if mode == "explore":
         return reports.explore_mode(config, str(workdir))
-    if mode == "evaluate":
-        data_dir = flags.data_dir or (config and config.data.dir)
-        where = {"data_dir": data_dir, "images": flags.images}
-        return reports.evaluate_mode(str(workdir), **where, views=flags.views, other_data=flags.other_data)
-
-    return (science.predict if mode == "predict" else science.mergers)(str(workdir), flags)
+    data_dir = flags.data_dir or (config and config.data.dir)
+    where = {"data_dir": data_dir, "images": flags.images}
+    return reports.evaluate_mode(str(workdir), **where, views=flags.views, other_data=flags.other_data)

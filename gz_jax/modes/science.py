@@ -9,7 +9,6 @@ from gz_jax.data import sight
 from gz_jax.inference import predict as prediction
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import networks_of
-from gz_jax.modes.reports import versions
 from gz_jax.runtime import lock
 from gz_jax.runtime.errors import UserError
 
@@ -49,6 +48,7 @@ def predict(workdir: str, flags: Any) -> int:
 def mergers(workdir: str, flags: Any) -> int:
     """The fraction of `--answer` in the predictions of `--input`, judged by the workdir's validation galaxies."""
     from gz_jax.analysis import merger_mode
+    from gz_jax.modes.reports import versions
 
     if not flags.input:
         raise UserError(
