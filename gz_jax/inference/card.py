@@ -29,7 +29,7 @@ def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = Fals
     """
     record = network.record
     config, tree, model = record.config, record.tree, record.config.model
-    body = model.name if model.name == "cnn" else f"ResNet50 ({'v1' if model.variant == 'keras' else 'v1.5'})"
+    body = "CNN" if model.name == "cnn" else f"ResNet50 ({'v1' if model.variant == 'keras' else 'v1.5'})"
     start = f"from the weights {without_folders(model.pretrained)}" if model.pretrained else "from random weights"
     lines = [
         "---",
