@@ -151,14 +151,15 @@ def normalised(
     """x [..., C] normalised by its own mean and variance over all axes but the last: times scale, plus bias.
 
     Args:
-      scale, bias: float32 [C].
+      x: floating point [..., C]; scale, bias: float32 [C]; epsilon: added to the variance.
 
     Returns:
-      x's dtype [..., C], and the mean and the biased variance, float32 [C], through which no gradient flows.
+      The normalised x in its dtype, [..., C]; the mean and the biased variance, float32 [C]. No gradient flows through
+      the last two.
 
-    Both come from one pass over x minus its first value in each channel, as x^2 alone would cancel (Chan, Golub &
-    LeVeque 1983). The gradient is the textbook's (Ioffe & Szegedy 2015, section 3), from two sums taken in one pass.
-    As JAX derives it, it takes four: such sums were half of ResNet50's train step on an H200.
+    Mean and variance come from one pass over x minus its first value in each channel, as x^2 alone would cancel (Chan,
+    Golub & LeVeque 1983). The gradient is the textbook's (Ioffe & Szegedy 2015, section 3), from two sums taken in one
+    pass. As JAX derives it, it takes four: such sums were half of ResNet50's train step on an H200.
     """
     return _normalise(x, scale, bias, epsilon)[0]
 
