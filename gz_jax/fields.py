@@ -77,7 +77,7 @@ FIELDS: dict[str, Field] = {
     "weight_decay": real(0.0, 0, 1e38),  # of kernels, times the rate (AdamW)
     # 'mse', or the likelihood of the votes: 'binomial', 'multinomial' (of outputs that obey the tree). In a
     # likelihood a galaxy weighs by its number of votes, where a catalogue has it.
-    "loss": one_of("mse", "binomial", "multinomial"),
+    "loss": one_of("mse", "binomial", "multinomial", "dirichlet"),
     # Weight of the old value in a moving average of the weights, which then predicts; 0: none
     "average": real(0.0, 0, 0.999999),
     "schedule": one_of("plateau", "cosine"),  # 'cosine': down to 0 over num_epochs, without plateaus and early stopping
@@ -102,13 +102,17 @@ FIELDS: dict[str, Field] = {
     "data.labels": choice("counts", "conditional", "joint", "class"),
     "data.columns": text(""),  # columns that the tree does not name so: 'answer=column, ...'
     "data.suffix": text(""),  # what the table's columns of answers have after the tree's names, e.g. '_debiased'
-    "data.nominal_votes": real(40.0, 1e-3, 1e9),  # what a fraction counts for where no number of votes is known
+    "data.nominal_votes": real(44.0, 1e-3, 1e9),  # what a fraction counts for where no number of votes is known
     "data.id_column": text("id"),
     "data.file_column": text("file"),
     "data.file_columns": text(""),  # three columns instead, one per band: 'red,green,blue'
     "data.store": text(free=True),  # where the prepared data set goes; None: TFDS' own folder
     "data.seed": whole(0, 0, 2**32 - 1),  # decides the split, and which synthetic galaxies there are
     "data.validation_fraction": real(0.2, 0, 1, ends=False),  # split by a hash of the GalaxyID and data.seed
+    # Instead: which of K = `folds` parts validates, `fold` 0 to K - 1, so that each galaxy is held out from one of K
+    # networks. --mode=mergers takes them all. 0 folds: one split, by the fraction above.
+    "data.folds": whole(0, 0, 100),
+    "data.fold": whole(0, 0, 99),
     "data.on_bad": one_of("fail", "skip"),  # 'skip': leave broken images and rows out, and list them in skipped.csv
     "data.image_size": whole(424, 1, 7_000),  # side of Kaggle's images in pixels
     # Side of the central square that is looked at, in pixels of the image. None: 204 of Kaggle's, all of a catalogue's
@@ -141,7 +145,7 @@ FIELDS: dict[str, Field] = {
     "augment.shift": real(0.0, 0, 7_000),  # up to so many pixels of the image (of the cutout: synthetic galaxies)
     #
     "model.name": one_of("cnn", "resnet50"),
-    "model.activation": one_of("sigmoid", "divisive", "softmax"),  # the last two are rescaled down the tree
+    "model.activation": one_of("sigmoid", "divisive", "softmax", "dirichlet"),  # all but the first obey the tree
     "model.dtype": one_of("float32", "bfloat16"),  # what is computed in; parameters stay float32
     "model.momentum": real(None, 0, 1),  # of batch normalisation; None: 0.99, v1.5 0.9
     "model.variant": one_of("keras", "torchvision"),  # of ResNet50: v1 (the paper's) or v1.5
@@ -223,6 +227,11 @@ def check(config: ConfigDict) -> None:
         if not field.fits(flat[name]):
             raise UserError(f"--config.{name}={flat[name]!r} must be {field.wanted}.")
     d = config.data
+    if d.folds == 1 or d.fold >= max(d.folds, 1):
+        raise UserError(
+            f"--config.data.fold={d.fold} of --config.data.folds={d.folds}: take 2 folds or more, and one from 0 to "
+            "folds - 1; 0 folds are one split by --config.data.validation_fraction."
+        )
     if d.source == "catalogue":
         _check_catalogue(d)
     elif d.source == "galaxy_zoo" and (given := [name for name in OF_CATALOGUE if d[name] is not None]):
@@ -240,6 +249,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"the CNN needs images of 30 x 30 pixels or more, not --config.data.size={config.data.size}."
             )
+    if (config.loss == "dirichlet") != (config.model.activation == "dirichlet"):
+        raise UserError("--config.loss=dirichlet and --config.model.activation=dirichlet belong together: set both.")
     if config.loss == "multinomial" and config.model.activation == "sigmoid":
         raise UserError(
             "--config.loss=multinomial needs outputs that obey the tree: --config.model.activation=softmax or divisive."

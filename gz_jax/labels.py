@@ -21,11 +21,12 @@ from gz_jax.trees.tree import Question, Tree
 
 __all__ = [
     "GALAXY_ZOO_2", "Activation", "Question", "Tree", "activate", "as_dict", "conditional", "differences", "from_dict",
-    "joint", "load", "log_conditional", "log_joint", "names", "rescale", "tree_violation",
+    "joint", "load", "log_concentrations", "log_conditional", "log_joint", "names", "of_questions", "rescale",
+    "tree_violation",
 ]  # fmt: skip
 
-Activation = Literal["sigmoid", "divisive", "softmax"]
-Method = Literal["divisive", "softmax"]
+Activation = Literal["sigmoid", "divisive", "softmax", "dirichlet"]
+Method = Literal["divisive", "softmax", "dirichlet"]
 
 GALAXY_ZOO_2: Tree = load("galaxy_zoo_2")
 
@@ -38,6 +39,11 @@ def _by_question(columns: jax.Array, tree: Tree) -> jax.Array:
 
 def _by_column(table: jax.Array, tree: Tree) -> jax.Array:
     return table.reshape(*table.shape[:-2], -1)[..., np.flatnonzero(tree.mask).astype(np.int32)]
+
+
+def of_questions(values: jax.Array, tree: Tree = GALAXY_ZOO_2) -> jax.Array:
+    """Sum of each question's answers: [..., answers] -> [..., questions]."""
+    return jnp.where(tree.mask, _by_question(values, tree), 0).sum(-1)
 
 
 def joint(conditional: jax.Array, tree: Tree = GALAXY_ZOO_2) -> jax.Array:
@@ -76,28 +82,42 @@ def conditional(joint_fractions: jax.Array, tree: Tree = GALAXY_ZOO_2) -> jax.Ar
     return _by_column(jnp.where(asked, table / jnp.where(asked, total, 1), equal), tree)
 
 
+def log_concentrations(logits: jax.Array) -> jax.Array:
+    """Logarithms of the concentrations of each question's Dirichlet distribution: [..., answers], between -9 and 9.
+
+    Near 0 they are the logits themselves. The bounds, 1e-4 and 8,100, keep the likelihood of any votes finite.
+    """
+    return 9 * jnp.tanh(logits / 9)
+
+
+def _values(logits: jax.Array, method: Method) -> jax.Array:
+    """What a softmax over each question's answers is taken of."""
+    if method == "divisive":
+        return jax.nn.log_sigmoid(logits)
+    return log_concentrations(logits) if method == "dirichlet" else logits
+
+
 def rescale(logits: jax.Array, method: Method, tree: Tree = GALAXY_ZOO_2) -> jax.Array:
     """The paper's rescaling activation (section 4.3): normalise each question, then multiply down the tree.
 
     'divisive' divides the sigmoids of a question's logits by their sum; it is computed as the softmax of the
     log-sigmoids, which is the same number without the 0/0 at strongly negative logits. 'softmax' exponentiates the
-    logits themselves.
+    logits themselves. 'dirichlet' divides concentrations by their sum: the expected fractions.
 
     Args:
       logits: [..., answers], any finite values.
-      method: 'divisive' or 'softmax'.
+      method: 'divisive', 'softmax' or 'dirichlet'.
 
     Returns:
       [..., answers] joint vote fractions in 0..1 that obey the tree, in the dtype of `logits`.
     """
-    values = jax.nn.log_sigmoid(logits) if method == "divisive" else logits
-    softmax = jax.nn.softmax(_by_question(values, tree), axis=-1, where=tree.mask)
+    softmax = jax.nn.softmax(_by_question(_values(logits, method), tree), axis=-1, where=tree.mask)
     return joint(_by_column(softmax, tree), tree)
 
 
 def log_conditional(logits: jax.Array, method: Method, tree: Tree = GALAXY_ZOO_2) -> jax.Array:
     """Logarithms of the fractions among those who were asked: [..., answers], finite for finite logits."""
-    values = _by_question(jax.nn.log_sigmoid(logits) if method == "divisive" else logits, tree)
+    values = _by_question(_values(logits, method), tree)
     return _by_column(jax.nn.log_softmax(jnp.where(tree.mask, values, -1e30), axis=-1), tree)
 
 
@@ -114,17 +134,16 @@ def log_joint(logits: jax.Array, method: Method, tree: Tree = GALAXY_ZOO_2) -> j
 def activate(logits: jax.Array, activation: Activation, tree: Tree = GALAXY_ZOO_2) -> jax.Array:
     """Vote fractions [..., answers] from a network's logits [..., answers].
 
-    'sigmoid' treats the answers independently (the paper's first two models); 'divisive' and 'softmax' obey the tree
-    (see `rescale`).
+    'sigmoid' treats the answers independently (the paper's first two models); the others obey the tree (see `rescale`).
 
     Raises:
       ValueError: unknown activation.
     """
     if activation == "sigmoid":
         return jax.nn.sigmoid(logits)
-    if activation in ("divisive", "softmax"):
+    if activation in ("divisive", "softmax", "dirichlet"):
         return rescale(logits, activation, tree)
-    raise ValueError(f"activation {activation!r} is not one of 'sigmoid', 'divisive', 'softmax'")
+    raise ValueError(f"activation {activation!r} is not one of 'sigmoid', 'divisive', 'softmax', 'dirichlet'")
 
 
 def tree_violation(fractions: np.ndarray, tree: Tree = GALAXY_ZOO_2) -> np.ndarray:

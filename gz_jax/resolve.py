@@ -175,6 +175,7 @@ def dataset(config: ConfigDict, tree: Tree) -> Dataset:
     """The galaxies the config asks for; nothing of TensorFlow is loaded for synthetic ones."""
     d = config.data
     common: dict[str, Any] = {"tree": tree, "seed": d.seed, "validation_fraction": d.validation_fraction}
+    common["fold"] = (d.fold, d.folds) if d.folds else None
     if d.source == "synthetic":
         from gz_jax.data import synthetic
 
@@ -248,12 +249,15 @@ def recipe(config: ConfigDict, tree: Tree, module: nn.Module, steps_per_epoch: i
     parts, m = None, config.model
     if m.name == "resnet50" and m.frozen_epochs and m.frozen_statistics:  # features are a function of the image alone
         parts = (functools.partial(module.apply, method="features"), functools.partial(module.apply, method="answers"))
+    loss = losses.LOSSES[config.loss]
+    if config.loss == "dirichlet":
+        loss = functools.partial(losses.dirichlet, nominal=config.data.nominal_votes)
     return step.Recipe(
         apply=module.apply,
         optimizer=state.adam(config.weight_decay, config.model.layer_decay),
         activation=config.model.activation,
         tree=tree,
-        loss=losses.LOSSES[config.loss],
+        loss=loss,
         rate=rate,
         average=config.average,
         parts=parts,

@@ -1,12 +1,13 @@
 """The fraction of a catalogue's galaxies with an answer (mergers, or any other), with honest error bars.
 
-Counting predictions above a threshold (paper, section 5.6) counts the network's mistakes as well. Four
+Counting predictions above a threshold (paper, section 5.6) counts the network's mistakes as well. These
 estimates stand side by side: (a) that count; (b) the sum of the predicted vote fractions; (c) the count
 corrected with the completeness and the false positives measured on labelled galaxies (Rogan & Gladen 1978,
 Am. J. Epidemiol. 107, 71); (d) the same correction of isotonic, cross-fitted probabilities, which uses
-every score.
+every score; (e) for networks with Dirichlet outputs the sum of each galaxy's own probability to lie above
+the threshold.
 
-(a), (c) and (d) ask for the share of galaxies whose *volunteers'* vote fraction lies above the threshold;
+(a), (c), (d) and (e) ask for the share of galaxies whose *volunteers'* vote fraction lies above the threshold;
 (b) for the mean vote fraction. (c) and (d) hold for a catalogue richer or poorer in mergers than the
 validation sample (label shift); they assume that a merger, and a galaxy that is none, gets the same scores
 in both.
@@ -49,6 +50,23 @@ def probability_sum(scores: np.ndarray, confidence: float = 0.95, resamples: int
         rng=np.random.default_rng(seed),
     )
     return Estimate(float(scores.mean()), *map(float, drawn.confidence_interval))
+
+
+def posterior_share(probabilities: np.ndarray, confidence: float = 0.95) -> tuple[Estimate, float]:
+    """(e) The mean of the galaxies' own probabilities [n] to be positive, and how well it is known of these galaxies.
+
+    Returns:
+      The share of the population that these galaxies are drawn from: the Wilson interval of as many positives as are
+      expected (a positive with probability p, p itself random, has the variance of one with the mean probability). And
+      the standard deviation of these galaxies' own share, whose number of positives is Poisson-binomial. Neither knows
+      of an error that the network makes in the same way in many galaxies.
+    """
+    n, mean = len(probabilities), float(probabilities.mean())
+    z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2
+    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (mean * (1 - mean) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    own = float(np.sqrt((probabilities * (1 - probabilities)).sum()) / n)
+    return Estimate(mean, float(max(centre - half, 0)), float(min(centre + half, 1))), own
 
 
 def corrected_mean(
@@ -96,9 +114,13 @@ def _moments(scores: np.ndarray, extra: float) -> tuple[float, float]:
 def corrected_count(
     catalogue: np.ndarray, scores: np.ndarray, truth: np.ndarray, threshold: float, confidence: float = 0.95
 ) -> Estimate:
-    """(c) The count of `catalogue` [n] above `threshold`, corrected by labelled `scores`, `truth` [m]."""
-    chosen = (scores > threshold).astype(float)
-    return corrected_mean((catalogue > threshold).astype(float), chosen[truth], chosen[~truth], confidence)
+    """(c) The count of `catalogue` above `threshold`, corrected by labelled `scores`, `truth` [m].
+
+    `catalogue` is [n], or [networks, n] where each labelled galaxy has the score of one of the networks: a galaxy then
+    counts by the share of networks that put it above the threshold.
+    """
+    chosen, counted = ((x > threshold).astype(float) for x in (scores, np.atleast_2d(catalogue)))
+    return corrected_mean(counted.mean(0), chosen[truth], chosen[~truth], confidence)
 
 
 def calibrate(
@@ -108,16 +130,18 @@ def calibrate(
 
     Args:
       scores, truth: float [m], bool [m], the validation sample; at least `folds` galaxies of each kind.
-      catalogue: float [n].
+      catalogue: float [n], or [networks, n]: the mean of their probabilities is taken.
 
     Returns:
       (out-of-fold probabilities [m], the catalogue's under each fold's curve [folds, n]).
     """
-    held_out, everywhere = np.empty(len(scores)), np.empty((folds, len(catalogue)))
+    catalogue = np.atleast_2d(catalogue)
+    held_out, everywhere = np.empty(len(scores)), np.empty((folds, catalogue.shape[1]))
     split = StratifiedKFold(folds, shuffle=True, random_state=seed).split(scores, truth)
     for k, (fit, held) in enumerate(split):
         curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores[fit], truth[fit])
-        held_out[held], everywhere[k] = curve.predict(scores[held]), curve.predict(catalogue)
+        held_out[held] = curve.predict(scores[held])
+        everywhere[k] = np.mean([curve.predict(one) for one in catalogue], 0)
     return held_out, everywhere
 
 
@@ -157,7 +181,8 @@ def calibrated_fraction(
     the errors of the two samples only: no bootstrap that refits, which may draw no positive at all.
 
     Args:
-      catalogue: scores [n]; scores, truth: float [m], bool [m], the validation sample.
+      catalogue: scores [n], or [networks, n] (see `calibrate`); scores, truth: float [m], bool [m], the validation
+        sample.
 
     Returns:
       (estimate, details: fractions, Brier scores, and `held_out`, the out-of-fold probabilities [m]);
@@ -170,7 +195,7 @@ def calibrated_fraction(
     old = float(truth.mean())
     new = likely_prior(everywhere.mean(0), old)
     # At a prior of exactly 0 or 1 every score would be the same, with nothing left to correct.
-    edge = 1 / (len(catalogue) + 1)
+    edge = 1 / (np.shape(catalogue)[-1] + 1)
     used = float(np.clip(new, edge, 1 - edge))
     adjusted = shift_prior(held_out, old, used)
     moved = shift_prior(everywhere, old, used).mean(0)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from gz_jax import posterior
 from gz_jax.analysis import plots_mergers
 from gz_jax.analysis.merger_report import merger_report
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
@@ -35,6 +36,7 @@ class _Scores(NamedTuple):
     networks: Sequence[dict[str, Any]] = ()
     settings: Mapping[str, Any] | None = None
     looked_at: str = ""  # where that is not what the network saw in training
+    deviation: np.ndarray | None = None  # of the predicted fraction, where networks with Dirichlet outputs gave it
 
 
 def merger_mode(
@@ -53,7 +55,8 @@ def merger_mode(
       predictions: folders or files of `predict_catalogue`, one per network (or ensemble), of the same images.
       validation: as many tables of labelled galaxies outside training, by the same networks in the same order: from
         `table_files.write_validation`, or predictions whose ids are GalaxyIDs of `labels_csv`. One table for each
-        network of an ensemble that made the predictions will do too; they are averaged.
+        network of an ensemble that made the predictions will do too; they are averaged. Tables without a galaxy in
+        common are folds (`config.data.folds`): each galaxy is judged by the network that held it out.
       labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
         the training labels' own fraction.
       answer: as its column or as '<question>_<answer>'; None: the one that means a merger.
@@ -77,6 +80,13 @@ def merger_mode(
         tables = [_Scores("the validation tables", ids, scores.mean(0), _votes(tables, ids), None, everyone)]
     remarks = [remark for one, other in zip(catalogue, tables, strict=False) for remark in _check_pair(one, other)]
     _, scores, fewer = _aligned("prediction tables", catalogue)
+    if crossed := len(catalogue) == len(tables) > 1 and _are_folds(tables):
+        remarks.append(
+            f"Each of the {sum(len(table.ids) for table in tables):,} labelled galaxies is judged by the one of "
+            f"{len(tables)} networks that was not trained on it, the catalogue by all of them: (c) and (d) take the "
+            "networks to be equally good."
+        )
+        tables = [_joined(tables)]
     ids, held_out, fewer_held_out = _aligned("validation tables", tables)
     votes, training = _votes(tables, ids), None
     if labels_csv is not None:
@@ -100,7 +110,10 @@ def merger_mode(
             held_out, votes = held_out[:, known], listed
     if votes is None:
         raise UserError("the validation table has no labels: give a CSV of votes (--labels), too")
-    results = merger_report(scores, held_out, votes, training, tree=tree, answer=answer, **options)
+    own = _probabilities(catalogue, options.get("threshold", 0.3))
+    results = merger_report(
+        scores, held_out, votes, training, tree=tree, answer=answer, probabilities=own, crossed=crossed, **options
+    )
     results["caveats"] += [*dict.fromkeys(remarks), *fewer, *fewer_held_out]
     cards = []
     for name, estimate in results["estimates"].items():
@@ -171,12 +184,25 @@ def _several(paths: Path | Sequence[Path]) -> Sequence[Path]:
 def _load(path: Path, answer: str) -> _Scores:
     names = table_files.names(path)
     key, voted = ("galaxy_id" if "galaxy_id" in names else "id"), f"true_{answer}"
-    table = table_files.read(path, [key, answer, *(name for name in (voted, "file") if name in names)])
+    deviation = f"std_{answer}"
+    table = table_files.read(path, [key, answer, *(x for x in (voted, deviation, "file") if x in names)])
     votes = table[voted].to_numpy() if voted in names else None
     files = _texts(table["file"]) if "file" in names else None
     made = table_files.manifest(path)
     how = networks_of(made), made.get("settings"), "" if made.get("as_trained", True) else made["sight"]
-    return _Scores(os.fspath(path), _texts(table[key]), table[answer].to_numpy(), votes, files, *how)
+    spread = table[deviation].to_numpy() if deviation in names else None
+    return _Scores(os.fspath(path), _texts(table[key]), table[answer].to_numpy(), votes, files, *how, spread)
+
+
+def _probabilities(catalogue: Sequence[_Scores], threshold: float) -> np.ndarray | None:
+    """Each galaxy's own probability [n] of a fraction above the threshold: the mean of the networks that know it.
+
+    None where a table does not have the predictions' standard deviation, or tables are of different galaxies.
+    """
+    if any(t.deviation is None or not np.array_equal(t.ids, catalogue[0].ids) for t in catalogue):
+        return None
+    each = [posterior.exceedance(t.predicted, t.deviation, threshold) for t in catalogue if t.deviation is not None]
+    return np.mean(each, 0)
 
 
 def _check_distinct(catalogue: Sequence[_Scores]) -> None:
@@ -261,6 +287,20 @@ def _rows(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Where in `ids` each of `wanted` is."""
     order = np.argsort(ids)
     return order[np.searchsorted(ids, wanted, sorter=order)]
+
+
+def _are_folds(tables: Sequence[_Scores]) -> bool:
+    """Whether no two tables have a galaxy in common."""
+    ids = np.concatenate([table.ids for table in tables])
+    return len(np.unique(ids)) == len(ids)
+
+
+def _joined(tables: Sequence[_Scores]) -> _Scores:
+    """The galaxies of all tables in one."""
+    given = [table.votes for table in tables if table.votes is not None]
+    votes = np.concatenate(given) if len(given) == len(tables) else None
+    ids, predicted = (np.concatenate([getattr(t, name) for t in tables]) for name in ("ids", "predicted"))
+    return _Scores("the validation tables", ids, predicted, votes)
 
 
 def _aligned(what: str, tables: Sequence[_Scores]) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -47,6 +47,8 @@ def merger_report(
     *,
     tree: Tree,
     answer: str,
+    probabilities: np.ndarray | None = None,
+    crossed: bool = False,
     threshold: float = 0.3,
     observability: tuple[float, float] | None = None,
     merging: float = 1.0,
@@ -60,6 +62,9 @@ def merger_report(
       validation_predicted: [m] or [seeds, m], the same of labelled galaxies outside training.
       validation_votes: [m], their volunteers' fractions; training_votes: [t], for the labels' own fraction.
       answer: of `tree`, as its column or as '<question>_<answer>'.
+      probabilities: [n], each galaxy's own probability of a fraction above `threshold`, by networks that know it.
+      crossed: `validation_predicted` [m] is by another network for each fold of the labelled galaxies, the one that was
+        not trained on them, and `predicted` [networks, n] by all of these.
       threshold: of predictions and of votes: a galaxy is positive where its vote fraction is above.
       observability: (time, standard error) in Gyr, to turn the fraction into a rate; `merging` is C_merg.
 
@@ -79,21 +84,27 @@ def merger_report(
             f"{tree.columns[place]}, so the predictions of it cannot be judged: name another answer or another table"
         )
     tables, votes = _clean("the validation table", validation_predicted, validation_votes)
-    if len(catalogue) != len(tables):
+    if len(catalogue) != len(tables) and not crossed:
         raise UserError(f"{len(catalogue)} prediction tables of the catalogue, {len(tables)} of the validation")
     given = {"validation": votes}
     if training_votes is not None:
         given["training"] = _clean("the training labels", training_votes)[1]
     truth, scores = votes > threshold, tables.mean(0)
-    calibrated, details = mf.calibrated_fraction(catalogue.mean(0), scores, truth, confidence, seed)
+    judged = catalogue if crossed else catalogue.mean(0)
+    calibrated, details = mf.calibrated_fraction(judged, scores, truth, confidence, seed)
     held_out = details.pop("held_out", None)
     found = {
         "count": mf.threshold_count(catalogue.mean(0), threshold, confidence),
         "sum": mf.probability_sum(catalogue.mean(0), confidence, seed=seed),
-        "corrected": mf.corrected_count(catalogue.mean(0), scores, truth, threshold, confidence),
+        "corrected": mf.corrected_count(judged, scores, truth, threshold, confidence),
         "calibrated": calibrated,
     }
-    seeds = _seeds(catalogue, tables, truth, threshold, seed) if len(catalogue) > 1 else {}
+    own: dict[str, float] = {}
+    if probabilities is not None:
+        known = probabilities[np.isfinite(probabilities)]
+        found["posterior"], spread = mf.posterior_share(known, confidence)
+        own = {"galaxies": len(known), "expected": float(known.sum()), "standard_deviation": spread}
+    seeds = _seeds(catalogue, tables, truth, threshold, seed) if len(tables) > 1 else {}
     curves = {"calibrated": mf.reliability(held_out, truth.astype(float), confidence)} if held_out is not None else {}
     rates: dict[str, Estimate] = {}
     if observability is not None:
@@ -110,14 +121,30 @@ def merger_report(
         "labels": {k: mf.threshold_count(v, threshold, confidence) for k, v in given.items()},
         "confusion": mf.confusion(scores, truth, threshold, confidence),
         "calibration": details,
+        "posterior": own,
         "seeds": seeds,
         "seed_scatter": {k: float(np.std(v, ddof=1)) for k, v in seeds.items()},
-        "curve": _curve(catalogue.mean(0), scores, votes, given, confidence),
+        "curve": _curve(judged, scores, votes, given, confidence),
         "reliability": {"votes": mf.reliability(scores, votes, confidence)} | curves,
         "rate_per_gyr": rates,
         "published": PUBLISHED if tree.keys[place] == tree.merger else {},
-        "caveats": [*CAVEATS, *_warnings(found, int(truth.sum()), int((~np.isfinite(validation_votes)).sum()))],
+        "caveats": [
+            *CAVEATS,
+            *_warnings(found, int(truth.sum()), int((~np.isfinite(validation_votes)).sum())),
+            *_of_posterior(own),
+        ],
     }
+
+
+def _of_posterior(own: dict[str, float]) -> list[str]:
+    if not own:
+        return []
+    return [
+        f"(e) adds up the probabilities that the networks themselves give: {own['expected']:,.1f} of these "
+        f"{own['galaxies']:,} galaxies. If they are right, the share among these galaxies has a standard deviation of "
+        f"{own['standard_deviation']:.2g}. No labelled galaxy corrects (e): the report of --mode=evaluate shows "
+        "whether the networks' intervals hold."
+    ]
 
 
 def _seeds(
@@ -140,7 +167,7 @@ def _curve(
     thresholds = np.round(np.linspace(0.05, 0.95, 19), 2)
     return {
         "threshold": thresholds.tolist(),
-        "count": [mf.threshold_count(catalogue, t, confidence) for t in thresholds],
+        "count": [mf.threshold_count(np.atleast_2d(catalogue).mean(0), t, confidence) for t in thresholds],
         "corrected": [mf.corrected_count(catalogue, scores, votes > t, t, confidence) for t in thresholds],
         "labels": {k: [float((v > t).mean()) for t in thresholds] for k, v in given.items()},
     }

@@ -13,6 +13,7 @@ ESTIMATES = {
     "sum": "(b) sum of vote fractions",
     "corrected": "(c) corrected count",
     "calibrated": "(d) calibrated probabilities",
+    "posterior": "(e) the networks' own probabilities",
 }
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gz_jax.analysis import compare, evaluate, mergers, plots, plots_labels, plots_predictions
+from gz_jax.analysis import compare, evaluate, mergers, plots, plots_calibration, plots_labels, plots_predictions
+from gz_jax.analysis.calibration import Judged
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.analysis.page import Picture, Section, Table, publish, text
 from gz_jax.labels import GALAXY_ZOO_2, Tree
@@ -41,7 +42,8 @@ class EvaluationInputs(NamedTuple):
     `galaxy_id` is int64 or str [N]; `truth` and `predicted` are [N, answers] of `tree`, `truth` NaN where unknown, each
     galaxy with a known label. `images(rows)` reads galaxies by row of these arrays; without it the pictures are left
     out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to predictions
-    [N, answers], the first being what the others are compared with. `context` may hold config, versions, commit, data
+    [N, answers], the first being what the others are compared with. `judged`: what the
+    network's intervals are worth. `context` may hold config, versions, commit, data
     fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was chosen on these galaxies.
     """
 
@@ -58,6 +60,7 @@ class EvaluationInputs(NamedTuple):
     chosen_here: bool = True
     merger_threshold: float = 0.3
     resamples: int = 1000
+    judged: Judged | None = None
 
 
 OPTIMISM = (
@@ -102,6 +105,9 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
         numbers["mergers"], section = _mergers(inputs, ids, merger)
         sections.append(section)
     sections.append(_tree(predicted, tree))
+    if inputs.judged is not None:
+        numbers["intervals"], section = _intervals(inputs.judged, tree)
+        sections.append(section)
     if inputs.views:
         gains = evaluate.views_gain(truth, inputs.views, inputs.resamples)
         sections.append(Section("views", [Table("views", gains)]))
@@ -117,6 +123,28 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     ]
     publish(outdir, f"{tree.name}: {inputs.name}", sections, numbers, cards, inputs.context, words)
     return numbers
+
+
+def _intervals(judged: Judged, tree: Tree) -> tuple[dict[str, Any], Section]:
+    """Coverage, sharpness and transforms, question by question."""
+    found = {f"in {level:.0%}": (judged.coverage, level) for level in (0.5, 0.9)}
+    found |= {"in 90%, not calibrated": (judged.alone, 0.9)} if judged.alone is not None else {}
+    found |= {"true fraction in 90%": (judged.true, 0.9)} if judged.true is not None else {}
+    rows = []
+    for i, question in enumerate(tree.questions):
+        shares = {
+            name: Estimate(of.share[i, k], of.low[i, k], of.high[i, k])
+            for name, (of, level) in found.items()
+            for k in [int(np.argmin(np.abs(of.level - level)))]
+        }
+        rows.append({"question": question.text, "asked": int(judged.asked[i]), **shares, "width": judged.width[i]})
+    pictures = [Picture("coverage", lambda: plots_calibration.coverage(judged, tree))]
+    numbers: dict[str, Any] = {"kind": judged.kind, "questions": rows}
+    if judged.pit is not None and judged.log_likelihood is not None:
+        pictures.append(Picture("transforms", lambda: plots_calibration.transforms(judged, tree)))
+        numbers["log_likelihood"] = float(judged.log_likelihood.mean())
+    about = "intervals_dirichlet" if judged.kind == "dirichlet" else "intervals_conformal"
+    return numbers, Section(about, [*pictures, Table("intervals", rows)], numbers)
 
 
 def _scores(name: str, found: Mapping[str, Estimate], tree: Tree) -> Table:

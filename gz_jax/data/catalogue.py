@@ -22,7 +22,7 @@ from gz_jax.data.catalogue_labels import Kind
 from gz_jax.data.catalogue_table import Table
 from gz_jax.data.galaxy_zoo import cache_dir, warn_of_differences
 from gz_jax.data.image_file import ImageFile
-from gz_jax.data.kaggle_split import compare_splits, side
+from gz_jax.data.kaggle_split import Fold, compare_splits, mark, side
 from gz_jax.data.problems import Problem, in_threads, report
 from gz_jax.data.sight import Sight
 from gz_jax.data.split import Dataset, Records, Split, tree_mark
@@ -48,6 +48,7 @@ def open_dataset(
     images: str | os.PathLike[str] | None = None,
     seed: int = 0,
     validation_fraction: float = 0.2,
+    fold: Fold | None = None,
     on_bad: Literal["fail", "skip"] = "fail",
     store: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -62,7 +63,7 @@ def open_dataset(
       sight: which square of an image is seen, and how; size: pixels across what the network gets.
       id_column, file_column, file_columns: as in `inputs.list_inputs`; images: the folder or zip of the files; None:
         beside the table.
-      seed, validation_fraction: of the split, where the table has none.
+      seed, validation_fraction, fold: of the split, where the table has none; see `kaggle_split.side`.
       on_bad: 'fail' refuses a table with faulty rows, 'skip' leaves these out (`Dataset.skipped`).
       store: where the result of the check and decoded cutouts are kept; None: TFDS' own folder.
       workers: threads that check images; None: one per core.
@@ -77,8 +78,8 @@ def open_dataset(
     files = list(file_columns or [file_column])
     plan = catalogue_table.plan(path, tree, labels, columns, suffix, id_column, files, sight)
     table, found = catalogue_table.read(path, plan, tree, labels, nominal_votes, id_column, files, images)
-    sides = _sides(table, seed, validation_fraction)
-    how = f"seed{seed}_val{float(validation_fraction)}_{on_bad}{tree_mark(tree)}"
+    sides = _sides(table, functools.partial(side, seed=seed, validation_fraction=validation_fraction, fold=fold))
+    how = f"{mark(seed, validation_fraction, fold)}_{on_bad}{tree_mark(tree)}"
     everything = np.ones(len(sides), bool)
     name, labelled = (f"{_fingerprint(table, rows)}_{how}" for rows in (everything, sides != "test"))
     seen = hashlib.sha256(repr(sight).encode()).hexdigest()[:8]
@@ -152,10 +153,10 @@ def _keys(ids: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(hashed), "<i8").astype(np.int64)
 
 
-def _sides(table: Table, seed: int, validation_fraction: float) -> np.ndarray:
+def _sides(table: Table, validating: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Which side each galaxy is on, object [n]: the table's, else by a hash of its id; without labels, 'test'."""
     labelled = np.isfinite(table.labels.fractions).any(1)
-    validates = side(_keys(table.ids), seed, validation_fraction)
+    validates = validating(_keys(table.ids))
     drawn = np.where(validates, "validation", "train").astype(object)
     given = np.array([one is not None for one in table.split])
     sides = np.where(given, table.split, drawn)

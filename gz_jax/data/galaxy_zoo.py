@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, problems, tensorflow_cpu
+from gz_jax.data import galaxy_zoo_builder, kaggle, kaggle_check, kaggle_split, problems, tensorflow_cpu
 from gz_jax.data.galaxy_zoo_builder import Contents, quiet
 from gz_jax.data.problems import Problem, report
 from gz_jax.data.split import Dataset, Records, Split, fraction_records, tree_mark
@@ -73,6 +73,7 @@ def open_dataset(
     tree: Tree = GALAXY_ZOO_2,
     seed: int = 0,
     validation_fraction: float = 0.2,
+    fold: kaggle_split.Fold | None = None,
     on_bad: Literal["fail", "skip"] = "fail",
     image_size: int = 424,
     store: str | os.PathLike | None = None,
@@ -86,7 +87,8 @@ def open_dataset(
       tree: of some of Kaggle's columns, which become the vote fractions; every row must obey it, as it must that of
         Galaxy Zoo 2. The prepared files are the same for every tree.
       seed: of the split between train and validation.
-      validation_fraction: share of the training images that validates, above 0 and below 1.
+      validation_fraction: share of the training images that validates, above 0 and below 1; fold: which of them
+        instead, see `kaggle_split.side`.
       on_bad: 'fail' refuses files with bad galaxies, 'skip' leaves these out (`Dataset.skipped`).
       image_size: side of the images in pixels; another is a fault.
       store: TFDS' data directory; default TFDS' own (`~/tensorflow_datasets`, or TFDS_DATA_DIR).
@@ -112,9 +114,9 @@ def open_dataset(
         )
     store = store_dir(store)
     files = _find_or_download(data_dir, store)
-    how = f"seed{seed}_val{float(validation_fraction)}_size{image_size}_{on_bad}"
+    how = f"{kaggle_split.mark(seed, validation_fraction, fold)}_size{image_size}_{on_bad}"
     name, labelled = (f"{kaggle.fingerprint(files, test=test)}_{how}" for test in (True, False))
-    choose = functools.partial(_checked, files, image_size, workers, on_bad, (seed, validation_fraction), tree)
+    choose = functools.partial(_checked, files, image_size, workers, on_bad, (seed, validation_fraction, fold), tree)
     mark = tree_mark(tree)
     known = {"fingerprint": name + mark, "labelled": labelled + mark, "tree": tree}
     if not prepared:
@@ -168,13 +170,13 @@ def _checked(
     image_size: int,
     workers: int | None,
     on_bad: str,
-    split: tuple[int, float],
+    split: tuple[int, float, kaggle_split.Fold | None],
     tree: Tree,
     problems: Sequence[Problem] | None = None,
 ) -> tuple[Contents, Contents]:
     """Contents of each split after all checks, with the answers of Kaggle's whole tree and with those of `tree`.
 
-    `problems` are those of an earlier check, by Kaggle's tree; `split` is seed and validation fraction.
+    `problems` are those of an earlier check, by Kaggle's tree; `split` is seed, validation fraction and fold.
     """
     solutions = kaggle_check.read_solutions(files.solutions)
     if problems is None:

@@ -118,6 +118,7 @@ def choose(
     problems: Sequence[Problem],
     seed: int,
     validation_fraction: float,
+    fold: kaggle_split.Fold | None,
     tree: Tree,
 ) -> Contents:
     """Leave out the galaxies with problems and assign the others to splits; `tree` is that of the solutions.
@@ -128,7 +129,7 @@ def choose(
     bad = {problem.galaxy_id for problem in problems}
     kept = np.array([str(i) not in bad for i in solutions.galaxy_id.tolist()], bool)
     ids, fractions = solutions.galaxy_id[kept], solutions.vote_fractions[kept]
-    validates = kaggle_split.side(ids, seed, validation_fraction)
+    validates = kaggle_split.side(ids, seed, validation_fraction, fold)
     splits = {
         name: (files.train, ids[mask], fractions[mask])
         for name, mask in (("train", ~validates), ("validation", validates))

@@ -11,7 +11,10 @@ from gz_jax.labels import Tree
 _SIGNIFICANCE = 0.001  # of a Kolmogorov-Smirnov test; divided by the number of answers (Bonferroni)
 
 
-def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float) -> np.ndarray:
+Fold = tuple[int, int]  # a fold's number, from 0, and the number of folds
+
+
+def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float, fold: Fold | None = None) -> np.ndarray:
     """Which galaxies are for validation: bool [n] from (seed, galaxy_id) alone.
 
     The same galaxy falls on the same side on every machine, whatever else is in the set. A larger fraction
@@ -21,10 +24,18 @@ def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float) -> np.nda
       galaxy_id: int64 [n].
       seed: any integer.
       validation_fraction: expected share, 0..1.
+      fold: (k, K) instead: the k-th of K parts of about the same size, each galaxy in exactly one.
     """
     key = splitmix64(np.array([seed % 2**64], np.uint64))
     hashed = splitmix64(np.asarray(galaxy_id).astype(np.uint64) ^ key)
-    return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53 < validation_fraction
+    place = (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    low, high = (0.0, validation_fraction) if fold is None else (fold[0] / fold[1], (fold[0] + 1) / fold[1])
+    return (low <= place) & (place < high)
+
+
+def mark(seed: int, validation_fraction: float, fold: Fold | None) -> str:
+    """What names of data sets have of a split."""
+    return f"seed{seed}_" + (f"val{float(validation_fraction)}" if fold is None else "fold{}of{}".format(*fold))
 
 
 def compare_splits(train: np.ndarray, validation: np.ndarray, tree: Tree) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from gz_jax.data.kaggle import COMPETITION, SOLUTIONS, TEST, TRAIN
-from gz_jax.data.kaggle_split import side
+from gz_jax.data.kaggle_split import Fold, side
 from gz_jax.data.packed import Packed
 from gz_jax.data.split import Dataset, Split, fraction_records, tree_mark
 from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
@@ -70,6 +70,7 @@ def make_dataset(
     seed: int,
     size: int,
     validation_fraction: float = 0.2,
+    fold: Fold | None = None,
     merger_fraction: float = 0.04,
 ) -> Dataset:
     """Render a data set into memory: num_galaxies * size**2 * 3 bytes, a few ms of one core per 68 px galaxy.
@@ -79,7 +80,7 @@ def make_dataset(
       tree: that of Galaxy Zoo 2 or Galaxy Zoo DECaLS 5, or another of some of their questions; of the same galaxies.
       seed: 0..2**32 - 1.
       size: pixels on a side; the field is the customary central crop (204 of Kaggle's 424 px).
-      validation_fraction: expected share of validation, 0..1.
+      validation_fraction, fold: which galaxies validate, see `kaggle_split.side`.
       merger_fraction: expected share of mergers.
 
     Returns:
@@ -91,11 +92,11 @@ def make_dataset(
     """
     _check(num_galaxies, seed, size, merger_fraction)
     ids = _FIRST_ID + np.arange(num_galaxies + max(num_galaxies // 10, 1))
-    validation = side(ids[:num_galaxies], seed, validation_fraction)
+    validation = side(ids[:num_galaxies], seed, validation_fraction, fold)
     if validation.all() or not validation.any():
         raise UserError(
-            f"Synthetic galaxies: a validation fraction of {validation_fraction} of {num_galaxies} galaxies "
-            "leaves one side empty. Ask for more galaxies, or another fraction."
+            f"Synthetic galaxies: of {num_galaxies} galaxies one side of the split is left empty. Ask for more "
+            "galaxies, another validation fraction, or fewer folds."
         )
     parameters, fractions = truth(ids, tree=tree, seed=seed, merger_fraction=merger_fraction)
     votes = draw_votes(fractions, ids, seed=seed, tree=tree)
@@ -109,7 +110,8 @@ def make_dataset(
 
     sides = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
     sides["test"] = np.arange(num_galaxies, len(ids))
-    arguments = [RENDERER_VERSION, num_galaxies, seed, size, float(validation_fraction), float(merger_fraction)]
+    parts: list[Any] = [float(validation_fraction) if fold is None else fold, float(merger_fraction)]
+    arguments = [RENDERER_VERSION, num_galaxies, seed, size, *parts]
     fingerprint = hashlib.sha256(json.dumps(["synthetic", *arguments]).encode()).hexdigest()[:16] + tree_mark(tree)
     return Dataset({name: split(rows) for name, rows in sides.items()}, fingerprint, {}, tree)
 

@@ -208,6 +208,10 @@ def _fractions(graph: _Graph, logits: str, activation: Activation, tree: Tree) -
     x = logits
     if activation == "divisive":  # log(sigmoid(x)) = -log(1 + exp(-x))
         x = _add(graph, "Neg", "log_sigmoid", _add(graph, "Softplus", "softplus", _add(graph, "Neg", "negative", x)))
+    elif activation == "dirichlet":  # see labels.log_concentrations
+        nine = np.full((), 9, np.float32)
+        tanh = _add(graph, "Tanh", "tanh", _add(graph, "Div", "part", x, nine))
+        x = _add(graph, "Mul", "log_concentrations", tanh, nine)
     x = _add(graph, "Gather", "by_question", x, tree.rows, axis=1)
     x = _add(graph, "Where", "asked", tree.mask[None], x, _NOWHERE.reshape(1, 1, 1))
     x = _add(graph, "Flatten", "shares", _add(graph, "Softmax", "softmax", x, axis=2))

@@ -24,7 +24,7 @@ from gz_jax.data import images, inputs
 from gz_jax.data import tables as data_tables
 from gz_jax.data.inputs import Catalogue
 from gz_jax.data.sight import Sight, changed
-from gz_jax.inference import tables, trained
+from gz_jax.inference import conformal, intervals, tables, trained
 from gz_jax.inference.manifest import Rows, claim
 from gz_jax.inference.tables import Predicted
 from gz_jax.inference.tables import read_validation as read_validation
@@ -54,6 +54,7 @@ def predict_catalogue(
     folder: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = ("parquet",),
     embeddings: bool = False,
+    interval: float | None = None,
     keep: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
@@ -76,6 +77,7 @@ def predict_catalogue(
       shard_size: rows of a shard, rounded up to a multiple of batch_size.
       formats: of 'parquet' (always written), 'csv', 'fits': predictions.csv and .fits, once all shards are there.
       embeddings: also the network's features after pooling, of one network alone (`tables.to_table`).
+      interval: also the ends of intervals of this level, such as 0.9, for each answer (see `intervals`).
       keep: columns of the table of images that are carried along.
       process_index, process_count: process p makes the shards p, p + process_count, ...; all share `output`.
       workers: threads that decode.
@@ -87,7 +89,7 @@ def predict_catalogue(
     Raises:
       UserError: no such images, or no pixel scale of theirs; networks that see different parts of them; `output` was
         begun with other images, networks, versions or settings, or cannot be written; columns to keep that are not
-        there or would be there twice; embeddings of several networks.
+        there or would be there twice; embeddings of several networks; intervals that cannot be known.
     """
     output = pathlib.Path(output).expanduser()
     if unknown := set(formats) - set(tables.FORMATS):
@@ -106,9 +108,13 @@ def predict_catalogue(
         print(text)
     total = len(catalogue.ids)
     kept = kept_columns(spec, catalogue, keep, columns, networks[0].tree)
-    network, views = ensemble(networks, batch_size, embeddings)
+    level = None if interval is None else intervals.check(interval)
+    network, views = ensemble(networks, batch_size, embeddings, level)
+    if loud and level:
+        print(f"intervals of {100 * level:g} %, {intervals.text(networks)}")
     settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **sight.values, **columns}
     settings |= ({"embeddings": True} if embeddings else {}) | ({"keep": kept.column_names} if kept else {})
+    settings |= {"interval": level, "interval_kind": intervals.kind_of(networks)} if level else {}
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
     manifest |= {"sight": sight.text, "as_trained": sight == networks[0].sight}
     rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps, catalogue.scales, kept)
@@ -165,6 +171,7 @@ def predict_arrays(
     file_columns: Sequence[str] | None = None,
     workers: int | None = None,
     embeddings: bool = False,
+    interval: float | None = None,
     **changes: Any,
 ) -> tuple[np.ndarray, Predicted, Tree]:
     """Ids [n], predictions and the tree that they answer, of images in memory (uint8 [n, H, W, 3]) or in files.
@@ -172,7 +179,7 @@ def predict_arrays(
     Args:
       images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
       workdirs: of one trained network, or of several to average, and views: 1, 8 or 16; see `load_all`.
-      batch_size, id_column, file_column, file_columns, workers, embeddings, changes: see `predict_catalogue`.
+      batch_size, id_column, file_column, file_columns, workers, embeddings, interval, changes: see `predict_catalogue`.
 
     Raises:
       UserError: no trained network there; an array of another kind; see `predict_catalogue`.
@@ -190,7 +197,7 @@ def predict_arrays(
         spec = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
     catalogue = _catalogue(spec, sight, _columns(networks[0], id_column, file_column, file_columns))
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
-    network, _ = ensemble(networks, batch_size, embeddings)
+    network, _ = ensemble(networks, batch_size, embeddings, None if interval is None else intervals.check(interval))
     how = {"size": networks[0].view.size, "turned": any(t.turned for t in networks), "sight": sight, "workers": workers}
     parts = list(_predictions(network, catalogue, [(0, len(catalogue.ids))], batch_size, how))
     if not parts:
@@ -213,17 +220,19 @@ def load_all(workdirs: Network | Sequence[Network], views: int | None = None) ->
 
 
 def ensemble(
-    networks: Sequence[Trained], batch_size: int, embeddings: bool = False
+    networks: Sequence[Trained], batch_size: int, embeddings: bool = False, level: float | None = None
 ) -> tuple[Callable[[np.ndarray], Any], list[int]]:
     """The networks as one, compiled for batches of up to `batch_size` images; and how many views each has.
 
     Returns:
       A function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] where a network is `turned`, to float32 [b, answers] x 3:
       the mean of the networks, its conditional fractions, and the spread over networks and views (or None); and the
-      embedding, float16 [b, width], the mean over the views (or None).
+      embedding, float16 [b, width], the mean over the views (or None); and the ends of intervals of `level`, float32
+      [b, 4 or 5, answers] (or None).
 
     Raises:
-      UserError: the networks answer different trees, or two are the same; embeddings of several networks.
+      UserError: the networks answer different trees, or two are the same; embeddings of several networks; see
+        `intervals.kind_of` and `calibration_of`.
     """
     if embeddings and len(networks) > 1:
         runs = ", ".join(str(t.workdir) for t in networks)
@@ -240,17 +249,30 @@ def ensemble(
     rows = -(-batch_size // devices) * devices
     views = [t.views for t in networks]
 
-    def together(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-        n, features = len(pictures), None
+    tree, own = networks[0].tree, level is not None and intervals.kind_of(networks) == "dirichlet"
+    calibration = intervals.calibration_of(networks) if level is not None and not own else None
+    levels = intervals.levels_of(networks) if own else None
+
+    def together(pictures: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        n, features, ends = len(pictures), None, None
         full = np.concatenate([pictures, np.zeros((rows - n, *pictures.shape[1:]), np.uint8)])
-        if embeddings:
-            fractions, by_view = networks[0].embed(full)
-            each, features = [fractions], np.clip(by_view.mean(0), -_LARGEST, _LARGEST).astype(np.float16)[:n]
+        shown = [full[:, 0] if full.ndim == 5 and not t.turned else full for t in networks]
+        if embeddings or own:
+            known = [t.embed(image) for t, image in zip(networks, shown, strict=True)]
+            each = [fractions for fractions, *_ in known]
+            if embeddings:
+                features = np.clip(known[0][1].mean(0), -_LARGEST, _LARGEST).astype(np.float16)[:n]
         else:
-            each = [t.predict(full[:, 0] if full.ndim == 5 and not t.turned else full) for t in networks]
-        mean = np.mean([one.mean(0) for one in each], 0)
+            each = [t.predict(image) for t, image in zip(networks, shown, strict=True)]
+        mean = np.mean([one.mean(0) for one in each], 0)[:n]
         spread = np.concatenate(each).std(0, ddof=1)[:n] if sum(views) > 1 else None
-        return mean[:n], np.array(_conditional(mean, networks[0].tree))[:n], spread, features
+        conditional = np.array(_conditional(mean, tree))
+        if level is not None:
+            if calibration is None:
+                ends = intervals.of_concentrations([one[2][:, :n] for one in known], tree, level, levels)
+            else:
+                ends = conformal.of_calibration(mean, conditional, calibration, level)
+        return mean, conditional, spread, features, ends
 
     return together, views
 
@@ -273,15 +295,15 @@ def _predictions(
 
 
 def _predict_batch(network: Callable[[np.ndarray], Any], batch: dict[str, np.ndarray]) -> Predicted:
-    fractions, conditional, spread, embedding = network(batch["image"])
+    fractions, conditional, spread, embedding, ends = network(batch["image"])
     flag, reason = batch["flag"], batch["reason"]
     broken = (flag != images.BAD) & ~np.isfinite(fractions).all(1)
     flag = np.where(broken, images.BAD, flag).astype(np.uint8)
     reason = np.where(broken, tables.NO_PREDICTION, reason)
-    for values in (fractions, conditional, spread, embedding):
+    for values in (fractions, conditional, spread, embedding, ends):
         if values is not None:
             values[flag == images.BAD] = np.nan
-    return Predicted(fractions, conditional, spread, flag, reason, embedding)
+    return Predicted(fractions, conditional, spread, flag, reason, embedding, ends)
 
 
 def _joined(parts: Sequence[Predicted]) -> Predicted:
@@ -346,7 +368,7 @@ def kept_columns(
     if not keep:
         return None
     own = ["id", "file", "pixel_scale", "flag", "reason", tables.EMBEDDING]
-    own += [prefix + name for prefix in ("", "cond_", "spread_") for name in tree.columns]
+    own += [prefix + name for prefix in ("", "cond_", "spread_", *tables.ENDS) for name in tree.columns]
     if twice := sorted(set(keep) & set(own)):
         raise UserError(f"--keep={twice[0]}: predictions have a column {twice[0]!r} of their own; rename the table's.")
     path = pathlib.Path(catalogue.where)

@@ -16,6 +16,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gz_jax import fields, labels
+from gz_jax.inference import conformal
+from gz_jax.inference.conformal import Calibration, Levels
 from gz_jax.models import imagenet_tables
 from gz_jax.models.hub import HUB
 from gz_jax.runtime.errors import UserError
@@ -36,7 +38,8 @@ class Network(NamedTuple):
 
     Attributes:
       record: config, tree and data; variables: {'params', 'batch_stats'} of float32 arrays; step, info: the
-        checkpoint's step and that epoch's row of the log; run: name of the workdir; scores: see `scores_of`.
+        checkpoint's step and that epoch's row of the log; run: name of the workdir; scores: see `scores_of`;
+        calibration: of its intervals, or None.
     """
 
     record: Record
@@ -45,6 +48,7 @@ class Network(NamedTuple):
     info: dict[str, Any]
     run: str
     scores: dict[str, Any]
+    calibration: Calibration | Levels | None = None
 
 
 def epoch_of(info: Mapping[str, Any]) -> int | None:
@@ -103,6 +107,7 @@ def write(folder: pathlib.Path, network: Network, fingerprint: str, preprocessin
         "step": network.step,
         "log": {name: network.info[name] for name in _SCORES if name in network.info},
         "scores": network.scores,
+        "interval_calibration": network.calibration and conformal.packed(network.calibration),
         "fingerprint": fingerprint,
         "tensors": {name: _digest(value) for name, value in sorted(tensors.items())},
         "config": flat,
@@ -157,8 +162,15 @@ def read(folder: pathlib.Path, record: Record, shapes: Mapping[str, Any]) -> Net
     if "val_loss" not in info or not all(type(value) in (int, float) for value in info.values()):
         raise UserError(f"{folder / CONFIG}: its log is no row of numbers with val_loss.")
     variables = jax.tree.map(np.asarray, unflatten_dict(flat, sep="/"))
+    calibration = conformal.unpacked(about.get("interval_calibration"), record.tree)
     return Network(
-        record, {"batch_stats": {}} | variables, about["step"], info, str(about.get("run")), scores_of(scores)
+        record,
+        {"batch_stats": {}} | variables,
+        about["step"],
+        info,
+        str(about.get("run")),
+        scores_of(scores),
+        calibration,
     )
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from gz_jax import labels
+from gz_jax.inference import conformal
 from gz_jax.labels import Tree
 from gz_jax.runtime import files
 from gz_jax.runtime.errors import UserError
@@ -21,6 +22,9 @@ from gz_jax.runtime.errors import UserError
 FORMATS = ("parquet", "csv", "fits")
 MANIFEST = "manifest.json"
 EMBEDDING = "embedding"  # the column of a network's features
+# Ends of intervals: joint, and among those who were asked; and, of networks with Dirichlet outputs alone, the standard
+# deviation of the joint fraction.
+ENDS = ("low_", "high_", "cond_low_", "cond_high_", "std_")
 BAD = 2  # the flag of an image that could not be used, as `data.images` has it
 
 
@@ -31,8 +35,8 @@ class Predicted(NamedTuple):
       fractions, conditional: float32 [n, answers], joint and within each question; NaN where flag is 2.
       spread: float32 [n, answers], standard deviation (n - 1) over networks and test-time views; None with only one.
       flag: uint8 [n], 0 good, 1 usable with a remark (pixels missing, padded), 2 not usable; reason: object [n], str.
-      embedding: float16 [n, width], features after pooling, the mean over views, NaN where flag is 2; None where they
-        were not asked for.
+      embedding: float16 [n, width], features after pooling, the mean over views; interval: float32 [n, 4 or 5,
+        answers], see `ENDS`. NaN where flag is 2; None where they were not asked for.
     """
 
     fractions: np.ndarray
@@ -41,6 +45,7 @@ class Predicted(NamedTuple):
     flag: np.ndarray
     reason: np.ndarray
     embedding: np.ndarray | None = None
+    interval: np.ndarray | None = None
 
 
 def to_table(
@@ -54,6 +59,8 @@ def to_table(
 ) -> pa.Table:
     """Columns id, file, each answer's by its name (joint), cond_..., spread_..., flag, reason; null where flag is 2.
 
+    Where there are intervals, low_..., high_..., cond_low_..., cond_high_... and perhaps std_... follow spread_... .
+
     `file` is left out for images in memory, `spread_` for one network with one view. `pixel_scale`, after `file`, has
     the `scales` by which the images were looked at, if a column gave them; the columns of `kept` come next, and
     `embedding` last, a list of float16 of one length (NaN where flag is 2: no null, which old readers refuse).
@@ -64,6 +71,9 @@ def to_table(
     columns |= {} if kept is None else dict(zip(kept.column_names, kept.columns, strict=True))
     for prefix, values in zip(("", "cond_", "spread_"), predicted[:3], strict=True):
         if values is not None:
+            columns |= {prefix + name: pa.array(values[:, j], mask=bad) for j, name in enumerate(tree.columns)}
+    if predicted.interval is not None:
+        for prefix, values in zip(ENDS, predicted.interval.swapaxes(0, 1), strict=False):
             columns |= {prefix + name: pa.array(values[:, j], mask=bad) for j, name in enumerate(tree.columns)}
     texts = [text.encode("utf-8", "replace").decode() for text in predicted.reason]  # file names may be no Unicode
     columns |= {"flag": predicted.flag, "reason": pa.array(texts, pa.string())}
@@ -382,15 +392,17 @@ def write_validation(
     tree: Tree,
     networks: Sequence[dict[str, Any]] = (),
     data: str | None = None,
+    levels: conformal.Levels | None = None,
 ) -> None:
     """Labelled galaxies and what a network says of them: galaxy_id, true_<answer> ..., <answer> ....
 
     Args:
       galaxy_id: int64 or str [n]; truth, predicted: float32 [n, answers]; unknown labels are NaN, in the file null.
-      networks: identities of the networks; data: fingerprint of the data set.
+      networks: identities of the networks; data: fingerprint of the data set; levels: of Dirichlet outputs alone.
     """
     columns = ["galaxy_id", *(f"true_{name}" for name in tree.columns), *tree.columns]
-    manifest = {"models": {"networks": list(networks)}, "data": data, "tree": labels.as_dict(tree)}
+    manifest: dict[str, Any] = {"models": {"networks": list(networks)}, "data": data, "tree": labels.as_dict(tree)}
+    manifest |= {"interval_levels": conformal.packed(levels)} if levels else {}
     about = {"gz_jax": json.dumps(manifest)}
     labelled = [pa.array(column, from_pandas=True) for column in truth.T]
     arrays = [pa.array(galaxy_id), *labelled, *predicted.T]
@@ -408,6 +420,13 @@ def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
     ids, *values = (column.to_numpy() for column in table.columns)
     ids = ids.astype(str) if ids.dtype == object else ids
     return ids, np.stack(values[: len(answers)], 1), np.stack(values[len(answers) :], 1)
+
+
+def levels_of(path: str | os.PathLike[str]) -> conformal.Levels | None:
+    """What calibrates a network's own intervals, as `write_validation` wrote it; None where it did not."""
+    made = manifest(path)
+    found = conformal.unpacked(made.get("interval_levels"), tree_of(made, path))
+    return found if isinstance(found, conformal.Levels) else None
 
 
 def tree_of(manifest: dict[str, Any], path: str | os.PathLike[str]) -> Tree:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,6 +16,7 @@ from gz_jax.data import augment, look
 from gz_jax.data.augment import View
 from gz_jax.data.sight import Sight
 from gz_jax.inference import shared
+from gz_jax.inference.conformal import Calibration, Levels
 from gz_jax.inference.shared import Network
 from gz_jax.labels import Tree
 from gz_jax.models import pretrained
@@ -47,7 +49,9 @@ class Trained(NamedTuple):
       workdir, run, step, info: whose checkpoint it is, the name of its run, its step, and that epoch's row of the log.
       weights: 16 hex digits that differ where the parameters do, the tree, `sight`, or the config fields of `COMPUTES`.
       data: fingerprint of the galaxies it was trained on (`split.Dataset.fingerprint`).
-      embed: as `predict`, with the features after pooling (the module's `embed`) beside, float32 [views, b, width].
+      embed: as `predict`, with the features after pooling (the module's `embed`) beside, float32 [views, b, width], and
+        the concentrations of Dirichlet outputs, float32 [views, b, answers], which other networks have no use for.
+      calibration: of a shared network, what its intervals are calibrated by (see `conformal`); None if it has none.
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
@@ -62,7 +66,8 @@ class Trained(NamedTuple):
     info: dict[str, Any]
     weights: str
     data: str
-    embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    calibration: Calibration | Levels | None = None
 
     @property
     def turned(self) -> bool:
@@ -104,10 +109,11 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         step.predict_step, apply=parts.module.apply, activation=config.model.activation, tree=record.tree
     )
 
-    def embedding(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def embedding(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, ...]:
         variables = {"params": params, "batch_stats": batch_stats}
         logits, features = cast(Any, parts.module.apply(variables, images, method="embed"))
-        return labels.activate(logits, config.model.activation, record.tree), features
+        fractions = labels.activate(logits, config.model.activation, record.tree)
+        return fractions, features, jnp.exp(labels.log_concentrations(logits))
 
     variables = jax.device_put(variables, whole)
     by_galaxy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
@@ -141,6 +147,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         weights=weights,
         data=record.data,
         embed=functools.partial(run, compiled(embedding)),
+        calibration=network.calibration,
     )
 
 

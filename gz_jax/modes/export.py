@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from gz_jax.inference import card, onnx_export, shared, tables, trained
+from gz_jax.inference import card, conformal, onnx_export, shared, tables, trained
 from gz_jax.inference.manifest import networks_of, same_networks
 from gz_jax.inference.tables import read_validation
 from gz_jax.models import hub, pretrained
@@ -41,7 +41,9 @@ def export(workdir: str, flags: Any) -> int:
     report = path / "report"
     own = _is_of(report / "validation.parquet", fingerprint)
     if own:
-        network = network._replace(scores=_scores(report / "metrics.json"))
+        network = network._replace(
+            scores=_scores(report / "metrics.json"), calibration=_calibration(report / "validation.parquet", network)
+        )
     config = network.record.config
     made = {
         FIGURE: _figure(report / "validation.parquet", network) if own else _kept(path),
@@ -68,6 +70,14 @@ def _is_of(table: pathlib.Path, fingerprint: str) -> bool:
     if not table.is_file():
         return False
     return same_networks(networks_of(tables.manifest(table)), [{"weights": fingerprint, "views": 1}])
+
+
+def _calibration(table: pathlib.Path, network: shared.Network) -> conformal.Calibration | conformal.Levels | None:
+    """Of intervals."""
+    if network.record.config.model.activation == "dirichlet":
+        return tables.levels_of(table)
+    _, truth, predicted = tables.read_validation(table)
+    return conformal.calibrate(truth, predicted, network.record.tree)
 
 
 def _scores(metrics: pathlib.Path) -> dict[str, Any]:

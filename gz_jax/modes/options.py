@@ -24,6 +24,7 @@ flags.register_validator("views", lambda count: count in (1, 8, 16), "--views mu
 flags.DEFINE_integer("shard_size", 10_000, "predict: images per Parquet file; each is the work of one process.")
 flags.DEFINE_list("formats", [], "predict: csv, fits (parquet is always written). export: onnx.")
 flags.DEFINE_bool("embeddings", False, "predict: also the network's features after pooling, for --mode=similar.")
+flags.DEFINE_float("interval", None, "predict: also the ends of intervals of this level, e.g. 0.9, for each answer.")
 flags.DEFINE_list("keep", [], "predict: columns of the table of images that are carried along, e.g. ra,dec.")
 flags.DEFINE_list("like", [], "similar: ids of the predictions, or image files (with --workdir).")
 flags.DEFINE_integer("count", 20, "similar: neighbours of each, and how many unusual galaxies.", 1)

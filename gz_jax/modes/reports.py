@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from gz_jax import fields, resolve
-from gz_jax.analysis import compare, explore, report, report_data
+from gz_jax import fields, labels, resolve
+from gz_jax.analysis import calibration, compare, explore, report, report_data
 from gz_jax.data import augment, packed, pipeline
 from gz_jax.data.augment import Augmentation
 from gz_jax.data.image_file import ImageFile
@@ -26,7 +27,7 @@ from gz_jax.data.split import Dataset, Split
 from gz_jax.inference import tables, trained
 from gz_jax.inference.manifest import described, networks_of, same_networks
 from gz_jax.inference.tables import read_validation, write_validation
-from gz_jax.labels import GALAXY_ZOO_2
+from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 from gz_jax.training.workdir import read as read_workdir
 
@@ -110,9 +111,10 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
     by_views = {f"{n} view{'s' * (n > 1)}": predicted[:n].mean(0) for n in (1, 8, 16) if n <= views}
     # What runs are compared by, and merger fractions corrected with.
     made = {"validation": (predicted[0], model)} | ({f"validation_{views}_views": (best, many)} if views > 1 else {})
+    drawn = true_fractions(model.config, ids, dataset.tree) if own else None
     for name, (values, network) in made.items():
-        path = outdir / f"{name}.parquet"
-        write_validation(path, ids, truth, values, dataset.tree, [network.identity], dataset.identity)
+        path, judged = outdir / f"{name}.parquet", judge(network, validation, truth, values, drawn)
+        write_validation(path, ids, truth, values, dataset.tree, [network.identity], dataset.identity, judged.levels)
     test_set = None
     if "test" in dataset.splits and dataset.splits["test"].size:
         split = dataset.splits["test"]
@@ -136,6 +138,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
             images=functools.partial(images, validation),
             views=by_views if views > 1 else None,
             test=test_set,
+            judged=judged,
             context=context(model.config, dataset) | {"best checkpoint": state_of(model)},
         ),
         outdir,
@@ -186,6 +189,45 @@ def finished(config: ConfigDict, history: Sequence[dict[str, float]]) -> bool:
     return len(history) >= config.num_epochs or (config.schedule == "plateau" and stopped)
 
 
+def true_fractions(config: ConfigDict, ids: np.ndarray, tree: Tree) -> np.ndarray | None:
+    """Of synthetic galaxies the fractions [n, answers] of those asked, before votes were drawn; else None."""
+    if config.data.source != "synthetic":
+        return None
+    from gz_jax.data import synthetic
+
+    _, found = synthetic.truth(ids, tree=tree, seed=config.data.seed, merger_fraction=config.data.merger_fraction)
+    return np.asarray(labels.conditional(jnp.asarray(found), tree))
+
+
+def judge(
+    model: trained.Trained,
+    split: Split,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    drawn: np.ndarray | None = None,
+) -> calibration.Judged:
+    """What the network's intervals are worth on a split's galaxies; `drawn`: see `true_fractions`.
+
+    Dirichlet outputs are judged by votes, in whole numbers of volunteers; others' calibrated intervals by fractions.
+    """
+    if model.config.model.activation != "dirichlet":
+        return calibration.judge_conformal(truth, predicted, model.tree)
+    found = [
+        (np.rint(batch["votes"] * model.config.data.nominal_votes)[batch["mask"]], model.embed(batch["image"])[2])
+        for batch in _batches(model, split)
+    ]
+    counts = np.concatenate([votes for votes, _ in found])
+    concentrations = np.concatenate([one[:, : len(votes)] for votes, one in found], axis=1)
+    return calibration.judge_dirichlet(counts, concentrations, model.tree, drawn)
+
+
+def _batches(model: trained.Trained, split: Split) -> Iterator[dict[str, np.ndarray]]:
+    devices = jax.local_device_count()
+    batch_size = -(-model.config.batch_size // devices) * devices
+    shown = packed.decoded(split, model.view, final=True, turned=model.turned)
+    return pipeline.eval_batches(shown, model.view, batch_size=batch_size)
+
+
 def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A split in order: ids [n], vote fractions float32 [n, answers], predictions [views, n, answers].
 
@@ -195,11 +237,8 @@ def predict_split(model: trained.Trained, split: Split) -> tuple[np.ndarray, np.
     is the log's, up to the order of float32 sums: about 1e-6 of it.) For 16 views the turned images are cut from the
     whole pictures; synthetic galaxies, which end at the network's square, are turned as they are.
     """
-    devices = jax.local_device_count()
-    batch_size = -(-model.config.batch_size // devices) * devices
     found = []
-    shown = packed.decoded(split, model.view, final=True, turned=model.turned)
-    for batch in pipeline.eval_batches(shown, model.view, batch_size=batch_size):
+    for batch in _batches(model, split):
         keep = batch["mask"]
         found.append((batch["galaxy_id"][keep], batch["vote_fractions"][keep], model.predict(batch["image"])[:, keep]))
     ids, truth, predicted = zip(*found, strict=True)

@@ -33,6 +33,7 @@ def predict(workdir: str, flags: Any) -> int:
             folder=flags.images,
             formats=flags.formats,
             embeddings=flags.embeddings,
+            interval=flags.interval,
             keep=flags.keep,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

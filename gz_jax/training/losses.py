@@ -16,7 +16,7 @@ from gz_jax import labels
 from gz_jax.labels import Tree
 
 Loss = Callable[[jax.Array, jax.Array, jax.Array, labels.Activation, Tree], jax.Array]
-Name = Literal["mse", "binomial", "multinomial"]
+Name = Literal["mse", "binomial", "multinomial", "dirichlet"]
 _TINY = 1e-6  # from 1, which no vote of 44 can tell
 
 
@@ -75,4 +75,47 @@ def multinomial(
     return -(votes * labels.log_conditional(logits, activation, tree)).sum(-1)
 
 
-LOSSES: dict[Name, Loss] = {"mse": squared_error, "binomial": binomial, "multinomial": multinomial}
+def log_rising(x: jax.Array, n: jax.Array) -> jax.Array:
+    """ln Gamma(x + n) - ln Gamma(x), for x > 0 and n >= 0, without the difference of two large numbers.
+
+    From Stirling's series at x + 8 (Abramowitz & Stegun 6.1.40), and the recurrence of Gamma down to x. It is exactly 0
+    at n = 0, and so is its gradient with respect to x.
+    """
+
+    def rest(z: jax.Array) -> jax.Array:
+        return (1 / 12 - (1 / 360 - 1 / (1260 * z * z)) / (z * z)) / z
+
+    y = x + 8
+    steps = sum(jnp.log1p(n / (x + k)) for k in range(8))
+    found = (y + n - 0.5) * jnp.log1p(n / y) + n * (jnp.log(y) - 1) + (rest(y + n) - rest(y)) - steps
+    return jnp.where(n > 0, found, 0)  # else rounding may leave a gradient at 0
+
+
+def dirichlet(
+    logits: jax.Array,
+    fractions: jax.Array,
+    votes: jax.Array,
+    activation: labels.Activation,
+    tree: Tree,
+    nominal: float = 44.0,
+) -> jax.Array:
+    """Minus the logarithm of the Dirichlet-multinomial likelihood of each question's votes, summed over the questions.
+
+    The volunteers who are asked a question draw their answers from fractions that are themselves drawn from a Dirichlet
+    distribution, whose concentrations are the network's outputs (Walmsley et al. 2022, MNRAS 509, 3966, section 3.2).
+    In nats, without the multinomial coefficient, which no output changes, and divided by `nominal`, the number of
+    volunteers that is the unit of the votes, so that it compares with the other losses. The fractions are not used.
+    """
+    if activation != "dirichlet":
+        raise ValueError(f"the dirichlet loss needs activation 'dirichlet', not {activation!r}")
+    counts, concentrations = nominal * votes, jnp.exp(labels.log_concentrations(logits))
+    asked, total = labels.of_questions(counts, tree), labels.of_questions(concentrations, tree)
+    return (log_rising(total, asked).sum(-1) - log_rising(concentrations, counts).sum(-1)) / nominal
+
+
+LOSSES: dict[Name, Loss] = {
+    "mse": squared_error,
+    "binomial": binomial,
+    "multinomial": multinomial,
+    "dirichlet": dirichlet,
+}

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from gz_jax.analysis import merger_fraction as mf
 from gz_jax.analysis import merger_report as reports
@@ -206,3 +207,48 @@ def test_report_refuses_nonsense():
         merger_report(good, np.stack([good, good]), good)
     with pytest.raises(UserError, match="none of 10 galaxies"):
         merger_report(good * np.nan, good, good)
+
+
+def test_over_folds_the_corrected_count_is_the_mean_networks():
+    """By hand: two networks, of which the second finds every other merger that the first finds."""
+    catalogue = np.array([[0.9, 0.9, 0.1, 0.1], [0.9, 0.1, 0.1, 0.1]])
+    scores, truth = np.array([0.9, 0.1, 0.1, 0.1]), np.array([True, True, False, False])
+    counted = mf.corrected_mean(np.array([1, 0.5, 0, 0]), np.array([1.0, 0.0]), np.zeros(2))
+    assert mf.corrected_count(catalogue, scores, truth, 0.3) == counted
+    assert counted.value == 0.75  # 0.375 of the catalogue, of which half are found
+
+
+@pytest.mark.slow
+def test_over_folds_the_intervals_hold_the_truth():
+    """Networks of different completeness, each judged on its own fold, the catalogue by their mean."""
+    held, count = {"corrected": 0, "calibrated": 0}, 200
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        shifts = rng.normal(0, 0.4, 5)
+        pairs = [galaxies(rng, 400, 0.08) for _ in shifts]
+        scores = np.concatenate([_moved(s, shift) for (s, _), shift in zip(pairs, shifts, strict=True)])
+        truth = np.concatenate([t for _, t in pairs])
+        seen = galaxies(rng, 3000, 0.03)[0]
+        catalogue = np.stack([_moved(seen, shift) for shift in shifts])
+        found = {
+            "corrected": mf.corrected_count(catalogue, scores, truth, 0.3),
+            "calibrated": mf.calibrated_fraction(catalogue, scores, truth)[0],
+        }
+        for name, estimate in found.items():
+            held[name] += estimate.low <= 0.03 <= estimate.high
+    for name, times in held.items():
+        assert 0.91 * count <= times, (name, times)
+
+
+def _moved(scores: np.ndarray, shift: float) -> np.ndarray:
+    """The scores of a network whose logits are larger by `shift`."""
+    return 1 / (1 + (1 / scores - 1) * np.exp(-shift))
+
+
+def test_the_posterior_share_is_a_wilson_interval_and_a_poisson_binomial():
+    p = np.random.default_rng(0).beta(0.2, 3, 400)
+    p *= 20 / p.sum()  # as many as 20 expected, which Wilson's interval of 20 of 400 must equal
+    estimate, deviation = mf.posterior_share(p)
+    expected = stats.binomtest(20, 400).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(estimate, (0.05, expected.low, expected.high), rtol=1e-9)
+    assert deviation == pytest.approx(stats.poisson_binom(p).std() / 400)

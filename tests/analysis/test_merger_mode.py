@@ -42,9 +42,9 @@ A, B, C, D = (
 )
 
 
-def write_predictions(path, ids, fractions, networks=(A,), files=None, tree=GALAXY_ZOO_2, **settings):
+def write_predictions(path, ids, fractions, networks=(A,), files=None, tree=GALAXY_ZOO_2, interval=None, **settings):
     flag = np.where(np.isnan(fractions[:, 0]), 2, 0).astype(np.uint8)
-    table = table_files.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""))
+    table = table_files.Predicted(fractions, fractions, None, flag, np.full(len(ids), ""), None, interval)
     metadata = {"models": {"networks": list(networks)}, "settings": {"crop": None, **settings}}
     metadata |= {"tree": as_dict(tree), "sight": f"{settings.get('crop')} pixels", "as_trained": "crop" not in settings}
     names = pa.array([f"{i}.jpg" for i in ids] if files is None else files)
@@ -93,6 +93,59 @@ def test_numbers_are_those_of_the_arrays_and_the_truth_is_recovered(tables, tmp_
         f"fraction_{x}.{kind}" for x in ("estimates", "threshold", "reliability") for kind in ("png", "pdf")
     }
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_folds_judge_every_labelled_galaxy_by_the_network_that_held_it_out(tables, tmp_path):
+    """Three networks that give other scores; each fold's are its own network's."""
+    scale = (1.0, 0.9, 0.8)
+    networks = [{"run": f"fold{k}", "epoch": 1, "weights": str(k) * 16, "views": 1} for k in range(3)]
+    guesses, catalogues = ([np.float32(x * table) for x in scale] for table in (GUESS, CATALOGUE))
+    paths = [
+        write_predictions(tmp_path / f"p{k}.parquet", np.arange(N), catalogues[k], [networks[k]]) for k in range(3)
+    ]
+    folds = []
+    for k in range(3):
+        folds.append(tmp_path / f"v{k}.parquet")
+        own = slice(k, None, 3)
+        table_files.write_validation(folds[-1], IDS[own], TRUTH[own], guesses[k][own], GALAXY_ZOO_2, [networks[k]])
+    results = merger_mode(paths, folds, tmp_path / "all")
+    assert results["validation"] == {"galaxies": M, "left_out": 0}
+    place, order = np.arange(M) % 3, np.argsort(np.arange(M) % 3, kind="stable")
+    scores = np.array(guesses)[place, np.arange(M), MERGER][order]
+    both = np.stack([c[:, MERGER] for c in catalogues]), scores, TRUTH[order, MERGER]
+    expected = merger_report(*both, tree=GALAXY_ZOO_2, answer="Class8.6", crossed=True)
+    assert results["estimates"] == expected["estimates"]
+    assert any(
+        "Each of the 1,500 labelled galaxies is judged by the one of 3 networks" in t for t in results["caveats"]
+    )
+    alone = merger_mode(paths[:1], folds[:1], tmp_path / "one")["estimates"]
+    for name in ("corrected", "calibrated"):
+        found, one = results["estimates"][name], alone[name]
+        assert found.low < 0.03 < found.high
+        assert found.high - found.low < 0.8 * (one.high - one.low)  # three times the labelled mergers
+
+
+def test_a_network_that_knows_how_sure_it_is_adds_its_own_estimate(tables, tmp_path):
+    """Votes drawn from the predicted distributions: the sum of the galaxies' probabilities finds their share."""
+    rng = np.random.default_rng(8)
+    mean = np.clip(rng.beta(0.3, 4, (N, 37)), 1e-4, 0.9999).astype(np.float32)
+    total = 12.0
+    truth = rng.beta(mean[:, MERGER] * total, (1 - mean[:, MERGER]) * total)
+    mean[7] = np.nan
+    ends = np.stack([mean, mean, mean, mean, np.sqrt(mean * (1 - mean) / (total + 1))], 1)
+    path = write_predictions(tmp_path / "sure.parquet", np.arange(N), mean, interval=ends)
+    found = merger_mode(path, tables / "validation.parquet", tmp_path / "one")
+    share = (truth[np.arange(N) != 7] > 0.3).mean()
+    estimate, own = found["estimates"]["posterior"], found["posterior"]
+    assert own["galaxies"] == N - 1
+    assert abs(estimate.value - share) < 3 * own["standard_deviation"]
+    assert own["expected"] == pytest.approx(estimate.value * (N - 1))
+    assert estimate.low < share < estimate.high
+    assert any(text.startswith("(e) adds up the probabilities") for text in found["caveats"])
+    without = merger_mode(tables / "catalogue.parquet", tables / "validation.parquet", tmp_path / "two")
+    assert "posterior" not in without["estimates"]
+    four = write_predictions(tmp_path / "four.parquet", np.arange(N), CATALOGUE, interval=ends[:, :4])
+    assert "posterior" not in merger_mode(four, tables / "validation.parquet", tmp_path / "three")["estimates"]
 
 
 def test_labels_from_kaggles_file_are_joined_by_id(tables, tmp_path):

@@ -44,11 +44,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = 34
 
 
-def make_workdir(path: pathlib.Path, seed: int = 0, tree=GALAXY_ZOO_2, **data) -> pathlib.Path:
+def make_workdir(
+    path: pathlib.Path, seed: int = 0, tree=GALAXY_ZOO_2, activation: str | None = None, **data
+) -> pathlib.Path:
     """The workdir of a network that was never trained: random weights, wide enough apart to tell galaxies."""
     config = demo.get_config()
     config.seed, config.data.size = seed, SIZE
     config.data.update(data)
+    if activation:
+        config.model.activation = config.loss = activation
     workdir.claim(path, workdir.Record(config, tree, "none", None))
     images = np.zeros((1, SIZE, SIZE, 3), np.float32)
     variables = resolve.parts(config, tree).module.init(jax.random.key(seed), images, train=False)

@@ -25,7 +25,7 @@ from gz_jax.modes import (
 )
 from gz_jax.runtime.errors import UserError
 
-ACTIVATIONS = ("sigmoid", "divisive", "softmax")
+ACTIVATIONS = ("sigmoid", "divisive", "softmax", "dirichlet")
 SEVERAL_PARENTS = [name for name in labels.names() if labels.load(name).joined]
 
 

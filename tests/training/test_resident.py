@@ -47,7 +47,8 @@ def trained(pipe, augmentation, devices=1, steps=1, first_step=0, loss="binomial
     mesh, optimizer, module = state.make_mesh(jax.devices()[:devices]), state.adam(), Tiny()
     packs = [galaxies(view(augmentation).cutout), galaxies(SIZE, 21)]
     options = {"batch_size": BATCH, "seed": 3, "epoch": 1, "first_step": first_step}
-    how = (step.Recipe(module.apply, optimizer, "divisive", GALAXY_ZOO_2, LOSSES[loss]), 0, mesh)
+    activation = "dirichlet" if loss == "dirichlet" else "divisive"
+    how = (step.Recipe(module.apply, optimizer, activation, GALAXY_ZOO_2, LOSSES[loss]), 0, mesh)
     if pipe == "device":
         there = [resident.put(p, mesh) for p in packs]
         compiled = resident.compile_steps(*there, view(augmentation), *how)

@@ -12,7 +12,7 @@ from random_trees import question, trees
 from gz_jax import labels
 
 LOGITS = hnp.arrays(np.float32, (3, 37), elements=st.floats(-(2.0**99), 2.0**99, width=32))
-METHODS = ("divisive", "softmax")
+METHODS = ("divisive", "softmax", "dirichlet")
 DECALS = labels.load("galaxy_zoo_decals")
 RING = labels.load("rings")
 rescale = jax.jit(labels.rescale, static_argnums=(1, 2))
@@ -23,7 +23,7 @@ joint_of = jax.jit(labels.joint)
 def plainly(logits, method, tree):
     """(conditional, joint) fractions, float64, by recursion over names; nothing of `gz_jax.labels` is used."""
     logits = np.asarray(logits, np.float64)
-    values = scipy.special.log_expit(logits) if method == "divisive" else logits
+    values = {"divisive": scipy.special.log_expit(logits), "dirichlet": 9 * np.tanh(logits / 9)}.get(method, logits)
     start, conditional, asked = 0, {}, {}
     for q in tree.questions:
         share = scipy.special.softmax(values[..., start : start + len(q.answers)], -1)

@@ -1,0 +1,110 @@
+"""Split-conformal calibration: intervals as wide as a network's errors on galaxies outside training were.
+
+Lei et al. 2018, J. Am. Stat. Assoc. 113, 1094. Of galaxies like those, an interval of 90 % holds the fraction of as
+many volunteers as were asked there in 90 % of the cases or more, whatever the network.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gz_jax.labels import Tree
+
+PERCENT = np.arange(1, 100)
+_ASKED = 0.1  # of all volunteers: with fewer, a fraction among them says little
+_LEAST = 0.01  # added to p (1 - p), so that a prediction of 0 or 1 has an error too
+
+
+class Calibration(NamedTuple):
+    """How large errors were: float64 [99, answers], the level of percent after percent; infinite where too few.
+
+    An error is |votes - prediction| / sqrt(p (1 - p) + 0.01), of joint fractions, and of those among who was asked.
+    """
+
+    joint: np.ndarray
+    conditional: np.ndarray
+
+
+class Levels(NamedTuple):
+    """Which central interval of a network's Dirichlet distributions holds the votes so often: of each question.
+
+    Attributes:
+      central: float64 [99, questions], the level to ask of the distribution for that of percent after percent; 1 where
+        too few were asked. A network that is right about itself has 0.01, 0.02, ... 0.99.
+    """
+
+    central: np.ndarray
+
+
+def calibrate(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> Calibration:
+    """From joint fractions [n, answers] of labelled galaxies outside training, NaN where unknown, and predictions."""
+    both = ((truth, predicted), (conditional(truth, tree), conditional(predicted, tree, 0)))
+    return Calibration(*(_levels(_errors(*pair)) for pair in both))
+
+
+def central_levels(pit: np.ndarray, tree: Tree) -> Levels:
+    """From where votes fell in their predicted distributions, 0..1 [n, answers], NaN where unknown.
+
+    Each level is raised or lowered until the intervals hold as many votes as they should. A network trained with
+    dropout predicts better than its distributions say, one trained for too long worse.
+    """
+    off = np.abs(2 * pit - 1)
+    # The answers of one question count together: as many numbers as there are in the longest, NaN beyond.
+    width = max(s.stop - s.start for s in tree.slices) * len(pit)
+    columns = [np.pad(off[:, s].ravel(), (0, width - off[:, s].size), constant_values=np.nan) for s in tree.slices]
+    return Levels(np.minimum(_levels(np.stack(columns, 1)), 1))
+
+
+def of_calibration(fractions: np.ndarray, conditional: np.ndarray, found: Calibration, level: float) -> np.ndarray:
+    """Intervals about predictions [n, answers]: float32 [n, 4, answers], in 0..1, as `tables.ENDS`."""
+    ends = []
+    for predicted, errors in zip((fractions, conditional), found, strict=True):
+        half = errors[round(100 * level) - 1] * scale(predicted)
+        ends += [np.maximum(predicted - half, 0), np.minimum(predicted + half, 1)]
+    return np.stack(ends, 1).astype(np.float32)
+
+
+def packed(found: Calibration | Levels) -> list[list[list[float | None]]]:
+    """JSON-ready, with None for infinite."""
+    return [[[x if np.isfinite(x) else None for x in row] for row in part.tolist()] for part in found]
+
+
+def unpacked(values: Any, tree: Tree) -> Calibration | Levels | None:
+    """What `packed` made; None for anything else."""
+    try:
+        parts = [np.array([[np.inf if x is None else x for x in row] for row in part], float) for part in values]
+        shapes = [part.shape for part in parts]
+    except (TypeError, ValueError):
+        return None
+    if not all((part >= 0).all() for part in parts):
+        return None
+    if shapes == [(len(PERCENT), len(tree.columns))] * 2:
+        return Calibration(*parts)
+    return Levels(*parts) if shapes == [(len(PERCENT), len(tree.questions))] and (parts[0] <= 1).all() else None
+
+
+def conditional(fractions: np.ndarray, tree: Tree, least: float = _ASKED) -> np.ndarray:
+    """Fractions among those who were asked, float64; NaN where they are fewer than `least` of all."""
+    fractions = np.asarray(fractions, np.float64)
+    asked = np.stack([fractions[:, own].sum(1) for own in tree.slices], 1)[:, list(tree.question_of)]
+    return np.where(asked >= least, fractions / np.maximum(asked, 1e-9), np.nan)
+
+
+def scale(predicted: np.ndarray) -> np.ndarray:
+    """What errors are measured in."""
+    return np.sqrt(np.clip(predicted * (1 - predicted), 0, None) + _LEAST)
+
+
+def _errors(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return np.abs(np.asarray(truth, np.float64) - predicted) / scale(np.asarray(predicted, np.float64))
+
+
+def _levels(errors: np.ndarray) -> np.ndarray:
+    """[99, answers]: of each answer's n known errors the ceil((n + 1) level)-th, which n + 1 alike fall below."""
+    out = np.full((len(PERCENT), errors.shape[1]), np.inf)
+    for j, column in enumerate(errors.T):
+        known = np.sort(column[np.isfinite(column)])
+        rank = -(-(len(known) + 1) * PERCENT // 100)
+        inside = rank <= len(known)
+        out[inside, j] = known[rank[inside] - 1]
+    return np.vectorize(lambda x: float(f"{x:.6g}"))(out)  # as a shared network's config.json has them
