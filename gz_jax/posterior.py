@@ -1,4 +1,4 @@
-"""What a network with Dirichlet outputs knows of one galaxy: moments, intervals and draws of its vote fractions.
+"""Distributions of one galaxy's vote fractions, as Dirichlet outputs give them: moments, intervals and draws.
 
 For each question the fractions among those who are asked follow a Dirichlet distribution with the network's
 concentrations, the questions independently of one another; joint fractions are products of these. Several networks or

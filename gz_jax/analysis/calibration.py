@@ -2,7 +2,7 @@
 
 Given Beta distributions of each answer's fraction, the votes for it among those who were asked follow a beta-binomial
 distribution. Its cumulative probability at the observed votes, the probability integral transform (PIT), is uniform if
-the network knows what it claims (Dawid 1984; randomised between the votes' own steps as in Czado, Gneiting & Held
+the predicted distributions are right (Dawid 1984; randomised between the votes' own steps as in Czado, Gneiting & Held
 2009). The share of PIT values in the central 90 % is the coverage of 90 % intervals.
 """
 
@@ -38,6 +38,8 @@ class Coverage(NamedTuple):
 
 def vote_cdf(votes: np.ndarray, asked: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """P(X <= votes) of beta-binomial X: float64 of the arguments' common shape [n]; 0 below 0 votes.
+
+    As `scipy.stats.betabinom.cdf`, which sums for one galaxy at a time.
 
     Args:
       votes, asked: whole numbers, at most `asked` votes; a, b: of the Beta distribution, positive.
@@ -88,7 +90,7 @@ def coverage(values: np.ndarray, levels: np.ndarray = LEVELS) -> Coverage:
 
 
 class Judged(NamedTuple):
-    """What a network's intervals are worth, of each question, on labelled galaxies outside training.
+    """How well a network's intervals hold for each question, on labelled galaxies outside training.
 
     Attributes:
       kind: 'dirichlet' or 'conformal' (see `intervals`).

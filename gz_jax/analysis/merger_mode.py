@@ -83,8 +83,8 @@ def merger_mode(
     if crossed := len(catalogue) == len(tables) > 1 and _are_folds(tables):
         remarks.append(
             f"Each of the {sum(len(table.ids) for table in tables):,} labelled galaxies is judged by the one of "
-            f"{len(tables)} networks that was not trained on it, the catalogue by all of them: (c) and (d) take the "
-            "networks to be equally good."
+            f"{len(tables)} networks that was not trained on it, the catalogue by all of them. (c) and (d) assume "
+            "that the networks are equally good."
         )
         tables = [_joined(tables)]
     ids, held_out, fewer_held_out = _aligned("validation tables", tables)

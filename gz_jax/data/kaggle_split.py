@@ -34,7 +34,7 @@ def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float, fold: Fol
 
 
 def mark(seed: int, validation_fraction: float, fold: Fold | None) -> str:
-    """What names of data sets have of a split."""
+    """Text that identifies a split in the name of a data set."""
     return f"seed{seed}_" + (f"val{float(validation_fraction)}" if fold is None else "fold{}of{}".format(*fold))
 
 

@@ -26,11 +26,11 @@ class Calibration(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """Which central interval of a network's Dirichlet distributions holds the votes so often: of each question.
+    """Levels at which central intervals of Dirichlet outputs hold the votes as often as they should.
 
     Attributes:
-      central: float64 [99, questions], the level to ask of the distribution for that of percent after percent; 1 where
-        too few were asked. A network that is right about itself has 0.01, 0.02, ... 0.99.
+      central: float64 [99, questions], the level of the distribution's central interval that held 1, 2, ... 99 % of the
+        votes; 1 where too few were asked. Distributions that are right have 0.01, 0.02, ... 0.99.
     """
 
     central: np.ndarray
@@ -45,8 +45,8 @@ def calibrate(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> Calibrati
 def central_levels(pit: np.ndarray, tree: Tree) -> Levels:
     """From where votes fell in their predicted distributions, 0..1 [n, answers], NaN where unknown.
 
-    Each level is raised or lowered until the intervals hold as many votes as they should. A network trained with
-    dropout predicts better than its distributions say, one trained for too long worse.
+    A network trained with dropout predicts better than its distributions say, so that its levels are lowered. For a
+    network trained for too long they are raised.
     """
     off = np.abs(2 * pit - 1)
     # The answers of one question count together: as many numbers as there are in the longest, NaN beyond.
@@ -100,7 +100,7 @@ def _errors(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def _levels(errors: np.ndarray) -> np.ndarray:
-    """[99, answers]: of each answer's n known errors the ceil((n + 1) level)-th, which n + 1 alike fall below."""
+    """[99, answers]: of each answer's n known errors the ceil((n + 1) level)-th smallest; infinite if there is none."""
     out = np.full((len(PERCENT), errors.shape[1]), np.inf)
     for j, column in enumerate(errors.T):
         known = np.sort(column[np.isfinite(column)])

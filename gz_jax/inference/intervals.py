@@ -11,7 +11,7 @@ galaxies like those of validation.
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,6 +35,12 @@ def kind_of(networks: Sequence[Trained]) -> Kind:
     if len(kinds) > 1:
         raise UserError("--interval: networks with Dirichlet outputs and others cannot be averaged: name one kind.")
     return kinds.pop()
+
+
+def identity(networks: Sequence[Trained]) -> dict[str, Any]:
+    """Settings that all parts of a folder of predictions must share."""
+    kind = kind_of(networks)
+    return {"interval_kind": kind, "interval_calibrated": kind == "conformal" or levels_of(networks) is not None}
 
 
 def text(networks: Sequence[Trained]) -> str:
@@ -62,7 +68,7 @@ def of_concentrations(
     Args:
       concentrations: of each network, positive [views, n, answers]; the networks count alike, and so do a network's
         views.
-      levels: what to ask of the distributions instead of `level`, question by question; None: `level` itself.
+      levels: the calibrated levels of each question; None takes `level` itself.
     """
 
     from gz_jax import posterior  # loads scipy.special, which takes a second

@@ -114,7 +114,7 @@ def predict_catalogue(
         print(f"intervals of {100 * level:g} %, {intervals.text(networks)}")
     settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **sight.values, **columns}
     settings |= ({"embeddings": True} if embeddings else {}) | ({"keep": kept.column_names} if kept else {})
-    settings |= {"interval": level, "interval_kind": intervals.kind_of(networks)} if level else {}
+    settings |= {"interval": level, **intervals.identity(networks)} if level else {}
     manifest = _manifest(networks, catalogue, -(-total // shard_size), settings)
     manifest |= {"sight": sight.text, "as_trained": sight == networks[0].sight}
     rows = Rows(catalogue.ids, catalogue.files, catalogue.stamps, catalogue.scales, kept)

@@ -423,7 +423,7 @@ def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
 
 
 def levels_of(path: str | os.PathLike[str]) -> conformal.Levels | None:
-    """What calibrates a network's own intervals, as `write_validation` wrote it; None where it did not."""
+    """The calibration of Dirichlet intervals that `write_validation` put into a table; None where there is none."""
     made = manifest(path)
     found = conformal.unpacked(made.get("interval_levels"), tree_of(made, path))
     return found if isinstance(found, conformal.Levels) else None

@@ -73,7 +73,7 @@ def _is_of(table: pathlib.Path, fingerprint: str) -> bool:
 
 
 def _calibration(table: pathlib.Path, network: shared.Network) -> conformal.Calibration | conformal.Levels | None:
-    """Of intervals."""
+    """What calibrates the network's intervals, from its table of validation galaxies."""
     if network.record.config.model.activation == "dirichlet":
         return tables.levels_of(table)
     _, truth, predicted = tables.read_validation(table)

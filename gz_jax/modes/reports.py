@@ -206,7 +206,7 @@ def judge(
     predicted: np.ndarray,
     drawn: np.ndarray | None = None,
 ) -> calibration.Judged:
-    """What the network's intervals are worth on a split's galaxies; `drawn`: see `true_fractions`.
+    """How well the network's intervals hold for a split's galaxies; `drawn`: see `true_fractions`.
 
     Dirichlet outputs are judged by votes, in whole numbers of volunteers; others' calibrated intervals by fractions.
     """

@@ -199,6 +199,11 @@ def test_dirichlet_intervals_are_calibrated_by_the_table_of_validation_galaxies(
     ):
         predict_catalogue(str(images), tmp_path / f"of_{where.name}", [trained.load(where)], interval=0.9, batch_size=4)
         assert text in capsys.readouterr().out
+        assert tables.manifest(tmp_path / f"of_{where.name}")["settings"]["interval_calibrated"] == (where == path)
+    (path / "report" / "validation.parquet").rename(tmp_path / "table.parquet")
+    with pytest.raises(UserError, match="was begun differently"):  # calibrated and other intervals are never mixed
+        predict_catalogue(str(images), tmp_path / "of_net", [trained.load(path)], interval=0.9, batch_size=4, **QUIET)
+    (tmp_path / "table.parquet").rename(path / "report" / "validation.parquet")
     other = make_dirichlet(tmp_path / "other", 1)
     assert intervals.levels_of([network, trained.load(other)]) is None  # the other has no table
     np.testing.assert_array_equal(intervals.levels_of([network, network]).central, central)
