@@ -78,7 +78,7 @@ def similar(workdir: str | None, flags: Any) -> int:
     unusual = [tile(row, far) for row, far in zip(found.unusual.tolist(), found.unusual_distance, strict=True)]
     values = {"galaxies": total, "sample": len(sample), "near": analysis.NEAR}
     sections = [
-        Section(key, [_mosaic(key, shown), Table(name, table.to_pylist())], values)
+        Section(key, [_mosaic(key, shown), Table(name, _rows(table))], values)
         for (name, table), key, shown in zip(results.items(), ("similar", "unusual"), (tiles, unusual), strict=True)
         if shown
     ]
@@ -89,6 +89,11 @@ def similar(workdir: str | None, flags: Any) -> int:
     context = {"predictions": str(flags.input), "network": described(networks_of(made)), "versions": versions()}
     print(publish(output, "Similar galaxies", sections, values, context=context))
     return 0
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """For the page, where an id is a name and has no thousands separators."""
+    return [row | {"id": str(row["id"])} for row in table.to_pylist()]
 
 
 def _framed(picture: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from gz_jax.analysis.similar import SAMPLE, sample_rows, search
 from gz_jax.data import synthetic_render, synthetic_votes
 from gz_jax.inference import tables, trained
 from gz_jax.inference.predict import predict_catalogue
-from gz_jax.modes.similar import similar
+from gz_jax.modes.similar import _rows, similar
 from gz_jax.runtime.errors import UserError
 
 
@@ -138,6 +138,11 @@ def test_the_tables_agree_and_the_page_stands_alone(predictions, capsys):
     assert "Similar galaxies" in page
     assert "Unusual galaxies" in page
     assert "no pictures" not in capsys.readouterr().out
+
+
+def test_an_id_that_is_a_number_is_a_name_on_the_page():
+    rows = _rows(pa.table({"rank": [1], "id": [587_722_981_741_363_323]}))
+    assert rows == [{"rank": 1, "id": "587722981741363323"}]
 
 
 def test_images_that_are_gone_become_grey_tiles(predictions, capsys):
