@@ -197,7 +197,7 @@ def test_a_workdir_keeps_its_catalogue_labels_and_sight(run, table, many, tmp_pa
     assert "data.share was None and is now 0.5" in text
     assert "data.pixel_scale was 'arcsec' and is now None" in text
     assert "fits.q was 6.0 and is now 8.0" in refused(rich(table, fits__q=8.0))
-    assert "data.nominal_votes was 40.0 and is now 20.0" in refused(rich(table, data__nominal_votes=20.0))
+    assert "data.nominal_votes was 44.0 and is now 20.0" in refused(rich(table, data__nominal_votes=20.0))
     columns = {name: [] for name in ("id", "file", "split", "arcsec", *DECALS.columns)}
     with open(table, newline="") as file:
         for row in csv.DictReader(file):

@@ -41,7 +41,7 @@ def open_dataset(
     size: int,
     columns: str = "",
     suffix: str = "",
-    nominal_votes: float = 40.0,
+    nominal_votes: float = 44.0,
     id_column: str = "id",
     file_column: str = "file",
     file_columns: Sequence[str] = (),
