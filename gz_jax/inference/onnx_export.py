@@ -17,16 +17,16 @@ import numpy as np
 from gz_jax import labels, resolve
 from gz_jax.inference.shared import Network
 from gz_jax.labels import Activation, Tree
+from gz_jax.models import folding
 from gz_jax.models.cnn import CNN
-from gz_jax.models.cnn import EPSILON as CNN_EPSILON
 from gz_jax.models.layers import Preprocess, preprocess
-from gz_jax.models.resnet import EPSILON, PREPROCESS, STAGES, ResNet50Classifier
+from gz_jax.models.resnet import PREPROCESS, STAGES, ResNet50Classifier
 from gz_jax.runtime.errors import UserError
 
 MODEL = "model.onnx"
 INPUT, OUTPUT = "images", "vote_fractions"
-_OPSET, _IR = 17, 8  # of 2022: every runtime in use reads them
-_MOST = 2**31 - 2**20  # bytes of a model without files beside it, which is protobuf's limit
+_OPSET, _IR = 17, 8  # from 2022, so that all current runtimes can read them
+_MOST = 2**31 - 2**20  # bytes of a model in a single file; protobuf's limit
 _NOWHERE = np.float32(-1e30)  # the logit of an answer that a question does not have
 
 
@@ -38,7 +38,7 @@ class _Graph(NamedTuple):
 
 
 def model(network: Network, fingerprint: str) -> bytes:
-    """The file of a network. Its metadata name the columns, the tree and the fingerprint, and say what it sees.
+    """The ONNX file of a network. Its metadata name the columns, the tree and the fingerprint, and say what it sees.
 
     Raises:
       UserError: the package onnx is not installed; the network is too large.
@@ -65,7 +65,7 @@ def build(
     tree: Tree,
     metadata: Mapping[str, str],
 ) -> bytes:
-    """The file of a module (a `CNN` or a `ResNet50Classifier`) with its variables {'params', 'batch_stats'}.
+    """The ONNX file of a module (a `CNN` or a `ResNet50Classifier`) with its variables {'params', 'batch_stats'}.
 
     Args:
       size: pixels of a side of the images; metadata: texts by name, stored in the file.
@@ -77,8 +77,9 @@ def build(
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise UserError("--formats=onnx needs the package onnx: pip install onnx") from error
-    graph, variables = _Graph([], {}), jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), dict(variables))
-    _fractions(graph, (_cnn if isinstance(module, CNN) else _resnet50)(graph, module, variables), activation, tree)
+    graph, exact = _Graph([], {}), jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), dict(variables))
+    params = folding.fold(module, exact)[1]["params"]
+    _fractions(graph, (_cnn if isinstance(module, CNN) else _resnet50)(graph, module, params), activation, tree)
     if (total := sum(value.nbytes for value in graph.constants.values())) > _MOST:
         raise UserError(f"the network has {total / 2**30:.1f} GiB of weights; a file of ONNX holds less than 2.")
     made = helper.make_graph(
@@ -95,7 +96,7 @@ def build(
 
 
 def _add(graph: _Graph, op: str, name: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
-    """Append a node, and return its name, which is its output's too. Arrays among its inputs become constants."""
+    """Append a node, and return its name, which is also its output's. Inputs that are arrays become constants."""
     names = [value if isinstance(value, str) else f"{name}/{i}" for i, value in enumerate(inputs)]
     arrays = {key: value for key, value in zip(names, inputs, strict=True) if not isinstance(value, str)}
     narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int32): np.int64}
@@ -106,10 +107,11 @@ def _add(graph: _Graph, op: str, name: str, *inputs: str | np.ndarray, **attribu
 
 
 def _pixels(graph: _Graph, how: Preprocess) -> tuple[str, np.ndarray]:
-    """The images as float32 [batch, 3, S, S], less the colour that the network sees as 0, and what to multiply by.
+    """The images as float32 [batch, 3, S, S] minus the colour that is 0 for the network, and the matrix that follows.
 
     `layers.preprocess` is affine in a pixel's colour: (colour - zero) @ matrix, with `matrix` [3, 3]. The subtraction
-    comes first because padding with 0 follows it; the matrix goes into the first kernel.
+    is a node of its own, because the first convolution pads its result with 0. The matrix becomes part of that
+    convolution's kernel.
     """
     colours = np.concatenate([np.zeros((1, 3)), 255 * np.eye(3)]).astype(np.uint8).reshape(4, 1, 1, 3)
     black, *bright = np.asarray(preprocess(jnp.asarray(colours), how), np.float64).reshape(4, 3)
@@ -125,21 +127,15 @@ def _conv(
     x: str,
     name: str,
     layer: Mapping[str, np.ndarray],
-    norm: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray], float] | None = None,
     *,
     stride: int = 1,
     padding: int = 0,
     matrix: np.ndarray | None = None,
 ) -> str:
-    """A convolution with the batch normalisation that follows it: parameters, statistics and epsilon of `norm`."""
+    """A convolution; before it, each pixel is multiplied by `matrix`."""
     kernel = layer["kernel"] if matrix is None else np.einsum("ic,hwco->hwio", matrix, layer["kernel"])
-    bias = layer.get("bias", np.zeros(kernel.shape[-1]))
-    if norm is not None:
-        parameters, statistics, epsilon = norm
-        factor = parameters["scale"] / np.sqrt(statistics["var"] + epsilon)
-        kernel, bias = kernel * factor, (bias - statistics["mean"]) * factor + parameters["bias"]
     sides = {"kernel_shape": kernel.shape[:2], "strides": [stride] * 2, "pads": [padding] * 4}
-    return _add(graph, "Conv", name, x, kernel.transpose(3, 2, 0, 1), bias, **sides)
+    return _add(graph, "Conv", name, x, kernel.transpose(3, 2, 0, 1), layer["bias"], **sides)
 
 
 def _relu(graph: _Graph, x: str) -> str:
@@ -151,7 +147,7 @@ def _pool(graph: _Graph, x: str, size: int, padding: int = 0) -> str:
 
 
 def _dense(graph: _Graph, x: str, name: str, layer: Mapping[str, np.ndarray], channels: int = 0) -> str:
-    """A dense layer. After a map that is flattened, `channels` of it: ours are the last axis, ONNX' the first."""
+    """A dense layer. After a flattened map, `channels` is its number of channels: our last axis, the first in ONNX."""
     kernel = layer["kernel"]
     if channels:
         side = math.isqrt(len(kernel) // channels)
@@ -159,12 +155,11 @@ def _dense(graph: _Graph, x: str, name: str, layer: Mapping[str, np.ndarray], ch
     return _add(graph, "Gemm", name, x, kernel, layer["bias"])
 
 
-def _cnn(graph: _Graph, module: CNN, variables: Mapping[str, Any]) -> str:
-    """The logits of `cnn.CNN`."""
-    params, channels = variables["params"], module.features[-1]
+def _cnn(graph: _Graph, module: CNN, params: Mapping[str, Any]) -> str:
+    """The logits of `cnn.CNN`, folded."""
+    channels = module.features[-1]
     x, matrix = _pixels(graph, module.preprocess)
-    norm = (params["bn1"], variables["batch_stats"]["bn1"], CNN_EPSILON)
-    x = _pool(graph, _relu(graph, _conv(graph, x, "conv1", params["conv1"], norm, matrix=matrix)), 2)
+    x = _pool(graph, _relu(graph, _conv(graph, x, "conv1", params["conv1"], matrix=matrix)), 2)
     x = _pool(graph, _relu(graph, _conv(graph, x, "conv2", params["conv2"])), 2)
     x = _add(graph, "Flatten", "features", _relu(graph, _conv(graph, x, "conv3", params["conv3"])))
     for i, _ in enumerate(module.hidden, 1):
@@ -172,22 +167,18 @@ def _cnn(graph: _Graph, module: CNN, variables: Mapping[str, Any]) -> str:
     return _dense(graph, x, "head", params["head"], channels)
 
 
-def _resnet50(graph: _Graph, module: ResNet50Classifier, variables: Mapping[str, Any]) -> str:
-    """The logits of `resnet.ResNet50Classifier`."""
-    params, keras = variables["params"], module.variant == "keras"
-    body, statistics, epsilon = params["body"], variables["batch_stats"]["body"], EPSILON[module.variant]
+def _resnet50(graph: _Graph, module: ResNet50Classifier, params: Mapping[str, Any]) -> str:
+    """The logits of `resnet.ResNet50Classifier`, folded."""
+    body, keras = params["body"], module.variant == "keras"
     x, matrix = _pixels(graph, module.preprocess or PREPROCESS[module.variant])
-    norm = (body["stem_bn"], statistics["stem_bn"], epsilon)
-    x = _conv(graph, x, "stem", body["stem_conv"], norm, stride=2, padding=3, matrix=matrix)
+    x = _conv(graph, x, "stem", body["stem_conv"], stride=2, padding=3, matrix=matrix)
     x = _pool(graph, _relu(graph, x), 3, 1)
     for stage, blocks in enumerate(STAGES, 1):
         for block in range(1, blocks + 1):
             of, stride = f"stage{stage}_block{block}", 2 if block == 1 and stage > 1 else 1
 
             def conv(x: str, name: str, stride: int = 1, padding: int = 0, of: str = of) -> str:
-                norm = (body[of][f"{name}_bn"], statistics[of][f"{name}_bn"], epsilon)
-                layer = body[of][f"{name}_conv"]
-                return _conv(graph, x, f"{of}/{name}", layer, norm, stride=stride, padding=padding)
+                return _conv(graph, x, f"{of}/{name}", body[of][f"{name}_conv"], stride=stride, padding=padding)
 
             shortcut = conv(x, "shortcut", stride) if block == 1 else x
             x = _relu(graph, conv(x, "1", stride if keras else 1))

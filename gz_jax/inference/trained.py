@@ -4,7 +4,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from gz_jax.inference import shared
 from gz_jax.inference.conformal import Calibration, Levels
 from gz_jax.inference.shared import Network
 from gz_jax.labels import Tree
-from gz_jax.models import pretrained
+from gz_jax.models import folding, layers, pretrained
 from gz_jax.runtime.errors import UserError
-from gz_jax.training import checkpoint, state, step
+from gz_jax.training import checkpoint, state
 from gz_jax.training import workdir as workdirs
 
 # Fields of a config that decide, with the parameters and `Trained.sight`, what a network computes from an image.
@@ -41,17 +41,20 @@ class Trained(NamedTuple):
     """A network at its best epoch.
 
     Attributes:
-      predict: uint8 [b, S, S, 3], or [b, 2, S, S, 3] if `turned`, -> float32 [views, b, answers], one for each
-        test-time view, the image as it is first; b is any multiple of the number of devices, each compiled once.
-      config: what it was trained with; tree: whose answers it gives.
-      view: the pixels that evaluation cuts out for it (S is `view.size`); sight: the square that it saw in training,
-        and the settings of FITS; views: how many test-time views it is averaged over.
-      workdir, run, step, info: whose checkpoint it is, the name of its run, its step, and that epoch's row of the log.
-      weights: 16 hex digits that differ where the parameters do, the tree, `sight`, or the config fields of `COMPUTES`.
+      predict: a function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] if `turned`, that returns float32
+        [views, b, answers]. The first test-time view is the image as it is. b is any multiple of the number of devices;
+        the function is compiled once for each b.
+      config: what it was trained with; tree: the decision tree that it answers.
+      view: the pixels that are cut out for it in evaluation (S is `view.size`); sight: the square that it saw in
+        training, and the settings of FITS; views: the number of test-time views over which it is averaged.
+      workdir, run, step, info: the folder it was loaded from, the name of its run, the step of its checkpoint, and that
+        epoch's row of the log.
+      weights: fingerprint, 16 hex digits, of the parameters, the tree, `sight` and the config fields in `COMPUTES`.
       data: fingerprint of the galaxies it was trained on (`split.Dataset.fingerprint`).
-      embed: as `predict`, with the features after pooling (the module's `embed`) beside, float32 [views, b, width], and
-        the concentrations of Dirichlet outputs, float32 [views, b, answers], which other networks have no use for.
-      calibration: of a shared network, what its intervals are calibrated by (see `conformal`); None if it has none.
+      embed: like `predict`, but also returns the features after pooling (the module's `embed`), float32
+        [views, b, width], and the concentrations of Dirichlet outputs, float32 [views, b, answers], which mean nothing
+        for other networks.
+      calibration: of a shared network's intervals (see `conformal`); None if it has none.
     """
 
     predict: Callable[[np.ndarray], np.ndarray]
@@ -76,7 +79,7 @@ class Trained(NamedTuple):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Identifier of the network and its test-time views, stored in tables (see `tables.same_networks`)."""
+        """Identifier of the network and its test-time views, stored in tables (see `manifest.same_networks`)."""
         return {
             "run": self.run,
             "epoch": shared.epoch_of(self.info),
@@ -90,7 +93,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     """The best epoch of a workdir, or a shared network: its folder, or 'hf-hub:owner/name@revision'.
 
     Args:
-      views: 1, the image as it is; 8, the symmetries of the square; 16, these of the image and of the image turned by
+      views: 1, the image as it is; 8, the symmetries of the square; 16, these for the image and for the image turned by
         45 degrees, which is cut from the larger picture.
 
     Raises:
@@ -100,41 +103,47 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         raise UserError(f"test-time views must be 1, 8 or 16, not {views}")
     workdir = pretrained.local(os.fspath(workdir))
     network = network_of(workdir)
-    record, variables, config = network.record, network.variables, network.record.config
+    record, config = network.record, network.record.config
     sight, weights = resolve.seen(config), fingerprint(network)
     parts = resolve.parts(config, record.tree)
     mesh = state.make_mesh(jax.local_devices())
     whole = state.replicated(mesh)
-    plain = functools.partial(
-        step.predict_step, apply=parts.module.apply, activation=config.model.activation, tree=record.tree
-    )
-
-    def embedding(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, ...]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits, features = cast(Any, parts.module.apply(variables, images, method="embed"))
-        fractions = labels.activate(logits, config.model.activation, record.tree)
-        return fractions, features, jnp.exp(labels.log_concentrations(logits))
-
+    module, variables = folding.fold(parts.module, network.variables)
     variables = jax.device_put(variables, whole)
+    activate = functools.partial(labels.activate, activation=config.model.activation, tree=record.tree)
+
+    @functools.cache
+    def transformed() -> Any:  # not for a few images: it takes time and memory
+        of = jax.ShapeDtypeStruct((layers.MANY, *[config.data.size] * 2, 3), jnp.uint8)
+        return folding.spectra(module, variables, of)
+
+    def fractions(variables: Any, images: jax.Array) -> jax.Array:
+        return activate(module.apply(variables, images))
+
+    def embedding(variables: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+        logits, features = module.apply(variables, images, method="embed")
+        return activate(logits), features, jnp.exp(labels.log_concentrations(logits))
+
     by_galaxy = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
 
     def compiled(one: Callable[..., Any]) -> Callable[..., Any]:
         def of_views(variables: Any, shown: jax.Array) -> Any:
-            each = functools.partial(one, variables["params"], variables["batch_stats"])
+            each = functools.partial(one, variables)
             return jax.lax.map(each, shown) if views > 1 else jax.tree.map(lambda x: x[None], each(shown[0]))
 
         return jax.jit(of_views, in_shardings=(whole, by_galaxy), out_shardings=by_galaxy)
 
     def run(jitted: Callable[..., Any], images: np.ndarray) -> Any:
         if images.ndim != (5 if views == 16 else 4):
-            raise ValueError(f"images {list(images.shape)} are not what {views} views are predicted from")
+            raise ValueError(f"images {list(images.shape)} have the wrong shape for {views} views")
         shown = np.moveaxis(images, 1, 0) if views == 16 else images[None]
         if views > 1:
             shown = np.stack([view for image in shown for view in look.symmetries(image)])
-        return jax.tree.map(np.asarray, jitted(variables, shown))
+        ready = transformed() if shown.shape[1] >= layers.MANY else variables
+        return jax.tree.map(np.asarray, jitted(ready, shown))
 
     return Trained(
-        predict=functools.partial(run, compiled(plain)),
+        predict=functools.partial(run, compiled(fractions)),
         config=config,
         tree=record.tree,
         view=augment.unaugmented(parts.view),
@@ -152,17 +161,17 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
 
 
 def network_of(folder: pathlib.Path) -> Network:
-    """What a workdir's best checkpoint, or a shared folder, holds.
+    """The network of a workdir's best checkpoint, or of a shared folder.
 
     Raises:
-      UserError: it is neither, has no checkpoint yet, or none that can be read, or has been changed.
+      UserError: the folder is neither, has no checkpoint yet, or none that can be read, or has been changed.
     """
     record = workdirs.read(folder)
     if shared.is_shared(folder):
         module = resolve.parts(record.config, record.tree).module
         network = shared.read(folder, record, state.shapes(module, record.config.data.size))
         if (found := fingerprint(network)) != (said := shared.fingerprint_of(folder)):
-            raise UserError(f"{folder} has been changed: its fingerprint is {found}, and it says {said[:16]}.")
+            raise UserError(f"{folder} has been changed: its fingerprint is {found}, but config.json says {said[:16]}.")
         return network
     directory = folder / "checkpoints" / "best"
     manager = checkpoint.open_manager(directory, keep=1, read_only=True) if directory.is_dir() else None

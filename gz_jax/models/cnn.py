@@ -26,6 +26,7 @@ class CNN(nn.Module):
       dropout: rates after each convolution block and after each hidden layer.
       momentum: weight of the old value in batch normalisation's running statistics; Keras' default is 0.99.
       preprocess: see `layers.preprocess`; the paper's pixels are 0..1.
+      folded: without batch normalisation, which `folding.fold` has put into the convolutions; for inference alone.
       dtype: what is computed in; parameters and logits are float32.
     """
 
@@ -35,6 +36,7 @@ class CNN(nn.Module):
     dropout: tuple[float, float] = (0.1, 0.15)
     momentum: float = 0.99
     preprocess: Preprocess = "unit"
+    folded: bool = False
     dtype: DTypeLike = jnp.float32
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -57,8 +59,12 @@ class CNN(nn.Module):
             raise UserError(f"the CNN needs images of 30 x 30 pixels or more, not {images.shape[1:3]}")
         glorot = nn.initializers.glorot_uniform()
         x = preprocess(images, self.preprocess)
-        x, bias = Conv(self.features[0], 3, dtype=self.dtype, name="conv1").apart(x)
-        x = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype, name="bn1")(x, not train, bias)
+        conv1 = Conv(self.features[0], 3, dtype=self.dtype, name="conv1")
+        if self.folded:
+            x = conv1(x)
+        else:
+            x, bias = conv1.apart(x)
+            x = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype, name="bn1")(x, not train, bias)
         x = max_pool(nn.relu(x), 2, 2)
         x = Dropout(self.dropout[0])(x, train)
         x = nn.relu(Conv(self.features[1], 3, dtype=self.dtype, name="conv2")(x))

@@ -1,4 +1,4 @@
-"""How far a network's layers are from its outputs, for what fine-tuning does layer by layer."""
+"""Depth of each layer, counted from the outputs. Fine-tuning treats layers by their depth."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-# Of the body, by the order in which an image passes: ResNet50's stem (no number) and blocks, the CNN's convolutions.
+# Layers of the body, in the order of computation: ResNet50's stem (no number) and blocks, or the CNN's convolutions.
 _BODY = re.compile(r"body/(?:stage(\d+)_block(\d+)/)?|(?:conv|bn)(\d+)/")
 
 

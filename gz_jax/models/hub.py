@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face hub, through its own client (extra 'hub'): files are fetched and sent, none is run."""
+"""Download and upload networks of the Hugging Face hub with its own client (extra 'hub'). No file is run."""
 
 import functools
 import pathlib
@@ -39,7 +39,7 @@ def fetch(source: str) -> pathlib.Path:
 
 
 def check(name: str) -> None:
-    """Before there is anything to send.
+    """Check the name of a repository, before anything is written or sent.
 
     Raises:
       UserError: `name` is no 'owner/name', or the hub's client is not installed.
@@ -64,7 +64,7 @@ def send(name: str, folder: pathlib.Path, files: Sequence[str], message: str) ->
       The commit's address.
 
     Raises:
-      UserError: they cannot be sent; of a refused commit nothing is there.
+      UserError: they cannot be sent; after a refused commit, nothing of it is in the repository.
     """
     from huggingface_hub import HfApi
 

@@ -1,12 +1,12 @@
-"""Weights for ResNet50: any of the files in use -> Flax variables, or precisely why not.
+"""Read weights of ResNet50 from any of the usual files as Flax variables, or say what is wrong with the file.
 
-    python -m gz_jax.models.imagenet WEIGHTS IMAGE...
+    python -m gz_jax.models.imagenet WEIGHTS IMAGE... [--class_index=FILE]
 
-prints the five best ImageNet classes of each photograph, for weights with a top. WEIGHTS is a file or a name
-of `DOWNLOADS`. Read are Keras' `.h5` (layer names of both generations, with or without top), torchvision's
-and timm's names, under any prefix, in `.safetensors` or, where PyTorch is installed, in `.pth` and `.bin` (by
-its safe loader), and what `save_safetensors` wrote. The file decides the network's variant. It tells the
-preprocessing if it is one of the published ImageNet files, or our own. Nothing is unpickled.
+prints the five most probable ImageNet classes of each photograph. WEIGHTS is a file, or a name of `DOWNLOADS`, with
+ImageNet's classifier ("top"). These files can be read: Keras' `.h5` (layer names of both generations, with or without
+top); torchvision's and timm's names, with any prefix, in `.safetensors` or, if PyTorch is installed, in `.pth` and
+`.bin` (by its safe loader); and what `save_safetensors` wrote. The file decides the network's variant. The
+preprocessing is known for the published ImageNet files and for our own. Nothing is unpickled.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from gz_jax.runtime.files import atomic
 
 FORMAT = "gz_jax resnet50"
 CLASS_INDEX = "imagenet_class_index.json"
+CLASS_INDEX_URL = f"https://storage.googleapis.com/download.tensorflow.org/data/{CLASS_INDEX}"
 
 
 class Weights(NamedTuple):
@@ -40,7 +41,7 @@ class Weights(NamedTuple):
       body: {'params', 'batch_stats'} of `resnet.ResNet50`.
       top: {'kernel' [2048, 1000], 'bias' [1000]} of ImageNet's classifier, or None.
       variant: the network they belong to.
-      preprocess: what they were trained with, see `layers.preprocess`; None where the file does not tell.
+      preprocess: what they were trained with, see `layers.preprocess`; None if the file does not say.
       fingerprint: SHA-256 of the body's names, shapes and values: the same whatever file they came in.
       note: what was found out about the file's keys and its head, in words, or ''.
     """
@@ -98,7 +99,7 @@ def load(source: str | os.PathLike) -> Weights:
     path = _fetch(name)
     weights = read_weights(path)
     if DOWNLOADS[name].fingerprint not in (None, weights.fingerprint):
-        raise UserError(f"{path} does not hold the values of {name!r}: delete it and run again")
+        raise UserError(f"{path} does not hold the weights {name!r}: delete it, and run the command again")
     return weights
 
 
@@ -225,9 +226,11 @@ def classifier(weights: Weights) -> tuple[ResNet50Classifier, dict[str, Any]]:
       UserError: the weights have no top, or their preprocessing is not known.
     """
     if weights.top is None:
-        raise UserError("these weights have no top, so they cannot tell ImageNet's classes")
+        raise UserError("these weights have no classifier (top), so they cannot recognise ImageNet's classes")
     if weights.preprocess is None:
-        raise UserError("these weights do not tell their preprocessing: say --preprocess=unit, keras or torch")
+        raise UserError(
+            "it is not known how these weights' images are preprocessed: say --preprocess=unit, keras or torch"
+        )
     model = ResNet50Classifier(NUM_CLASSES, weights.variant, pooling="average", preprocess=weights.preprocess)
     params = {"body": weights.body["params"], "head": weights.top}
     return model, {"params": params, "batch_stats": {"body": weights.body["batch_stats"]}}
@@ -273,8 +276,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("weights", help=f"a file, or one of {', '.join(DOWNLOADS)}")
     path_of = lambda text: pathlib.Path(os.path.expanduser(text))  # noqa: E731
     parser.add_argument("images", nargs="+", type=path_of)
-    parser.add_argument("--class_index", type=path_of, help=f"the classes' names, Keras' {CLASS_INDEX}")
-    parser.add_argument("--preprocess", choices=get_args(Preprocess), help="of weights that do not tell it")
+    parser.add_argument("--class_index", type=path_of, help=f"file with the classes' names: {CLASS_INDEX_URL}")
+    parser.add_argument(
+        "--preprocess", choices=get_args(Preprocess), help="of the images, if the weights do not say it"
+    )
     args = parser.parse_args(argv)
     folders = (pathlib.Path(args.weights).parent, args.images[0].parent, pathlib.Path.home() / ".keras/models")
     try:
@@ -293,7 +298,11 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if not names:
-        print(f"For names pass --class_index, or put Keras' {CLASS_INDEX} beside the weights.", file=sys.stderr)
+        print(
+            "The classes are shown as numbers, since there is no file with their names. "
+            f"Download {CLASS_INDEX_URL} and say --class_index={CLASS_INDEX}, or put it beside the weights.",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -1,6 +1,6 @@
-"""How each source of ResNet50 weights names its tensors, and the readers of its files.
+"""The names that each source of ResNet50 weights gives to its tensors, and readers of its files.
 
-There is one table per source; `entries` spells it out into keys.
+There is one table for each source; `entries` makes the list of keys from it.
 """
 
 import functools
@@ -20,10 +20,10 @@ from gz_jax.runtime.errors import UserError
 
 NUM_CLASSES = 1000
 HEAD = "params/head/"
-_ANCHORS = ("params/body/stem_conv/kernel", "batch_stats/body/stem_bn/var")  # either tells a prefix
+_ANCHORS = ("params/body/stem_conv/kernel", "batch_stats/body/stem_bn/var")  # a prefix is found by either of them
 _LARGEST_CHUNK = 64 << 20  # bytes; HDF5 unpacks chunks whole, and the largest tensor has 10 MB
 
-# Leaves that are not called as ours are; `shift` is the bias of a batch normalisation.
+# Leaves with other names than ours; `shift` is the bias of a batch normalisation.
 _KERAS_LEAVES = {"scale": "gamma", "shift": "beta", "mean": "moving_mean", "var": "moving_variance"}
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "shift": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -86,7 +86,7 @@ def shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
 
 
 def entries(table: Table) -> dict[str, Entry]:
-    """Every key that a file of this source has, its top included."""
+    """Every key that a file of this source has, with those of its top."""
     result = {}
     for path, shape in shapes(table.variant).items():
         *_, block, layer, leaf = path.split("/")
@@ -113,9 +113,9 @@ class Tensor(NamedTuple):
 
 
 def best(tensors: Mapping[str, Tensor]) -> tuple[Variant, dict[str, Entry], str] | None:
-    """Variant and entries of the source that has most of the tensors' keys, and what stands before them in the file.
+    """Variant and entries of the source that has most of the tensors' keys, and the prefix of the keys in the file.
 
-    That is '' or a prefix, such as 'module.encoder.', which the entries' keys have too. None: no key is known.
+    The prefix is '' or a text such as 'module.encoder.'; the entries' keys have it too. None: no key is known.
     """
     found: list[tuple[int, tuple[Variant, dict[str, Entry], str]]] = []
     for table in TABLES:
@@ -131,7 +131,7 @@ def best(tensors: Mapping[str, Tensor]) -> tuple[Variant, dict[str, Entry], str]
 
 
 def check(path: pathlib.Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Entry]) -> None:
-    """Raises one UserError that names every key missing, left over or of another shape."""
+    """Raise one UserError that names every key that is missing, not used, or of another shape."""
     problems = [f"missing {key} {entry.shape}" for key, entry in expected.items() if key not in tensors]
     for key, tensor in tensors.items():
         if key not in expected and not key.endswith(".num_batches_tracked"):
@@ -176,7 +176,7 @@ def _safetensors(path: pathlib.Path):
         yield found, file.metadata() or {}
 
 
-# Where scripts keep the tensors beside other things; the names are then in the metadata, as NESTED.
+# Entries in which scripts store the tensors beside other things; the metadata name them, as NESTED.
 _NESTED = ("state_dict", "model_state_dict", "model")
 NESTED = "nested in"
 

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from gz_jax.models import fourier
 
+MANY = 32  # images of a batch from which the Fourier transform of a kernel pays, on CPU
 Preprocess = Literal["unit", "keras", "torch"]
 Initializer = Callable[..., jax.Array]
 
@@ -95,7 +96,7 @@ class Conv(nn.Module):
             x = x[:, :: self.stride, :: self.stride]
             x = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], self.features)
         elif self._small_map(x):
-            x = fourier.convolve(x, kernel, self.padding)
+            x = self._by_fourier(x, kernel)
         else:
             if x.shape[-1] == 3 and jax.default_backend() == "cpu":
                 # Eigen's convolution takes 4 channels at once: of 3, it took the CNN's first layer twice as long.
@@ -109,21 +110,44 @@ class Conv(nn.Module):
             )
         return x, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
 
+    def _by_fourier(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution of small maps, by the kernel's transform in the collection 'spectra' where it is there.
+
+        `apply` with mutable=['spectra'] puts it there (`folding.spectra`).
+        """
+        if self.is_initializing() or not (
+            self.has_variable("spectra", "kernel") or self.is_mutable_collection("spectra")
+        ):
+            return fourier.convolve(x, kernel, self.padding)
+        transformed = self.variable("spectra", "kernel", fourier.transform, kernel, x.shape[1], self.padding).value
+        return fourier.convolve_transformed(x, transformed, self.size, self.padding)
+
     def _small_map(self, x: jax.Array) -> bool:
         """Whether Fourier transforms pay: on CPU, in float32, with enough images to share the kernel's transform."""
-        fits = self.stride == 1 and x.shape[1] == x.shape[2] <= 20 and len(x) >= 32
+        fits = self.stride == 1 and x.shape[1] == x.shape[2] <= 20 and len(x) >= MANY
         return fits and x.dtype == jnp.float32 and jax.default_backend() == "cpu"
 
 
+@jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [N, in] @ kernel [in, out], its gradients arranged so that XLA on CPU does not transpose the larger array.
 
     The kernel's gradient as [in, out] transposes x [N, in], which for in > out took as long as the product itself.
     """
+    return x @ kernel
+
+
+def _product_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    over_rows = (((0,), (0,)), ((), ()))
     if kernel.shape[0] <= kernel.shape[1]:
-        return x @ kernel
-    kernel = jax.lax.optimization_barrier(kernel.T)  # else XLA sees through the transposition
-    return jax.lax.dot_general(x, kernel, (((1,), (1,)), ((), ())))
+        dkernel = jax.lax.dot_general(x, dy, over_rows)
+    else:  # the barrier keeps XLA from turning it into the product above
+        dkernel = jax.lax.optimization_barrier(jax.lax.dot_general(dy, x, over_rows)).T
+    return jax.lax.dot_general(dy, kernel, (((1,), (1,)), ((), ()))), dkernel
+
+
+_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 class Dropout(nn.Module):

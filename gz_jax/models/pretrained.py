@@ -1,7 +1,7 @@
-"""Where training may start from: names, files, folders, and repositories of the Hugging Face hub.
+"""Weights from which training may start: names, files, folders, and repositories of the Hugging Face hub.
 
-A folder is a network of ours (a workdir or a shared network) or timm's: `config.json` beside the weights,
-`model.safetensors` or `pytorch_model.bin`. A repository is such a folder, fetched. Nothing in it is run.
+A folder is a network of ours (a workdir or a shared network) or of timm: `config.json` beside the weights
+`model.safetensors` or `pytorch_model.bin`. A repository is such a folder, which is downloaded. Nothing in it is run.
 """
 
 import json
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 def locate(source: str) -> Place:
-    """What `source` names, fetched if it is on the hub.
+    """The place that `source` names, downloaded if it is on the hub.
 
     Raises:
       UserError: it cannot be fetched, or is a folder without a config.json that can be read.
@@ -62,7 +62,7 @@ def locate(source: str) -> Place:
             raise ValueError("it describes no network")
     except (OSError, ValueError, RecursionError) as error:
         reason = f"its {CONFIG} cannot be read ({first_line(error)[:200]})"
-        raise UserError(f"{path} is no workdir, no shared network and no folder of timm's: {reason}") from error
+        raise UserError(f"{path} is not a workdir, a shared network or a folder of timm's: {reason}") from error
     return Place(path, config)
 
 
@@ -79,10 +79,10 @@ def read(place: Place, told: Preprocess | None) -> tuple[Weights, Preprocess, st
     """ResNet50's weights from timm's folder, a file or a name; their preprocessing; and what was found, in words.
 
     Args:
-      told: the preprocessing that the user asks for, which counts whatever the source says.
+      told: the preprocessing that the user asks for, which is used whatever the source says.
 
     Raises:
-      UserError: they cannot be read (see `imagenet.load`), or neither they nor the user tell the preprocessing.
+      UserError: they cannot be read (see `imagenet.load`), or neither they nor the user say what the preprocessing is.
     """
     path, config = place
     said, why = _timm(path, config) if config is not None else (None, "")
@@ -120,13 +120,13 @@ def _timm(folder: pathlib.Path, config: Mapping[str, Any]) -> tuple[Preprocess |
 
 
 def settle(path: object, said: Preprocess | None, why: str, told: Preprocess | None) -> tuple[Preprocess, str]:
-    """The preprocessing that counts: what the user asks for, else what the source says; and words about it.
+    """The preprocessing to use: what the user asks for, else what the source says; and words about it.
 
     Args:
       said: what the source says, None if nothing or something unknown; why: its reason, or what is unknown.
 
     Raises:
-      UserError: nothing decides it.
+      UserError: neither the user nor the source says it.
     """
     how = told or said
     if how is None:

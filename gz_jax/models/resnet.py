@@ -35,6 +35,7 @@ class Bottleneck(nn.Module):
     variant: Variant
     dtype: DTypeLike
     momentum: float | None = None
+    folded: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
@@ -55,13 +56,16 @@ def _conv_bn(
     size: int = 1,
     stride: int = 1,
 ) -> jax.Array:
-    """A convolution, padded by size // 2, and its batch normalisation, inside the module `owner`."""
+    """A convolution, padded by size // 2, and unless folded its batch normalisation, inside the module `owner`."""
     keras = owner.variant == "keras"
     init = nn.initializers.glorot_uniform() if keras else nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     momentum, epsilon = 0.99 if keras else 0.9, EPSILON[owner.variant]
     momentum = momentum if owner.momentum is None else owner.momentum
     dtype = owner.dtype
-    conv = Conv(features, size, stride, size // 2, keras, kernel_init=init, dtype=dtype, name=f"{name}_conv")
+    with_bias = keras or owner.folded
+    conv = Conv(features, size, stride, size // 2, with_bias, kernel_init=init, dtype=dtype, name=f"{name}_conv")
+    if owner.folded:
+        return conv(x)
     x, bias = conv.apart(x)
     return BatchNorm(momentum, epsilon, not keras, dtype=dtype, name=f"{name}_bn")(x, use_running_average, bias)
 
@@ -75,6 +79,7 @@ class ResNet50(nn.Module):
     variant: Variant = "keras"
     dtype: DTypeLike = jnp.float32
     momentum: float | None = None
+    folded: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
@@ -90,6 +95,7 @@ class ResNet50(nn.Module):
                     variant=self.variant,
                     dtype=self.dtype,
                     momentum=self.momentum,
+                    folded=self.folded,
                     name=f"stage{stage}_block{block}",
                 )(x, use_running_average)
         return x
@@ -108,6 +114,7 @@ class ResNet50Classifier(nn.Module):
       preprocess: None for what the variant was trained with, or see `layers.preprocess`.
       freeze_statistics: normalise with the running statistics in training too, and leave them as they are.
       momentum: weight of the old value in the running statistics; None for the variant's own, 0.99 or 0.9.
+      folded: without batch normalisation, which `folding.fold` has put into the convolutions; for inference alone.
       dtype: what is computed in; parameters, statistics and logits are float32.
     """
 
@@ -119,6 +126,7 @@ class ResNet50Classifier(nn.Module):
     preprocess: Preprocess | None = None
     freeze_statistics: bool = False
     momentum: float | None = None
+    folded: bool = False
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
@@ -127,7 +135,7 @@ class ResNet50Classifier(nn.Module):
         if self.pooling not in ("flatten", "average"):
             raise UserError(f"pooling {self.pooling!r} is not one of 'flatten', 'average'")
         init = nn.initializers.glorot_uniform()
-        self.body = ResNet50(self.variant, self.dtype, self.momentum)
+        self.body = ResNet50(self.variant, self.dtype, self.momentum, self.folded)
         self.dense = [nn.Dense(width, kernel_init=init, dtype=self.dtype) for width in self.hidden]
         self.drop = Dropout(self.dropout)
         self.head = nn.Dense(self.num_outputs, kernel_init=init, dtype=jnp.float32)

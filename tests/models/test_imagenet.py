@@ -86,7 +86,7 @@ def test_weights_without_top(keras_weights, tmp_path):
     assert same(read, bare)
     imagenet.save_safetensors(read, tmp_path / "notop.safetensors")
     assert same(imagenet.read_weights(tmp_path / "notop.safetensors"), bare)
-    with pytest.raises(UserError, match="no top"):
+    with pytest.raises(UserError, match=r"no classifier \(top\)"):
         imagenet.classifier(read)
 
 

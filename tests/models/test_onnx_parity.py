@@ -181,7 +181,7 @@ def test_a_network_that_is_too_large_for_one_file_is_refused(tmp_path, monkeypat
 
 def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, monkeypatch):
     workdir = begun(tmp_path)
-    with pytest.raises(UserError, match=r"--formats=csv: only onnx can be added"):
+    with pytest.raises(UserError, match=r"--formats=csv: the only other format is onnx"):
         export_mode(workdir, tmp_path / "out", formats="csv,onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"--formats=onnx needs the package onnx: pip install onnx"):

@@ -211,7 +211,7 @@ def test_folders_that_are_refused_by_value(config, message, arrays, tmp_path):
 
 
 def test_folders_that_hold_no_network(tmp_path):
-    with pytest.raises(UserError, match=r"is no workdir, no shared network .* config\.json cannot be read"):
+    with pytest.raises(UserError, match=r"is not a workdir, a shared network .* config\.json cannot be read"):
         found(tmp_path)
     for text in ("[1]", "{", "[" * 100_000):
         (tmp_path / "config.json").write_text(text)
