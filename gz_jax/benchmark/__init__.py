@@ -1,1 +1,1 @@
-"""How fast each stage is, beside the hardware's limits and beside PyTorch and Keras; used by `--mode=benchmark`."""
+"""The speed of each stage, compared with the hardware's limits and with other programs; for `--mode=benchmark`."""

@@ -1,6 +1,7 @@
-"""Contenders timed in turns, each in a process of its own, as its users have it.
+"""Programs that are timed in turns (contenders), each in a process of its own with its usual settings.
 
-Loaded into one process, PyTorch ran on memory kept by `gz_jax.runtime.memory`, and our steps slowed beside its threads.
+In one process with gz_jax, PyTorch would use memory kept by `gz_jax.runtime.memory`, and its threads would slow down
+the steps of gz_jax.
 """
 
 import contextlib
@@ -15,11 +16,12 @@ from gz_jax.benchmark.timing import Stage
 from gz_jax.runtime import memory
 from gz_jax.runtime.errors import first_line
 
-Make = Callable[..., tuple[int, Stage, Stage]]
+ENDED = "its process ended unexpectedly. If there was too little memory: name fewer --peers, or a smaller batch"
+Make = Callable[..., tuple[Any, ...]]  # returns a number of parameters, and stages
 
 
 class Contender(NamedTuple):
-    """A process that waits: its number of trainable parameters, and its stages, which run there."""
+    """A process that runs stages when they are called: its number of trainable parameters, and these stages."""
 
     parameters: int
     stages: list[Stage]
@@ -27,14 +29,14 @@ class Contender(NamedTuple):
 
 @contextlib.contextmanager
 def contender(make: Make, *arguments: Any, our_memory: bool = False) -> Iterator[Contender]:
-    """Start a process, let it `make(*arguments)` and call each stage twice; it ends with the block.
+    """Start a process that calls `make(*arguments)` and then each stage twice. The process ends with the block.
 
     Args:
-      make, arguments: what pickle can send.
-      our_memory: whether the process takes memory as gz_jax does (see `gz_jax.runtime.memory`).
+      make, arguments: must be picklable.
+      our_memory: whether the process uses memory as gz_jax does (see `gz_jax.runtime.memory`).
 
     Raises:
-      RuntimeError: with the first line of what went wrong there.
+      RuntimeError: the first line of an error in the process.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -42,8 +44,7 @@ def contender(make: Make, *arguments: Any, our_memory: bool = False) -> Iterator
     process.start()
     there.close()
     try:
-        here.send((make, arguments))
-        parameters, stages = _answer(here)
+        parameters, stages = _asked(here, (make, arguments))
         remote = [Stage(name, items, functools.partial(_call, here, i)) for i, (name, items) in enumerate(stages)]
         yield Contender(parameters, remote)
     finally:
@@ -52,22 +53,23 @@ def contender(make: Make, *arguments: Any, our_memory: bool = False) -> Iterator
 
 
 def _call(pipe: Connection, which: int, times: int) -> None:
-    pipe.send((which, times))
-    _answer(pipe)
+    _asked(pipe, (which, times))
 
 
-def _answer(pipe: Connection) -> Any:
+def _asked(pipe: Connection, request: tuple[Any, ...]) -> Any:
+    """The process's answer to a request. Raises RuntimeError: it ended, or it answers with an error."""
     try:
+        pipe.send(request)
         answer = pipe.recv()
-    except EOFError:
-        raise RuntimeError("its process died") from None
+    except (EOFError, OSError):
+        raise RuntimeError(ENDED) from None
     if isinstance(answer, str):
         raise RuntimeError(answer)
     return answer
 
 
 def _serve(pipe: Connection, our_memory: bool) -> None:
-    """The process: nothing but the standard library is loaded before its memory is decided on."""
+    """Run in the process. Only the standard library may be loaded before its use of memory is set."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
     if our_memory:
         memory.use_one_arena()
@@ -77,7 +79,7 @@ def _serve(pipe: Connection, our_memory: bool) -> None:
             memory.keep_freed_memory()
         parameters, *stages = make(*arguments)
         for stage in stages:
-            stage.call(2)  # what fails does so before anything is timed; the second call may still record a graph
+            stage.call(2)  # so that errors come before anything is timed; the second call may still record a graph
         pipe.send((parameters, [(stage.name, stage.images) for stage in stages]))
         while True:
             which, times = pipe.recv()
@@ -85,5 +87,5 @@ def _serve(pipe: Connection, our_memory: bool) -> None:
             pipe.send(None)
     except EOFError:
         return
-    except Exception as error:  # of peers: no compiler, no memory, no such package
+    except Exception as error:  # such as no compiler, no memory, no such package
         pipe.send(first_line(error))

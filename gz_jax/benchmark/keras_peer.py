@@ -1,11 +1,30 @@
 """The same networks in Keras, on TensorFlow."""
 
+import functools
 import os
 from typing import Any
 
 import numpy as np
 
+from gz_jax.benchmark.peers import Task, forward_batches
 from gz_jax.benchmark.timing import Stage
+from gz_jax.data import tensorflow_cpu
+
+
+def check(name: str, backend: str) -> None:
+    """See `peers.check`."""
+    if backend != "cpu":
+        raise RuntimeError("it is timed on CPUs only")
+    _import_keras()
+
+
+def _import_keras() -> Any:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # the usual setting; must be before TensorFlow is loaded
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    tensorflow_cpu.import_tensorflow()
+    import keras
+
+    return keras
 
 
 def build(module: Any, size: int) -> Any:
@@ -14,10 +33,8 @@ def build(module: Any, size: int) -> Any:
     Raises:
       ImportError: Keras or TensorFlow is not installed; or there is no such network in Keras.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    import keras
-    from keras import layers as k
-
+    keras = _import_keras()
+    k = keras.layers
     keras.mixed_precision.set_global_policy(
         "mixed_bfloat16" if np.dtype(module.dtype).name == "bfloat16" else "float32"
     )
@@ -25,7 +42,7 @@ def build(module: Any, size: int) -> Any:
     x = keras.ops.cast(inputs, "float32")
     if hasattr(module, "variant"):
         if module.variant != "keras":
-            raise ImportError("Keras' ResNet50 is v1 alone")
+            raise ImportError("Keras has only v1 of ResNet50, --config.model.variant=keras")
         x = x[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
         x = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(size, size, 3))(x)
         x = k.Flatten()(x) if module.pooling == "flatten" else k.GlobalAveragePooling2D()(x)
@@ -44,12 +61,12 @@ def build(module: Any, size: int) -> Any:
     return model
 
 
-def stages(module: Any, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage]:
-    """Keras' number of trainable parameters, forward pass and train step, as `torch_peer.stages`."""
-    images, votes = batch["image"], batch["vote_fractions"]
-    model = build(module, images.shape[1])
+def stages(name: str, task: Task) -> tuple[int | Stage, ...]:
+    """As `torch_peer.stages`, for Keras: its number of trainable parameters, forward passes and train step."""
+    images, votes = task.batch["image"], task.batch["vote_fractions"]
+    model = build(task.module, images.shape[1])
 
-    def forward(n: int) -> np.ndarray:
+    def forward(images: np.ndarray, n: int) -> np.ndarray:
         for _ in range(n):
             predicted = model.predict_on_batch(images)
         return predicted
@@ -58,5 +75,9 @@ def stages(module: Any, batch: dict[str, np.ndarray]) -> tuple[int, Stage, Stage
         for _ in range(n):
             model.train_on_batch(images, votes)
 
+    found = [
+        Stage(f"{stage}, {name}", len(batch), functools.partial(forward, batch))
+        for stage, batch in forward_batches(images, task.sizes).items()
+    ]
     parameters = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    return parameters, Stage("forward, keras", len(images), forward), Stage("train step, keras", len(images), train)
+    return parameters, *found, Stage(f"train step, {name}", len(images), train)

@@ -1,4 +1,4 @@
-"""What the hardware allows: ceilings measured on the spot, and the operations and bytes of a compiled function.
+"""What the hardware allows: ceilings that are measured, and the operations and bytes of a compiled function.
 
 The roofline (Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785): a function that does F operations and
 moves B bytes takes at least max(F / ceiling of operations, B / ceiling of bytes).
@@ -14,7 +14,7 @@ from gz_jax.benchmark.timing import seconds
 
 
 class Cost(NamedTuple):
-    """Of one call on one device, by XLA's analysis; `temporary` is memory in bytes beside arguments and results."""
+    """Cost of one call on one device, by XLA's analysis; `temporary`: bytes of memory beside arguments and results."""
 
     flops: float
     bytes: float
@@ -22,18 +22,19 @@ class Cost(NamedTuple):
 
 
 class Ceilings(NamedTuple):
-    """Per second, on one device: operations of a large matrix product, bytes read and written by adding to an array."""
+    """Rates of one device per second: operations in a large matrix product, bytes moved in an addition to an array."""
 
     flops: float
     bytes: float
 
 
 def cost(lowered: Any, compiled: Any) -> Cost | None:
-    """Operations and bytes of a jitted function, or None where the backend has no analysis.
+    """Operations and bytes of a jitted function, or None if the backend has no analysis.
 
-    Operations are those of the program as it was written: in a compiled one those inside library calls (cuDNN, oneDNN)
-    may be missing. Bytes are those of the compiled one, where fused operations keep their results to themselves; what
-    a cache serves again is still counted, so that small functions can exceed the "limit".
+    Operations are those of the program as it was written, since in the compiled program those inside library calls
+    (cuDNN, oneDNN) may be missing. Bytes are those of the compiled program, in which the results inside fused
+    operations are not written to memory. Bytes that are read again from a cache are counted, too, so small functions
+    can be faster than the limit.
     """
     written, made = _first(lowered.cost_analysis), _first(compiled.cost_analysis)
     if "flops" not in written or "bytes accessed" not in made:
@@ -46,13 +47,13 @@ def cost(lowered: Any, compiled: Any) -> Cost | None:
 def _first(analysis: Any) -> Any:
     try:
         found = analysis()
-    except (NotImplementedError, RuntimeError):  # what XLA raises for a backend without
+    except (NotImplementedError, RuntimeError):  # raised by XLA for a backend without an analysis
         return {}
     return (found[0] if isinstance(found, list) else found) or {}
 
 
 def fraction(cost: Cost, seconds: float, ceilings: Ceilings) -> tuple[float, str]:
-    """Least possible over measured time, and what sets the limit: 'operations' or 'bytes'."""
+    """Shortest possible time divided by the measured time, and what sets the limit: 'operations' or 'bytes'."""
     limits = {"operations": cost.flops / ceilings.flops, "bytes": cost.bytes / ceilings.bytes}
     bound = max(limits, key=limits.__getitem__)
     return limits[bound] / seconds, bound
@@ -62,8 +63,9 @@ def ceilings(dtype: str, *, side: int | None = None, megabytes: int | None = Non
     """Measure one device, the best of `repeats` (a ceiling is not a mean).
 
     Args:
-      dtype: that networks compute in; float32 products run in whatever precision JAX takes for them on this device.
-      side: of the square matrices; megabytes: of the array. By default 2,048 and 256 on a CPU, else 8,192 and 1,024.
+      dtype: dtype in which networks compute; float32 products have JAX's default precision on this device.
+      side: side of the square matrices; default 2,048 on a CPU, otherwise 8,192.
+      megabytes: size of the array; default 256 on a CPU, otherwise 1,024.
     """
     cpu = jax.default_backend() == "cpu"
     side = side or (2048 if cpu else 8192)
@@ -71,7 +73,7 @@ def ceilings(dtype: str, *, side: int | None = None, megabytes: int | None = Non
     square = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
     line = [jnp.zeros(count, jnp.float32)]
     multiply = jax.jit(jnp.matmul)
-    step = jax.jit(lambda x: x + 1, donate_argnums=0)  # where it lies: fresh memory cost up to four times as much
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: with new memory it takes up to four times as long
 
     def add() -> jax.Array:
         line[0] = step(line[0])
@@ -82,7 +84,7 @@ def ceilings(dtype: str, *, side: int | None = None, megabytes: int | None = Non
 
 
 def _best(function: Callable[[], jax.Array], repeats: int) -> float:
-    calls = 1 if jax.default_backend() == "cpu" else 20  # so that starting and waiting do not count
+    calls = 1 if jax.default_backend() == "cpu" else 20  # so that launching and waiting take a small part of the time
     jax.block_until_ready(function())
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Stages timed in turns, so that noise meets all of them alike."""
+"""Stages timed in turns, so that noise affects all of them equally."""
 
 import statistics
 import time
@@ -14,9 +14,9 @@ class Stage(NamedTuple):
 
     Attributes:
       name: what the table calls it.
-      images: galaxies of one call.
-      call: does it so many times, and returns when the last one is done.
-      cost: operations and bytes of one call, where they are known.
+      images: number of galaxies in one call.
+      call: runs the stage as many times as its argument says, and returns when the last one is done.
+      cost: operations and bytes of one call, if they are known.
     """
 
     name: str
@@ -36,8 +36,8 @@ def measure(stages: Sequence[Stage], repeats: int, at_least: float = 0.2) -> lis
     """Time stages round by round: A B C A B C ...
 
     Args:
-      repeats: rounds, after each stage was called once to warm up.
-      at_least: a sample is the mean over as many calls as take about so many seconds.
+      repeats: number of rounds, after each stage was called to warm up.
+      at_least: a sample is the mean over as many calls as take about this many seconds.
 
     Returns:
       Each stage with its samples, seconds per call; sample i of all stages is of the same round.

@@ -1,6 +1,7 @@
-"""The same networks in PyTorch, as fast as its users would have them."""
+"""The same networks in PyTorch, with the settings that make PyTorch fast."""
 
 import functools
+import shutil
 from typing import Any
 
 import flax.linen as flax_nn
@@ -8,9 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from gz_jax.benchmark.peers import Task, forward_batches
 from gz_jax.benchmark.timing import Stage
 from gz_jax.models.resnet import PREPROCESS, STAGES, Variant
 
+HALF = ".bfloat16"
 MODES = {"torch": None, "torch.compile": "default", "torch.max-autotune": "max-autotune"}
 
 
@@ -40,7 +43,7 @@ def _norm(variant: Variant) -> Any:
 
 
 class ResNet50(nn.Module):
-    """Both variants, by torchvision's names; `fc` follows the map, flattened or averaged."""
+    """Both variants, with torchvision's names; `fc` is applied to the last feature map, flattened or averaged."""
 
     def __init__(self, variant: Variant, fc: nn.Module, pooling: str = "average") -> None:
         super().__init__()
@@ -108,29 +111,31 @@ def build(module: flax_nn.Module, size: int) -> Network:
     return network
 
 
-def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray], device: str) -> tuple[int, Stage, Stage]:
-    """PyTorch's number of parameters, forward pass and train step (Adam, mean squared error).
+def stages(name: str, task: Task) -> tuple[int | Stage, ...]:
+    """PyTorch's number of parameters, forward passes and train step (Adam, mean squared error).
 
     Args:
-      name: one of `MODES`; module: the network to be like; batch: image uint8 [B, S, S, 3] and vote_fractions.
-      device: 'cpu' or 'cuda'.
+      name: one of `MODES`, with '.bfloat16' at its end for autocast to bfloat16, which `task.module.dtype` also sets.
     """
     torch.set_float32_matmul_precision("high")  # TF32 where there is any, as JAX does
     torch.backends.cudnn.benchmark = True  # the shapes are fixed; XLA tries algorithms, too
-    images, votes = (torch.from_numpy(batch[key]).to(device) for key in ("image", "vote_fractions"))
-    network = build(module, images.shape[1]).to(device, memory_format=torch.channels_last)
+    device, mode = _device(task.backend), MODES[name.removesuffix(HALF)]
+    images, votes = (torch.from_numpy(task.batch[key]).to(device) for key in ("image", "vote_fractions"))
+    network = build(task.module, images.shape[1]).to(device, memory_format=torch.channels_last)
     parameters = sum(p.numel() for p in network.parameters())
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, eps=1e-7, fused=True)
-    run = network if MODES[name] is None else torch.compile(network, mode=MODES[name])
-    half = functools.partial(torch.autocast, device, torch.bfloat16, enabled=np.dtype(module.dtype).name == "bfloat16")
+    # Each batch size is compiled separately. With fullgraph, too many sizes are an error instead of uncompiled code.
+    run = network if mode is None else torch.compile(network, mode=mode, dynamic=False, fullgraph=True)
+    half = name.endswith(HALF) or np.dtype(task.module.dtype).name == "bfloat16"
+    autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=half)
 
     def wait() -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    def forward(n: int) -> torch.Tensor:
+    def forward(images: torch.Tensor, n: int) -> torch.Tensor:
         network.eval()
-        with torch.inference_mode(), half():
+        with torch.inference_mode(), autocast():
             for _ in range(n):
                 predicted = run(images)
         wait()
@@ -140,11 +145,29 @@ def stages(name: str, module: flax_nn.Module, batch: dict[str, np.ndarray], devi
         network.train()
         for _ in range(n):
             optimizer.zero_grad(set_to_none=True)
-            with half():
+            with autocast():
                 loss = nn.functional.mse_loss(run(images), votes)
             loss.backward()
             optimizer.step()
         wait()
 
-    count = len(batch["image"])
-    return parameters, Stage(f"forward, {name}", count, forward), Stage(f"train step, {name}", count, train)
+    found = [
+        Stage(f"{stage}, {name}", len(batch), functools.partial(forward, torch.from_numpy(batch).to(device)))
+        for stage, batch in forward_batches(task.batch["image"], task.sizes).items()
+    ]
+    return parameters, *found, Stage(f"train step, {name}", len(images), train)
+
+
+def _device(backend: str) -> str:
+    return {"gpu": "cuda"}.get(backend, backend)
+
+
+def check(name: str, backend: str) -> None:
+    """See `peers.check`."""
+    torch.empty(1, device=_device(backend))  # fails if this PyTorch was built without the device
+    if backend == "cpu" and MODES[name.removesuffix(HALF)]:
+        from torch._inductor import config
+
+        compilers = [config.cpp.cxx] if isinstance(config.cpp.cxx, str) else config.cpp.cxx
+        if not any(shutil.which(compiler) for compiler in compilers if compiler):
+            raise RuntimeError(f"torch.compile needs a C++ compiler: {' or '.join(filter(None, compilers))}")

@@ -1,33 +1,34 @@
-"""`--mode=benchmark`: each stage of a config timed alone and together, beside the hardware's limits and the peers."""
+"""`--mode=benchmark`: times each stage of a config alone and all together, and compares with the hardware and peers."""
 
 import contextlib
-import functools
-import importlib.metadata
 import io
 import itertools
 import os
 import pathlib
 import platform
 import resource
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 from PIL import Image
 
-from gz_jax import fields, resolve
+from gz_jax import fields, labels, resolve
 from gz_jax.benchmark import contest, report, roofline, stages
+from gz_jax.benchmark.peers import PEERS, Task, check, kind, versions
+from gz_jax.benchmark.peers import stages as peer_stages
 from gz_jax.benchmark.timing import Stage, measure
-from gz_jax.data import augment, packed, synthetic, tensorflow_cpu
+from gz_jax.data import augment, packed, synthetic
 from gz_jax.data.augment import View
 from gz_jax.data.split import Dataset, Split, fraction_records
 from gz_jax.data.synthetic_render import render
+from gz_jax.inference.shared import Network
 from gz_jax.labels import Tree
+from gz_jax.models import folding, layers
 from gz_jax.resolve import Parts
 from gz_jax.runtime.errors import UserError, first_line
 from gz_jax.runtime.files import atomic, write_json
@@ -35,38 +36,51 @@ from gz_jax.training import checkpoint, dispatch, feed, state, step
 from gz_jax.training import workdir as workdirs
 
 DISTINCT = 64  # synthetic galaxies; the files repeat them
-PEERS = ("torch", "torch.compile", "torch.max-autotune", "keras")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tensorflow-cpu", "tensorflow", "keras", "torch")
 
 
-def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), repeats: int = 7) -> int:
+def benchmark(
+    config: ConfigDict,
+    outdir: str,
+    *,
+    peers: Sequence[str] = (),
+    repeats: int = 7,
+    batch_sizes: Sequence[int | str] = (),
+) -> int:
     """Time everything, print the tables, write benchmark.json and benchmark.md into `outdir`.
 
-    Weights are random, and galaxies synthetic unless config.data.dir says where real ones are. What cannot be
-    measured here is said under "Not measured".
+    Weights are random. Galaxies are synthetic unless config.data.dir names real ones. If something cannot be measured,
+    a line on stderr says so at once (for peers before anything is timed), and both files list it.
+
+    Args:
+      peers: names from `peers.PEERS`.
+      batch_sizes: sizes at which the forward pass is timed, in addition to that of the config.
 
     Raises:
-      UserError: an unknown peer, too few repeats, or a config that cannot work.
+      UserError: an unknown peer, too few repeats, an invalid batch size, or a config that cannot work.
     """
-    if unknown := set(peers) - set(PEERS):
-        raise UserError(f"--peers={unknown.pop()} must be of {', '.join(PEERS)}.")
+    if unknown := [name for name in peers if name not in PEERS]:
+        raise UserError(f"--peers={unknown[0]} must be one of {', '.join(PEERS)}.")
     if repeats < 1:
         raise UserError(f"--repeats={repeats} must be at least 1.")
+    if wrong := [size for size in batch_sizes if not (str(size).isdecimal() and int(size))]:
+        raise UserError(f"--batch_sizes={wrong[0]} must be whole numbers of 1 or more, as in --batch_sizes=32,128.")
+    sizes = sorted({int(size) for size in batch_sizes})
     if peers:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # they share the device's memory
     if config.data.source == "catalogue":
         raise UserError("--mode=benchmark times Kaggle's files, or synthetic ones: add --config.data.source=synthetic.")
     resolve.check(config, jax.device_count())
-    if peers and jax.device_count() > 1:
-        raise UserError("--peers run on one device: let JAX see one alone (CUDA_VISIBLE_DEVICES=0).")
+    if (peers or sizes) and jax.device_count() > 1:
+        raise UserError("--peers and --batch_sizes need a single device: set CUDA_VISIBLE_DEVICES=0, for example.")
     plain = {"loss": "mse", "weight_decay": 0.0, "average": 0.0, "model.frozen_statistics": False}
-    if peers and (other := [name for name, value in plain.items() if fields.flatten(config)[name] != value]):
+    trained = any(PEERS[name].trains for name in peers)
+    if trained and (other := [name for name, value in plain.items() if fields.flatten(config)[name] != value]):
         raise UserError(
-            f"--peers train by mean squared error and plain Adam: leave --config.{other[0]} at {plain[other[0]]}."
+            f"--peers train by mean squared error and plain Adam: set --config.{other[0]}={plain[other[0]]}."
         )
     pathlib.Path(outdir).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, _fresh_compilation_cache(scratch):
-        found = _measure(config, pathlib.Path(scratch), peers, repeats)
+    with tempfile.TemporaryDirectory() as scratch, stages.fresh_compilation_cache(scratch):
+        found = _measure(config, pathlib.Path(scratch), peers, repeats, sizes)
     text = report.text(found)
     with atomic(pathlib.Path(outdir) / "benchmark.md") as file:
         file.write(text)
@@ -76,7 +90,7 @@ def benchmark(config: ConfigDict, outdir: str, *, peers: Sequence[str] = (), rep
 
 
 class _Subject(NamedTuple):
-    """What is timed: a config, and what it says."""
+    """What is timed: a config, and the tree, network and recipe that it gives."""
 
     config: ConfigDict
     tree: Tree
@@ -90,11 +104,14 @@ def _subject(config: ConfigDict) -> _Subject:
     return _Subject(config, tree, parts, resolve.recipe(config, tree, parts.module, 100))
 
 
-def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], repeats: int) -> dict[str, Any]:
+def _measure(
+    config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], repeats: int, sizes: Sequence[int]
+) -> dict[str, Any]:
     subject = _subject(config)
-    module, view, augmentation = subject.parts
+    _, view, augmentation = subject.parts
     missing: list[str] = []
-    # One batch: where it can never fit, that is said before its files are made.
+    peers = _able(peers, missing)
+    # Allocate one batch: if it cannot fit, the error comes before its files are made.
     np.empty((config.batch_size, config.data.size, config.data.size, 3), np.float32)
     batches = 4 if jax.default_backend() == "cpu" else 64  # of an epoch, here
     (scratch / "images").mkdir()
@@ -122,10 +139,16 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
         "device": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
     }
     costs = {stage.name: stage.cost for stage in device}
-    parameters, rounds = _against_peers(config, module, batch, scratch, peers, repeats, missing)
+    sizes = [size for size in sizes if size != config.batch_size]
+    parameters: dict[str, int] = {}
+    rounds: list[tuple[Stage, list[float]]] = []
+    if peers or sizes:
+        task = _task(subject, batch, sizes)
+        parameters, rounds = _against_peers(task, config, scratch, peers, repeats, missing)
+    measured = [name for name in parameters if name != "gz_jax"]
     against = [report.row(stage._replace(cost=costs.get(stage.name)), samples, ceilings) for stage, samples in rounds]
     return {
-        **_circumstances(),
+        **report.circumstances(),
         "config": fields.flatten(config),
         "data": config.data.dir if _is_real(config) else "synthetic",
         "parameters": parameters,
@@ -134,13 +157,14 @@ def _measure(config: ConfigDict, scratch: pathlib.Path, peers: Sequence[str], re
         "peak_bytes": memory,
         "stages": [report.row(stage, samples, ceilings) for stage, samples in timed],
         "peer_samples": against,
-        "peers": report.peer_rows(against, [name for name in parameters if name != "gz_jax"]),
+        "peers": report.peer_rows(against, measured),
+        "peer_packages": {name: versions(name) for name in measured},
         "missing": missing,
     }
 
 
 def _uncounted(device: Sequence[Stage]) -> list[str]:
-    """A line where JAX does not count what these stages compute, as on GPUs."""
+    """A line for `missing` if JAX does not count the operations of these stages, as on GPUs."""
     if all(stage.cost for stage in device if stage.name != "host to device"):
         return []
     return [f"part of the roofline: JAX counts no operations for {jax.devices()[0].device_kind}"]
@@ -148,65 +172,106 @@ def _uncounted(device: Sequence[Stage]) -> list[str]:
 
 @contextlib.contextmanager
 def _noted(name: str, missing: list[str]) -> Iterator[None]:
-    """What goes wrong in the block, as where a package is not installed, becomes a line in `missing`."""
+    """Print an error in the block, such as a package that is not installed, and add it to `missing`."""
     try:
         yield
     except Exception as error:  # of peers: no compiler, no memory, no such device
         missing.append(f"{name}: {first_line(error)}")
+        print("not measured:", missing[-1], file=sys.stderr, flush=True)
+
+
+def _able(peers: Sequence[str], missing: list[str]) -> list[str]:
+    """The peers that can run here, as far as this is known before they are timed."""
+    found = []
+    for name in dict.fromkeys(peers):
+        with _noted(name, missing), contest.contender(check, name, jax.default_backend()):
+            found.append(name)
+    return found
 
 
 def _on_device(
     subject: _Subject, batch: dict[str, np.ndarray], contested: bool = False
 ) -> tuple[stages.Current, list[Stage], dict[str, dict[str, float]]]:
     """A fresh state, and `stages.device_stages` with it."""
-    config, tree, parts, recipe = subject
+    config, _, parts, recipe = subject
     mesh = state.make_mesh()
     variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
     steps = dispatch.compile_steps(recipe, config.seed, mesh)
     fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
     current = [state.with_rate(fresh, config.learning_rate)]
-    predict = functools.partial(step.predict_step, apply=recipe.apply, activation=recipe.activation, tree=tree)
-    return current, *stages.device_stages(steps, current, predict, parts.view, batch, contested)
+    return current, *stages.device_stages(steps, current, _forward(subject), parts.view, batch, contested)
+
+
+def _forward(subject: _Subject) -> stages.Forward:
+    """The function that prediction computes (see `trained.load`): the network without batch normalisation.
+
+    For large batches the Fourier transforms of its kernels are computed beforehand.
+    """
+    _, tree, parts, recipe = subject
+
+    def of(params: Any, stats: Any, images: jax.Array) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
+        module, variables = folding.fold(parts.module, {"params": params, "batch_stats": stats})
+        variables = jax.device_put(variables, state.replicated(state.make_mesh()))
+        if len(images) >= layers.MANY:
+            variables = folding.spectra(module, variables, images)
+        fractions = jax.jit(lambda given, x: labels.activate(module.apply(given, x), recipe.activation, tree))
+        return fractions, (variables, images)
+
+    return of
+
+
+def _task(subject: _Subject, batch: dict[str, np.ndarray], sizes: Sequence[int]) -> Task:
+    """The task of the peers. The network has the weights that gz_jax's starts with."""
+    config, tree, parts, _ = subject
+    variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
+    record = workdirs.Record(config, tree, "benchmark", None)
+    network = Network(record, jax.device_get(variables), 0, {}, "benchmark", {})
+    return Task(parts.module, network, batch, sizes, jax.default_backend())
 
 
 def _against_peers(
+    task: Task,
     config: ConfigDict,
-    module: nn.Module,
-    batch: dict[str, np.ndarray],
     scratch: pathlib.Path,
     peers: Sequence[str],
     repeats: int,
     missing: list[str],
 ) -> tuple[dict[str, int], list[tuple[Stage, list[float]]]]:
-    """Numbers of trainable parameters, which must agree, and our stages timed in turns with the peers'."""
-    ours = contest.contender(_own_stages, config, batch, str(scratch), our_memory=True)
-    backend = jax.default_backend()
-    theirs = {name: contest.contender(peer_stages, name, module, batch, backend) for name in peers}
+    """Numbers of trainable parameters, which must agree, and the stages of gz_jax and of the peers, timed in turns."""
+    ours = contest.contender(_own_stages, config, task.batch, task.sizes, str(scratch), our_memory=True)
+    theirs = {name: contest.contender(peer_stages, name, task) for name in peers}
     parameters: dict[str, int] = {}
     rivals: list[Stage] = []
     with contextlib.ExitStack() as stack:
-        for name, contender in ({"gz_jax": ours} | theirs).items() if peers else ():
+        for name, contender in ({"gz_jax": ours} | theirs).items():
             with _noted(name, missing):
                 parameters[name], started = stack.enter_context(contender)
                 rivals += started
         if len(set(parameters.values())) > 1:
-            raise UserError(f"the peers are other networks, by their numbers of trainable parameters: {parameters}.")
-        if len(parameters) < 2 or "gz_jax" not in parameters:
+            raise UserError(f"the peers' networks have other numbers of trainable parameters: {parameters}.")
+        if "gz_jax" not in parameters or (len(parameters) < 2 and not task.sizes):
             return parameters, []
-        # One kind at a time, so that nothing but its rivals comes between two samples of a stage.
+        # One kind of stage at a time, so that between two samples of a stage only the peers' same stage runs.
         kinds = itertools.groupby(sorted(rivals, key=_kind), key=_kind)
-        return parameters, [pair for _, group in kinds for pair in measure(list(group), repeats)]
+        try:
+            return parameters, [pair for _, group in kinds for pair in measure(list(group), repeats)]
+        except RuntimeError as error:
+            raise UserError(f"one of {', '.join(parameters)} could not be timed to the end: {error}.") from error
 
 
-def _own_stages(config: ConfigDict, batch: dict[str, np.ndarray], scratch: str) -> tuple[int, Stage, Stage]:
-    """As `peer_stages`, of ours; `scratch` has what was compiled already."""
-    with _fresh_compilation_cache(scratch):
-        current, (forward, train), _ = _on_device(_subject(config), batch, contested=True)
-    return sum(x.size for x in jax.tree.leaves(current[0].params)), forward, train
+def _own_stages(
+    config: ConfigDict, batch: dict[str, np.ndarray], sizes: Sequence[int], scratch: str
+) -> tuple[int | Stage, ...]:
+    """As `peers.stages`, for gz_jax; `scratch` has the compilation cache."""
+    with stages.fresh_compilation_cache(scratch):
+        subject = _subject(config)
+        current, contested, _ = _on_device(subject, batch, contested=True)
+        others = stages.forward_stages(_forward(subject), current, batch["image"], sizes)
+    return sum(x.size for x in jax.tree.leaves(current[0].params)), *contested, *others
 
 
 def _kind(stage: Stage) -> str:
-    return stage.name.split(",")[0]
+    return kind(stage.name)
 
 
 def _is_real(config: ConfigDict) -> bool:
@@ -237,14 +302,14 @@ def _galaxies(subject: _Subject, count: int, folder: pathlib.Path) -> Split:
     def read(rows: np.ndarray) -> dict[str, np.ndarray]:
         image = np.empty(len(rows), object)
         image[:] = [files[i].read_bytes() for i in rows]
-        labels = fraction_records(votes[rows % len(votes)].astype(np.float32))
-        return {"galaxy_id": ids[rows], "image": image, **labels}
+        records = fraction_records(votes[rows % len(votes)].astype(np.float32))
+        return {"galaxy_id": ids[rows], "image": image, **records}
 
     return Split(count, read)
 
 
 def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
-    """One batch of the network's input, and beside it the cutouts ('cutout') that it is warped from."""
+    """One batch of the network's input, with the cutouts ('cutout') from which it is made."""
     records = split.read(np.arange(size) % split.size)
     cutouts = np.stack([packed.cut_out(jpeg, view.cutout) for jpeg in records["image"]])
     maps = np.broadcast_to(augment.affine(), (size, 2, 3))
@@ -253,7 +318,7 @@ def _batch(split: Split, view: View, size: int) -> dict[str, np.ndarray]:
 
 
 def _epoch(how: str, subject: _Subject, split: Split, scratch: pathlib.Path, current: stages.Current) -> Stage:
-    """An epoch of these galaxies by the pipeline `how`."""
+    """The stage that trains for an epoch of these galaxies with the pipeline `how`."""
     config = subject.config.copy_and_resolve_references()
     config.data.pipeline, config.data.store = how, str(scratch / "store")
     dataset = Dataset({"train": split, "validation": split}, "benchmark", {}, tree=subject.tree)
@@ -271,57 +336,3 @@ def _network(subject: _Subject, train_state: state.TrainState, scratch: pathlib.
     checkpoint.save(manager, 0, state.to_use(train_state), {"val_loss": 0.0})
     manager.close()
     return workdir
-
-
-def peer_stages(name: str, module: Any, batch: dict[str, np.ndarray], backend: str) -> tuple[int, Stage, Stage]:
-    """A peer's number of trainable parameters, forward pass and train step; ImportError where it is not installed.
-
-    `backend` is JAX's name of the kind of device.
-    """
-    if name == "keras":
-        if backend != "cpu":
-            raise ImportError("TensorFlow is used on the CPU alone here")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as Keras' users have it; before TensorFlow is loaded
-        tensorflow_cpu.import_tensorflow()
-        from gz_jax.benchmark import keras_peer
-
-        return keras_peer.stages(module, batch)
-    from gz_jax.benchmark import torch_peer
-
-    return torch_peer.stages(name, module, batch, {"gpu": "cuda"}.get(backend, backend))
-
-
-@contextlib.contextmanager
-def _fresh_compilation_cache(scratch: str) -> Iterator[None]:
-    """What is compiled meanwhile is kept below `scratch`, which is empty at first."""
-
-    def use(settings: dict[str, Any]) -> None:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-    new = {"jax_compilation_cache_dir": f"{scratch}/xla", "jax_persistent_cache_min_compile_time_secs": 0.0}
-    old = {name: getattr(jax.config, name) for name in new}
-    use(new)
-    try:
-        yield
-    finally:
-        use(old)
-
-
-def _circumstances() -> dict[str, Any]:
-    """Versions, device and machine."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    device = jax.devices()[0]
-    return {
-        "versions": versions,
-        "device": {"kind": device.device_kind, "count": jax.device_count(), "platform": device.platform},
-        "host": {
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "machine": platform.platform(),
-            "load": [round(x, 1) for x in os.getloadavg()],
-        },
-    }

@@ -11,9 +11,10 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-from gz_jax.benchmark import contest, roofline
+from gz_jax.benchmark import contest, peers, roofline
 from gz_jax.benchmark.timing import Stage
 from gz_jax.modes import benchmark as benchmark_mode
+from gz_jax.modes import options
 from gz_jax.modes.benchmark import benchmark
 from gz_jax.runtime.errors import UserError
 
@@ -31,7 +32,9 @@ def test_it_runs_without_tensorflow_and_says_what_is_missing(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert [line.split(":")[0] for line in found["missing"]] == ["tf.data", "keras"]
+    assert [line.split(":")[0] for line in found["missing"]] == ["keras", "tf.data"]
+    said = [line for line in result.stderr.splitlines() if line.startswith("not measured: ")]
+    assert said == [f"not measured: {line}" for line in found["missing"]]
     stages = {row["name"]: row for row in found["stages"]}
     on_device = ["warp (JAX)", "forward", "evaluation step", "train step"]
     alone = ["decode (Pillow, one thread)", "host to device", *on_device]
@@ -85,8 +88,10 @@ def test_contenders_run_in_processes_of_their_own():
         other.stages[0].call(1)
         with pytest.raises(RuntimeError, match=r"^no more$"):
             other.stages[0].call(1)
-        with pytest.raises(RuntimeError, match="its process died"):
+        with pytest.raises(RuntimeError, match="its process ended unexpectedly"):
             one.stages[1].call(3)
+        with pytest.raises(RuntimeError, match="its process ended unexpectedly"):
+            one.stages[0].call(1)  # the pipe is broken now
     assert not multiprocessing.active_children()
 
 
@@ -95,8 +100,33 @@ def test_a_contender_that_cannot_begin_says_why():
         pytest.fail("it began")
 
 
+def test_a_peer_whose_package_is_not_installed_is_known_by_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"^not installed: pip install onnx openvino$"):
+        peers.check("openvino", "cpu")
+
+
+def test_peers_that_cannot_run_here_are_said_before_anything_is_timed(tmp_path, monkeypatch, capsys):
+    for package in ("onnx", "openvino"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('a broken package')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    missing = []
+    assert benchmark_mode._able(["openvino"], missing) == []
+    assert missing == ["openvino: a broken package"]
+    assert capsys.readouterr().err == "not measured: openvino: a broken package\n"
+
+
+def test_the_flag_names_every_peer():
+    (option,) = [option for option in options.OPTIONS if option.name == "peers"]
+    assert option.meaning("benchmark").split(": ")[1].removesuffix(".").split(", ") == list(peers.PEERS)
+
+
 def test_mistakes_are_said(tmp_path):
-    with pytest.raises(UserError, match=r"--peers=numpy must be of torch, "):
+    with pytest.raises(UserError, match=r"--peers=numpy must be one of torch, "):
         benchmark(ConfigDict(), str(tmp_path), peers=["numpy"])
     with pytest.raises(UserError, match="--repeats=0"):
         benchmark(ConfigDict(), str(tmp_path), repeats=0)
+    for size in ("0", "-8", "3.5", "x", 0):
+        with pytest.raises(UserError, match=f"--batch_sizes={size} must be whole numbers of 1 or more"):
+            benchmark(ConfigDict(), str(tmp_path), batch_sizes=[32, size])

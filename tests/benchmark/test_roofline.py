@@ -98,3 +98,22 @@ def test_rows_and_tables():
         *("forward", "10", "500", "450 to 650", "20", "20", "1,000", "40% (operations)")
     ]
     assert "1.00" in report.peer_table([peer])
+
+
+def test_peers_without_a_train_step_and_the_best_batch_of_each():
+    """Ours is fastest in batches of 40, the peer in batches of 10."""
+    names = {"forward": 10, "forward (40)": 40, "train step": 10, "forward, onnx": 10, "forward (40), onnx": 40}
+    seconds = {name: [1.0, 2.0, 1.0] for name in names} | {"forward (40)": [2.0, 4.0, 1.0]}
+    seconds["forward (40), onnx"] = [8.0, 8.0, 8.0]
+    rows = [report.row(Stage(n, images, print), seconds[n], Ceilings(1, 1)) for n, images in names.items()]
+    found = {row["name"]: row for row in report.peer_rows(rows, ["onnx"])}
+    assert list(found) == ["forward", "forward (40)", "forward, best of each"]
+    assert (found["forward"]["ratio"], found["forward (40)"]["ratio"]) == (1, 4)
+    best = found["forward, best of each"]
+    assert (best["images"], best["ours"], best["theirs"]) == ([40, 10], 20, 10)
+    # Seconds of an image: ours 0.05, 0.1, 0.025, theirs 0.1, 0.2, 0.1.
+    assert (best["ratio"], best["range"]) == (2, [2, 4])
+    assert "40 and 10" in report.peer_table([best])
+    header, _, *lines = report.batch_table(rows).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *lines)]
+    assert cells == [["forward, images/s at batch", "10", "40"], ["gz_jax", "10", "20"], ["onnx", "10", "5"]]
