@@ -1,1 +1,1 @@
-"""The configs that come with gz_jax: `gz_jax.configs` where it is installed."""
+"""The configs that come with gz_jax. If gz_jax is installed, they are the package `gz_jax.configs`."""

@@ -7,5 +7,5 @@ def get_config():
     config = default()
     config.model.name = "resnet50"
     config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
-    config.data.pipeline = "memory"  # nothing is augmented: decode once
+    config.data.pipeline = "memory"  # decode once, since nothing is augmented
     return config

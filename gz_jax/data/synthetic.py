@@ -1,7 +1,7 @@
-"""Synthetic galaxies of known truth: a data set in memory, or files laid out as Kaggle's.
+"""Synthetic galaxies whose true vote fractions are known: a data set in memory, or files like Kaggle's.
 
-`python -m gz_jax.data.synthetic DIRECTORY --num_galaxies=1000` writes the files, to exercise the whole path that
-real data takes. The galaxies themselves: `synthetic_votes` (parameters, truth, votes) and `synthetic_render`.
+`python -m gz_jax.data.synthetic DIRECTORY --num_galaxies=1000` writes the files, to try everything that is done with
+real data. The galaxies themselves: `synthetic_votes` (parameters, truth, votes) and `synthetic_render`.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from gz_jax.data.synthetic_render import CENTRE_FIELD, FULL_FIELD, render
 from gz_jax.data.synthetic_votes import KINDS, Galaxies, draw_parameters, draw_votes, true_fractions
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.progress import Bar
 
 RENDERER_VERSION = 1  # raise it when the same arguments would give other galaxies
 _FIRST_ID = 100_001
@@ -95,13 +96,14 @@ def make_dataset(
     validation = side(ids[:num_galaxies], seed, validation_fraction, fold)
     if validation.all() or not validation.any():
         raise UserError(
-            f"Synthetic galaxies: of {num_galaxies} galaxies one side of the split is left empty. Ask for more "
+            f"Synthetic galaxies: with {num_galaxies} galaxies, one side of the split is empty. Take more "
             "galaxies, another validation fraction, or fewer folds."
         )
     parameters, fractions = truth(ids, tree=tree, seed=seed, merger_fraction=merger_fraction)
     votes = draw_votes(fractions, ids, seed=seed, tree=tree)
     votes[num_galaxies:] = np.nan
-    images = render(parameters, size=size, field=CENTRE_FIELD)
+    with Bar("Drawing galaxies", len(ids), "galaxies") as bar:
+        images = render(parameters, size=size, field=CENTRE_FIELD, bar=bar)
 
     galaxies = Packed(image=images, galaxy_id=ids, **fraction_records(votes)).split()
 
@@ -128,17 +130,17 @@ def _write_table(path: pathlib.Path, fractions: np.ndarray, **others: Iterable) 
 def _write_images(path: pathlib.Path, ids: np.ndarray, size: int, seed: int, merger_fraction: float) -> None:
     """A zip of JPEGs named as Kaggle's: NAME.zip holds NAME/<GalaxyID>.jpg."""
     from PIL import Image
-    from tqdm import tqdm
 
-    chunks = range(0, len(ids), _CHUNK)
-    with zipfile.ZipFile(path, "w") as file:
-        for start in tqdm(chunks, desc=path.name, disable=not sys.stderr.isatty()):
+    bar = Bar(f"Writing {path.name}", len(ids), "galaxies")
+    with bar, zipfile.ZipFile(path, "w") as file:
+        for start in range(0, len(ids), _CHUNK):
             chunk = ids[start : start + _CHUNK]
             parameters = draw_parameters(chunk, seed=seed, merger_fraction=merger_fraction)
             for galaxy_id, image in zip(chunk, render(parameters, size=size, field=FULL_FIELD), strict=True):
                 jpeg = io.BytesIO()
                 Image.fromarray(image).save(jpeg, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:0")
                 file.writestr(f"{path.stem}/{galaxy_id}.jpg", jpeg.getvalue())
+                bar.advance()
 
 
 def write_kaggle_files(

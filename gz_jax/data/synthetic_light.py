@@ -1,4 +1,4 @@
-"""What a synthetic galaxy is made of: planes of flux on the sky, added component by component.
+"""The light of a synthetic galaxy: planes of flux on the sky, added component by component.
 
 Source: Sersic profiles, Graham & Driver 2005 (PASA 22, 118). In every function `g` is one galaxy's parameters as
 plain numbers, `x` [1, G] and `y` [G, 1] are the sky's coordinates in pixels of the 424 px image, y upwards, and
@@ -23,7 +23,7 @@ Rng = np.random.Generator
 
 
 def banded(matrix: np.ndarray) -> csr_array:
-    """Without the far tails, and away from BLAS: its threads would fight with ours, and may change the bits."""
+    """The same without far tails. Not computed by BLAS: its threads would slow ours down, and may change the bits."""
     keep = matrix > 1e-5 * matrix.max(initial=0)
     starts = np.concatenate([[0], np.cumsum(keep.sum(1))]).astype(np.int32)
     return csr_array((matrix[keep].astype(np.float32), np.nonzero(keep)[1].astype(np.int32), starts), matrix.shape)
@@ -121,7 +121,7 @@ def _add_disk(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axes: Ax
     central = flux * (1 - g.bulge_fraction) / (2 * math.pi * h**2 * q)
     edge = 1 + np.exp(np.minimum((r - 4.2 * h) / (0.35 * h), 60))
     disk = np.float32(central) * np.exp(-np.sqrt(r**2 + 4) / h) / edge * np.exp((0.3 * g.clumps) * patches)
-    if g.bar:  # a bar sweeps the disk about it
+    if g.bar:  # a bar empties the disk around it
         disk *= 1 - 0.5 * g.bar * np.exp(-0.5 * (r / (0.9 * h)) ** 2)
     azimuth = np.arctan2(v, u)
     if g.disturbed:
@@ -208,7 +208,7 @@ def _add_irregular(light: Light, g: Galaxy, flux: float, x: Plane, y: Plane, axe
 
 
 def add_galaxy(light: Light, g: Galaxy, x: Plane, y: Plane, axes: Axes, rng: Rng) -> None:
-    """All that the galaxy has, but for a saturated star's own light."""
+    """All components of the galaxy, without the light of a saturated star."""
     flux = g.surface_brightness * 2 * math.pi * g.radius**2 * max(g.axis_ratio, 0.35)
     if g.kind == IRREGULAR:
         _add_irregular(light, g, flux, x, y, axes, rng)

@@ -19,6 +19,7 @@ from scipy.special import erf
 
 from gz_jax.data.synthetic_light import Axes, Light, Plane, add, add_galaxy, banded, blobs, ellipse, resample
 from gz_jax.data.synthetic_votes import ARTIFACT, Galaxies, Galaxy, generator
+from gz_jax.runtime.progress import Bar
 
 FULL_FIELD, CENTRE_FIELD = 424, 204  # width of Kaggle's image and of its customary central crop, px
 _SKY_NOISE = 0.0012  # in units of the flux that saturates the composite
@@ -46,7 +47,7 @@ def _artifact(light: Light, g: Galaxy, x: Plane, y: Plane, psf: float, rng: np.r
         brightness = 10 ** rng.uniform(0.4, 1.6)
         add(light, brightness * ((1 + (r / (1.6 * psf)) ** 2) ** -2.2 + 0.0015 * np.exp(-r / 28)), tint)
         u, v = ellipse(x, y, rng.uniform(0, math.pi), 1.0)
-        for band in range(3):  # each band's spikes are a little displaced, hence their rainbow
+        for band in range(3):  # each band's spikes are slightly displaced, so they have rainbow colours
             shift = (band - 1) * 0.5
             for along, across in ((u, v), (v, u)):
                 spike = np.exp(-0.5 * ((across - shift) / (0.4 * psf + 0.5)) ** 2) * np.exp(-np.abs(along) / 22)
@@ -58,7 +59,7 @@ def _artifact(light: Light, g: Galaxy, x: Plane, y: Plane, psf: float, rng: np.r
 
 
 def _background(light: Light, g: Galaxy, axes: Axes, psf: float, rng: np.random.Generator) -> None:
-    """Faint stars and small galaxies anywhere in the 424 px field, sparing the middle."""
+    """Faint stars and small galaxies anywhere in the 424 px field, but not in the middle."""
     count = rng.poisson(g.sources)
     place = rng.uniform(-FULL_FIELD / 2, FULL_FIELD / 2, (2, count))
     flux = np.minimum(0.004 * rng.pareto(0.9, count) + 0.002, 0.5)
@@ -123,7 +124,9 @@ def _render_one(g: Galaxy, size: int, field: float, noise: bool) -> np.ndarray:
     return np.rint(255 * _composite(light)).astype(np.uint8)
 
 
-def render(parameters: Galaxies, *, size: int = 68, field: float = CENTRE_FIELD, noise: bool = True) -> np.ndarray:
+def render(
+    parameters: Galaxies, *, size: int = 68, field: float = CENTRE_FIELD, noise: bool = True, bar: Bar | None = None
+) -> np.ndarray:
     """Images of galaxies.
 
     Args:
@@ -131,6 +134,7 @@ def render(parameters: Galaxies, *, size: int = 68, field: float = CENTRE_FIELD,
       size: pixels on a side of the output.
       field: width of the sky shown, in pixels of the 424 px image: 204 is the customary central crop.
       noise: add the sky's noise and pedestal.
+      bar: counts the galaxies.
 
     Returns:
       uint8 [n, size, size, 3], RGB, galaxy at the centre. `render(size=68, field=204)` is close to the 3 x 3 box
@@ -144,5 +148,7 @@ def render(parameters: Galaxies, *, size: int = 68, field: float = CENTRE_FIELD,
         images[i] = _render_one(galaxies[i], size, field, noise)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, range(len(galaxies))))
+        for _ in pool.map(fill, range(len(galaxies))):
+            if bar:
+                bar.advance()
     return images

@@ -1,9 +1,8 @@
-"""What a synthetic galaxy is, and what volunteers say of it.
+"""The parameters of synthetic galaxies, and the votes of simulated volunteers.
 
-A galaxy is drawn from physical parameters, the parameters give the probability of every answer of the Galaxy
-Zoo 2 and Galaxy Zoo DECaLS 5 trees, and simulated volunteers walk down a tree of these questions. Everything
-about galaxy i depends on (seed, galaxy_id i) and the tree alone, so any subset, in any order, gives bitwise the
-same galaxies.
+A galaxy has random physical parameters. They give the probability of every answer in the trees of Galaxy Zoo 2 and
+Galaxy Zoo DECaLS 5, and simulated volunteers answer the questions down the tree. Everything about a galaxy depends only
+on (seed, galaxy_id) and the tree. So any subset, in any order, has the same galaxies, bit for bit.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -37,7 +36,7 @@ class GalaxyParameters(NamedTuple, Generic[R, N]):
     kind: N  # int64, index into KINDS
     is_merger: N  # bool
     radius: R  # exponential scale length of a disk, half-light radius of an elliptical
-    axis_ratio: R  # apparent, minor over major; of a disk, what inclination and thickness make it
+    axis_ratio: R  # apparent, minor over major; for a disk it follows from inclination and thickness
     position_angle: R  # of the major axis
     bulge_fraction: R  # of the total flux
     bulge_radius: R  # half-light
@@ -126,7 +125,7 @@ def draw_parameters(galaxy_ids: np.ndarray, *, seed: int, merger_fraction: float
     armed = sometimes(disk * (ratio > 0.16) * (0.10 + 0.88 * expit((late - 0.25) / 0.05)), 0.25, 1.0)
     arms = np.array([1, 2, 3, 4, 6])[np.digitize(uniform(), [0.06, 0.68, 0.83, 0.91])]
     arms = where(armed > 0, where(bar > 0, np.minimum(arms, 2), arms), 0)
-    # Many arms wound tightly would be told from a disk by nobody.
+    # Nobody could tell many tightly wound arms from a disk without arms.
     pitch = np.maximum(normal(16, 7.5, 6, 40), 4 + 3 * arms) * where(uniform() < 0.5, -1, 1)
     values = {
         "radius": radius,
@@ -149,7 +148,7 @@ def draw_parameters(galaxy_ids: np.ndarray, *, seed: int, merger_fraction: float
         "disturbed": where(merger, uniform(0.2, 0.9), sometimes(where(elliptical, 0.02, 0.08), 0.3, 1.0)),
         "clumps": where(irregular, uniform(0.5, 1), np.clip(late + normal(-0.1, 0.2), 0, 1) * ~elliptical),
         "companion_flux": sometimes(where(merger, 1.0, 0.06), 0.08, 0.9),
-        # Chance neighbours stand further off than partners in a merger do.
+        # Chance neighbours are further away than partners in a merger.
         "companion_separation": where(merger, uniform(16, 62), uniform(42, 85)),
         "companion_angle": uniform(0, 2 * np.pi),
         "tails": where(merger, uniform(-0.25, 1.0).clip(0), 0),
@@ -187,7 +186,7 @@ def _shares(parameters: Galaxies) -> dict[tuple[str, tuple[str, ...]], np.ndarra
     """
     p = Galaxies(*(np.asarray(x, np.float64) for x in parameters))
     elliptical, disk, irregular, star = (p.kind == k for k in (ELLIPTICAL, DISK, IRREGULAR, ARTIFACT))
-    # How plainly a feature shows, 0..1, at the galaxy's inclination, brightness and PSF.
+    # How visible a feature is, 0..1, at the galaxy's inclination, brightness and PSF.
     sharp = expit((3.6 - p.pixel) / 0.7) * expit((np.log(p.surface_brightness) + 3.0) / 0.4)
     face_on = expit((p.axis_ratio - 0.34) / 0.05)
     arms = p.arm_strength**0.5 * (0.3 + 0.7 * sharp) * (0.15 + 0.85 * face_on)
