@@ -1,4 +1,4 @@
-"""What each `--mode` of the command does. I/O happens here: configs and workdirs in, files and words out."""
+"""What each `--mode` of the command does. These modules read configs and workdirs, write files and print."""
 
 import os
 import pathlib
@@ -15,16 +15,17 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     """Carry out one command; returns the exit status.
 
     Args:
-      config: as the flags left it, or None; workdir: given, or named after the config, or None.
-      arguments: what is not a flag (the workdirs of 'compare'); flags: the other flags as attributes.
+      config: the config with the fields that flags have set, or None.
+      workdir: the folder that was given, or named after the config, or None.
+      arguments: those that are not flags (the workdirs of 'compare'); flags: the other flags as attributes.
 
     Raises:
-      UserError: something that the mode needs is missing, or any mistake found on the way.
+      UserError: something that the mode needs is missing, or there is any other mistake of the user.
     """
     workdir, arguments = workdir and files.with_home(workdir), list(map(files.with_home, arguments))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    memory.use_one_arena()  # before JAX is loaded, and its threads start
-    if mode != "train":  # which prepares its data first
+    memory.use_one_arena()  # before JAX is loaded and starts its threads
+    if mode != "train":  # training does this later, after it has prepared its data
         memory.keep_freed_memory()
     from gz_jax.runtime import compilation_cache
 
@@ -34,8 +35,6 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     from gz_jax.runtime import distributed
 
     asked = distributed.arguments(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
-    if asked is not None and mode not in ("train", "predict"):
-        raise UserError(f"--mode={mode} runs in one process: leave --distributed and --coordinator away.")
     with distributed.session(asked):
         try:
             return _run(mode, config, workdir, arguments, flags)
@@ -43,7 +42,7 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
             if error.errno is None:
                 raise
             raise UserError(
-                f"{error}. What was written before is whole; the same command goes on from there."
+                f"{error}. Files that were written before are complete: solve this, then run the same command again."
             ) from error
         except (MemoryError, RuntimeError, ValueError) as error:
             found = memory.exhausted(error)
@@ -53,7 +52,7 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
 
 
 def _less_memory(mode: str, config: ConfigDict | None, workdir: str) -> str:
-    """What to do where a mode ran out of memory."""
+    """What to do if a mode ran out of memory."""
     import jax
 
     from gz_jax.training import workdir as workdirs
@@ -78,7 +77,7 @@ def _less_memory(mode: str, config: ConfigDict | None, workdir: str) -> str:
 
 def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Sequence[str], flags: Any) -> int:
     if mode in ("train", "explore", "benchmark") and config is None:
-        raise UserError(f"which config? For example: --mode={mode} --config=demo")
+        raise UserError(f"which config? For example: --mode={mode} --config=demo (--help explains all modes)")
     if mode in ("evaluate", "predict", "mergers", "export") and workdir is None:
         raise UserError(f"which run? --mode={mode} needs --workdir of a trained network, e.g. --workdir=runs/demo")
     if mode not in ("predict", "similar", "export") and str(workdir).startswith("hf-hub:"):
@@ -93,7 +92,8 @@ def _run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: S
     if mode == "benchmark":
         from gz_jax.modes.benchmark import benchmark
 
-        return benchmark(config, flags.output or f"{workdir}/benchmark", peers=flags.peers, repeats=flags.repeats)
+        outdir, sizes = flags.output or f"{workdir}/benchmark", flags.batch_sizes
+        return benchmark(config, outdir, peers=flags.peers, repeats=flags.repeats, batch_sizes=sizes)
     if mode == "export":
         from gz_jax.modes.export import export
 

@@ -1,4 +1,4 @@
-"""`--mode=export`: a trained network as a folder for others."""
+"""`--mode=export`: writes a trained network into a folder that other people can use."""
 
 import json
 import pathlib
@@ -16,26 +16,26 @@ FIGURE, PAGE = "predicted.png", "README.md"
 
 
 def export(workdir: str, flags: Any) -> int:
-    """The network of `workdir` into `--output`: weights, config.json, a page about it and, if asked for, ONNX.
+    """Write the network of `workdir` into `--output`: weights, config.json, a page about it and, if asked for, ONNX.
 
-    With `--hub=owner/name` they are then sent there, as one commit.
+    With `--hub=owner/name` these files are then sent to the hub, as one commit.
 
     Args:
-      workdir: of a run, whose best epoch it is; or a shared network (see `trained.load`).
+      workdir: folder of a run, whose best epoch is written, or of a shared network (see `trained.load`).
 
     Raises:
-      UserError: there is no such network; a format that is none; the folder holds other files or cannot be written; or
+      UserError: there is no such network or format; the folder holds other files or cannot be written; or the files
         cannot be sent.
     """
     if not flags.output:
         raise UserError("--mode=export needs --output, the folder to write.")
     if unknown := sorted(set(flags.formats) - {"onnx"}):
-        raise UserError(f"--mode=export --formats={unknown[0]}: only onnx can be added to what is always written.")
+        raise UserError(f"--mode=export --formats={unknown[0]}: the only other format is onnx.")
     if flags.hub:
         hub.check(flags.hub)
     path, folder = pretrained.local(workdir), pathlib.Path(flags.output)
     if folder.exists() and any(folder.iterdir()) and not shared.is_shared(folder):
-        raise UserError(f"{folder} holds other files: choose a folder that is empty, or of a shared network.")
+        raise UserError(f"{folder} holds other files: choose an empty folder, or one with a shared network.")
     network = trained.network_of(path)
     fingerprint = trained.fingerprint(network)
     report = path / "report"
@@ -50,7 +50,7 @@ def export(workdir: str, flags: Any) -> int:
         onnx_export.MODEL: onnx_export.model(network, fingerprint) if flags.formats else b"",
     }
     for name in made:
-        (folder / name).unlink(missing_ok=True)  # of the network that was here before
+        (folder / name).unlink(missing_ok=True)  # they may belong to an earlier network
     shared.write(folder, network, fingerprint, preprocessing(config.model, config.data.size))
     figure, onnx = FIGURE if made[FIGURE] else "", bool(made[onnx_export.MODEL])
     made[PAGE] = card.text(network, fingerprint, figure, onnx).encode()
@@ -66,14 +66,14 @@ def export(workdir: str, flags: Any) -> int:
 
 
 def _is_of(table: pathlib.Path, fingerprint: str) -> bool:
-    """Whether there is a report on this very network."""
+    """Whether the table exists and was made by this network."""
     if not table.is_file():
         return False
     return same_networks(networks_of(tables.manifest(table)), [{"weights": fingerprint, "views": 1}])
 
 
 def _calibration(table: pathlib.Path, network: shared.Network) -> conformal.Calibration | conformal.Levels | None:
-    """What calibrates the network's intervals, from its table of validation galaxies."""
+    """The calibration of the network's intervals, from its table of validation galaxies."""
     if network.record.config.model.activation == "dirichlet":
         return tables.levels_of(table)
     _, truth, predicted = tables.read_validation(table)
@@ -90,7 +90,7 @@ def _scores(metrics: pathlib.Path) -> dict[str, Any]:
 
 
 def _kept(path: pathlib.Path) -> bytes:
-    """The figure of a shared folder that is exported again; b'' where there is none."""
+    """The figure of a shared network that is exported again; b'' if there is none."""
     return (path / FIGURE).read_bytes() if shared.is_shared(path) and (path / FIGURE).is_file() else b""
 
 

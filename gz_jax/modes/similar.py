@@ -1,4 +1,4 @@
-"""`--mode=similar`: which galaxies of a table of predictions are like some, and which are like no others."""
+"""`--mode=similar`: finds galaxies in a table of predictions that are most like given ones, and the most unusual."""
 
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from gz_jax.modes.reports import versions
 from gz_jax.runtime.errors import UserError
 
 COLUMNS, QUERIES, SIDE = 7, 12, 160  # pictures in a row, galaxies asked for on the page, pixels of a picture
-GREY = np.full((SIDE, SIDE, 3), 128, np.uint8)  # an image that is no longer where it was
-_ROWS = 4_096  # of a table in memory at a time
+GREY = np.full((SIDE, SIDE, 3), 128, np.uint8)  # shown for an image that cannot be read any more
+_ROWS = 4_096  # rows of a table in memory at a time
 
 
 class _Asked(NamedTuple):
@@ -34,7 +34,7 @@ class _Asked(NamedTuple):
 
 
 def similar(workdir: str | None, flags: Any) -> int:
-    """The neighbours of `--like` among the predictions of `--input`, and the most unusual of these, into `--output`."""
+    """Write the neighbours of `--like` among the predictions of `--input`, and the most unusual, into `--output`."""
     if not flags.input or not flags.output:
         raise UserError("--mode=similar needs --input (predictions with --embeddings) and --output (a folder).")
     if tables.EMBEDDING not in (there := tables.names(flags.input)):
@@ -92,12 +92,12 @@ def similar(workdir: str | None, flags: Any) -> int:
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    """For the page, where an id is a name and has no thousands separators."""
+    """Rows for the page. Ids become texts, so that no thousands separators are added."""
     return [row | {"id": str(row["id"])} for row in table.to_pylist()]
 
 
 def _framed(picture: np.ndarray) -> np.ndarray:
-    """The picture with a frame, so that each group's first is seen at a glance."""
+    """The picture with a frame, which marks the first of each group."""
     framed, wide = np.empty_like(picture), 6
     framed[:] = (213, 94, 0)
     framed[wide:-wide, wide:-wide] = picture[wide:-wide, wide:-wide]
@@ -110,14 +110,14 @@ def _mosaic(name: str, tiles: Sequence[tuple[np.ndarray, str]]) -> Picture:
 
 
 def _table(rows: pa.Table, distance: np.ndarray, **first: Any) -> pa.Table:
-    """The columns `first`, id, distance, and what was kept (kept_rank, say, where that name is taken)."""
+    """The columns `first`, id, distance, and the kept columns (as kept_rank, for example, if the name is taken)."""
     columns = {**first, "id": rows["id"], "distance": pa.array(distance)}
     kept = {f"kept_{name}" if name in columns else name: rows[name] for name in rows.column_names if name != "id"}
     return pa.table(columns | kept)
 
 
 def _batches(parts: Sequence[pathlib.Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of Parquet files in parts of bounded memory. Raises UserError: one cannot be read."""
+    """The rows of Parquet files in batches of at most `_ROWS` rows. Raises UserError: a file cannot be read."""
     for part in parts:
         try:
             with parquet.ParquetFile(part, pre_buffer=False) as file:
@@ -127,7 +127,7 @@ def _batches(parts: Sequence[pathlib.Path], columns: list[str]) -> Iterator[pa.R
 
 
 def _take(path: str, columns: list[str], rows: np.ndarray) -> pa.Table:
-    """Some rows of a table, in their order; parts without any of them are not read."""
+    """Some rows of a table, in the order of `rows`; files without any of these rows are not read."""
     order, found, first = np.argsort(rows, kind="stable"), list[pa.Table](), 0
     ordered = rows[order]
     for part in tables.shards(path):
@@ -172,14 +172,16 @@ def _asked(
 def _of_files(
     names: list[str], workdir: str | None, path: str, made: dict[str, Any], changes: dict[str, Any], look: sight.Sight
 ) -> Iterator[_Asked]:
-    """Image files, seen by the network of the predictions as it saw theirs.
+    """Embeddings of image files, by the network of the predictions, with the same square and settings.
 
     Raises:
-      UserError: another network than that of the predictions; an image that cannot be used.
+      UserError: the network is not that of the predictions; an image cannot be used.
     """
     theirs = networks_of(made)
     if not workdir or not theirs:
-        raise UserError(f"--like={names[0]} is an image file: say --workdir of the network, {described(theirs)}.")
+        raise UserError(
+            f"--like={names[0]} is an image file: add --workdir of the network that predicted, {described(theirs)}."
+        )
     views = theirs[0]["views"]
     if not same_networks(theirs, ours := [trained.load(workdir, views=views).identity]):
         raise UserError(
@@ -196,14 +198,14 @@ def _of_files(
 
 
 def _pictures(made: dict[str, Any], folder: str | None, look: sight.Sight, wanted: dict[int, str]) -> dict[int, Any]:
-    """What the network saw of these rows (given with their ids), of those images that can still be read."""
+    """The squares that the network saw for these rows (given with their ids), if their images can still be read."""
     settings = made.get("settings", {})
     columns = {name: settings[name] for name in ("id_column", "file_column", "file_columns") if name in settings}
     try:
         where = made["catalogue"]["where"]
         catalogue = inputs.list_inputs(where, **columns, scale_column=look.scale_column, folder=folder)
     except (KeyError, UserError) as error:
-        print(f"no pictures: {error}; say --images=FOLDER if a table's files have moved")
+        print(f"no pictures: {error}; if the table's image files have moved, add --images=FOLDER")
         return {}
     ids, found = catalogue.ids.astype(str), {}
     for row, name in wanted.items():

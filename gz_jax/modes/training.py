@@ -5,13 +5,13 @@ import pathlib
 import sys
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from gz_jax import resolve
 from gz_jax.data import problems
 from gz_jax.data.split import Dataset
 from gz_jax.inference import shared, trained
+from gz_jax.modes import summary
 from gz_jax.runtime import distributed, interrupts, lock, memory
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import feed, loop, state, workdir
@@ -21,11 +21,12 @@ def train(config: ConfigDict, folder: str) -> int:
     """`--mode=train` into the workdir `folder`: returns the exit status.
 
     Raises:
-      UserError: the folder is a shared network's, or anything else that stands in the way.
+      UserError: the folder has a shared network, or the config, the data or the folder cannot be used.
     """
     if shared.is_shared(pathlib.Path(folder)):
         raise UserError(
-            f"{folder} is a shared network: train in another --workdir, with --config.model.pretrained={folder}"
+            f"{folder} is a shared network: to start from it, train in another --workdir, with "
+            f"--config.model.pretrained={folder}"
         )
     resolve.check(config, jax.device_count(), pathlib.Path(folder))
     alone = lock.held(pathlib.Path(folder, ".lock"), f"workdir {folder}")
@@ -56,7 +57,7 @@ def _train(config: ConfigDict, folder: str) -> int:
         variables = {kind: {**values, **start.variables.get(kind, {})} for kind, values in variables.items()}
     fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
-    del start, given, variables  # `fresh` has them
+    del start, given, variables  # frees their memory: `fresh` has copies
     memory.keep_freed_memory()
     try:
         settings = resolve.settings(config)._replace(rate_factor=recipe.rate)
@@ -66,26 +67,28 @@ def _train(config: ConfigDict, folder: str) -> int:
             print(f"interrupted and saved; the same command continues {path}", file=sys.stderr)
         return interrupts.EXIT_INTERRUPTED
     if jax.process_index() == 0 and progress.history:
-        _report(path, dataset)
+        best, page = progress.history[progress.early_stop.best_epoch], _report(path, dataset)
+        about = (len(progress.history), dataset.splits["validation"].size, dataset.statistics)
+        print(summary.trained(summary.program(sys.argv[0]), folder, best, *about, page))
     return 0
 
 
-def _report(path: pathlib.Path, dataset: Dataset) -> None:
-    """The page of a finished run, unless it is there already for this checkpoint."""
+def _report(path: pathlib.Path, dataset: Dataset) -> pathlib.Path:
+    """The page of a finished run. It is written unless there is one for this checkpoint already."""
     from gz_jax.modes import reports  # matplotlib takes a second to load
 
     page, model = path / "report" / "report.html", trained.load(path)
     if not page.exists() or reports.state_of(model) not in page.read_text():
         reports.evaluate(model, dataset)
-    print(f"report: {page}")
+    return page
 
 
 def _describe(config: ConfigDict, dataset: Dataset, variables: dict, devices: int) -> str:
-    count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
+    trainable, total = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (variables["params"], variables))
     sizes = ", ".join(f"{split.size} {name}" for name, split in dataset.splits.items())
     name = config.model.name + (f" from {config.model.pretrained}" if config.model.pretrained else "")
     return (
-        f"{name}: {count:,} trainable parameters, {config.model.activation} outputs for {len(dataset.tree.columns)} "
-        f"answers of {dataset.tree.name}; {sizes} galaxies ({dataset.identity}); {devices} "
+        f"{name}: {total:,} parameters, {trainable:,} of them trainable, {config.model.activation} outputs for "
+        f"{len(dataset.tree.columns)} answers of {dataset.tree.name}; {sizes} galaxies ({dataset.identity}); {devices} "
         f"{jax.devices()[0].platform} device(s)"
     )

@@ -1,4 +1,4 @@
-"""Compiled steps kept on disk, so that the second start of a command does not wait for the compiler."""
+"""Cache of compiled steps on disk, so that the second start of a command does not wait for the compiler."""
 
 import contextlib
 import hashlib
@@ -13,15 +13,16 @@ MAX_BYTES = 4 << 30
 
 
 def enable(max_bytes: int = MAX_BYTES) -> pathlib.Path | None:
-    """Keep all that is compiled; returns the folder, or None where none can be written.
+    """Keep everything that is compiled on disk. Returns the folder, or None if this function sets none.
 
-    JAX_COMPILATION_CACHE_DIR, if set (it may be empty, for none), is left to JAX. Otherwise it is gz_jax/xla in the
-    user's cache folder (XDG_CACHE_HOME or ~/.cache), below that one folder for each kind of CPU: code compiled for one
-    CPU must not reach another, as it would in a home folder shared by a cluster's machines. The oldest entries go when
-    all together exceed `max_bytes` (JAX's own bound needs another package, and locks on shared disks).
+    If JAX_COMPILATION_CACHE_DIR is set, JAX uses that folder, or none if it is empty, and this function returns None.
+    Otherwise the folder is gz_jax/xla in the user's cache folder (XDG_CACHE_HOME or ~/.cache), or None if it cannot be
+    written. It has one folder for each kind of CPU, because the machines of a cluster may share a home folder, and code
+    compiled for one CPU must not run on another. If all entries together exceed `max_bytes`, the oldest are deleted
+    (JAX's own limit needs another package, and locks on shared disks).
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # By default what compiles within a second is not kept; but a start of ResNet50 has dozens of such programs.
+        # By default JAX keeps no program that compiles within a second, but ResNet50 starts with dozens of these.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
@@ -31,7 +32,7 @@ def enable(max_bytes: int = MAX_BYTES) -> pathlib.Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return None
     prune(root, max_bytes)
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
@@ -39,7 +40,7 @@ def enable(max_bytes: int = MAX_BYTES) -> pathlib.Path | None:
 
 
 def cpu_fingerprint() -> str:
-    """16 hex digits that differ where the CPU's model or instructions do."""
+    """16 hex digits that identify the CPU's model and instructions."""
     name = [platform.system(), platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -49,7 +50,7 @@ def cpu_fingerprint() -> str:
 
 
 def prune(root: pathlib.Path, max_bytes: int) -> None:
-    """Delete the oldest entries below `root` until the rest fits; others may be at work there too."""
+    """Delete the oldest entries below `root` beyond `max_bytes`. Other processes may use the folder meanwhile."""
     entries = []
     for path in root.glob("*/*-cache"):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Several processes as one run: how they meet, agree and part. With one process every function here is trivial.
+"""Run several processes together: connect them, decide together, end together. With one process all this is trivial.
 
-JAX finds the others (`jax.distributed`), and splits arrays over all devices; what is left is to decide together when to
-save or stop, and to leave with one clear line when one of them dies.
+JAX connects the processes (`jax.distributed`) and splits arrays over all devices. This module lets them decide together
+when to save or stop, and lets them end with one clear line if one of them dies.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ import numpy as np
 from gz_jax.runtime import last_words
 from gz_jax.runtime.errors import UserError, first_line
 
-MEETING_SECONDS = 300  # to wait for all processes at the start
-HEARTBEAT_SECONDS = 60  # a process that was not heard of for so long is dead, and the others end
-VOTE_SECONDS = 1.0  # about how often the processes ask one another
-EXIT_LOST = 69  # EX_UNAVAILABLE: another process has gone
+MEETING_SECONDS = 300  # how long a process waits for all others at the start
+HEARTBEAT_SECONDS = 60  # a process without a heartbeat for so long counts as dead, and the others end
+VOTE_SECONDS = 1.0  # about how often the processes exchange whether to stop or save
+EXIT_LOST = 69  # EX_UNAVAILABLE: another process has ended
 
-# What XLA says when another process has gone: its status code first, then one of these. Gloo's are of XLA's
-# backends/cpu/collectives ("[enforce fail" is this process's own fault), NCCL's the texts that ncclGetErrorString has
-# for ncclRemoteError and ncclSystemError, and the last two of the service through which the processes meet.
+# XLA's errors when another process has ended: a status code, then one of the texts in _LOST. Gloo's are from XLA's
+# backends/cpu/collectives ("[enforce fail" is an error of this process itself), NCCL's from ncclGetErrorString for
+# ncclRemoteError and ncclSystemError, and the last two from the service through which the processes connect.
 _STATUS = re.compile("(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ")
 _LOST = re.compile(
     r"\bGloo [\w -]+ (failed|timed out): (?!\[enforce fail)"
@@ -40,15 +40,16 @@ _LOST = re.compile(
 
 
 def arguments(method: str, coordinator: str | None, num_processes: int | None, process_id: int | None) -> dict | None:
-    """What `jax.distributed.initialize` is to be told; None for a run in one process, which never calls it.
+    """Arguments for `jax.distributed.initialize`; None for a run in one process, which does not call it.
 
     Args:
       method: 'off', or 'auto' to detect the cluster (SLURM, Open MPI, Kubernetes, TPU).
-      coordinator, num_processes, process_id: 'host:port' of process 0, how many, and which this one is.
+      coordinator, num_processes, process_id: 'host:port' of process 0, the number of processes, and the number of this
+        one, from 0.
 
     Raises:
-      UserError: some of the three are missing or make no sense, or 'auto' in a SLURM allocation but not under srun,
-        where JAX would wait for processes that nobody starts.
+      UserError: some of the three are missing or invalid; or 'auto' in a SLURM allocation but not under srun, where JAX
+        would wait for processes that are never started.
     """
     given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -76,10 +77,10 @@ def arguments(method: str, coordinator: str | None, num_processes: int | None, p
 
 @contextlib.contextmanager
 def session(initialize: dict[str, Any] | None) -> Iterator[None]:
-    """A block that runs in all processes together; `initialize` None (see `arguments`) changes nothing.
+    """Run a block in all processes together; if `initialize` (see `arguments`) is None, only in this process.
 
-    Process 0 alone prints. A process whose block raises says why and leaves at once, since the others cannot go on
-    without it and it cannot wait for them.
+    Only process 0 prints to stdout. If the block raises in a process, that process prints why and exits at once: the
+    others cannot continue without it, and it cannot wait for them.
     """
     if initialize is None:
         yield
@@ -88,14 +89,14 @@ def session(initialize: dict[str, Any] | None) -> Iterator[None]:
         _start(initialize)
         yield
         sys.stdout.flush()
-        jax.distributed.shutdown()  # waits until process 0 is through with its report
+        jax.distributed.shutdown()  # waits until process 0 has written its report
     except BaseException as error:
         _leave(error)
 
 
 def _start(initialize: dict[str, Any]) -> None:
     _divert_native_stderr()
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from the training loop
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from the training loop
     try:
         jax.distributed.initialize(
             **initialize,
@@ -104,26 +105,26 @@ def _start(initialize: dict[str, Any]) -> None:
             shutdown_timeout_seconds=24 * 3600,
         )
         devices, processes = jax.device_count(), jax.process_count()
-    except Exception as error:  # ValueError, KeyError, RuntimeError: whatever a detected cluster lacks
+    except Exception as error:  # ValueError, KeyError or RuntimeError, by what the detected cluster lacks
         raise UserError(
-            f"the processes cannot meet ({_first_line(error)}). Outside SLURM, Open MPI, Kubernetes and TPU pods give "
-            "--coordinator=host:port, --num_processes and --process_id."
+            f"the processes cannot connect ({_first_line(error)}). Outside SLURM, Open MPI, Kubernetes and TPU pods, "
+            "set --coordinator=host:port, --num_processes and --process_id."
         ) from error
     if devices != processes * jax.local_device_count():
         raise UserError(
             f"{devices} devices in {processes} processes, {jax.local_device_count()} of them here: every process must "
-            "have the same number."
+            "have the same number of devices."
         )
     if jax.process_index():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Gloo prints too
-    gather(0)  # Gloo connects at the first collective, and gives up if one process comes half a minute late
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the file descriptor, since Gloo prints too
+    gather(0)  # Gloo connects at the first collective operation; it fails if a process is half a minute late
 
 
 def _divert_native_stderr() -> None:
-    """Let `last_words` read what C++ writes to stderr; Python goes on writing to it itself."""
+    """Send what C++ code writes to stderr through `last_words`; Python still writes to stderr directly."""
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    # Not a fork: JAX may have threads already.
+    # A new program and not a fork, since JAX may have started threads already.
     read_end, write_end = os.pipe()
     reader = subprocess.Popen([sys.executable, "-S", last_words.__file__], stdin=read_end, stdout=sys.stderr)
     os.dup2(write_end, 2)
@@ -151,30 +152,30 @@ def _leave(error: BaseException) -> None:
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether JAX raised this because another process has gone, and not because of what this one did.
+    """Whether JAX raised this error because another process has ended, not because of an error in this one.
 
-    JAX raises JaxRuntimeError, but a plain ValueError where a result is made a NumPy array (0.10 to 0.12), each with
-    XLA's status code in front.
+    JAX raises JaxRuntimeError, but a plain ValueError where a result is converted to a NumPy array (JAX 0.10 to 0.12).
+    Both texts begin with XLA's status code.
     """
     of_jax = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
     return of_jax and bool(_STATUS.match(str(error)) and _LOST.search(str(error)))
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of its text; what XLA repeats in it once for each step under way stands there once."""
+    """The first line of the error's text. Parts that XLA repeats, once for each running step, are kept once."""
     return ": ".join(part for part, _ in itertools.groupby(first_line(error).split(": ")))[:500]
 
 
 @functools.cache
 def _gatherer() -> tuple[jax.sharding.NamedSharding, Any]:
-    # Over all devices, as training is: another group of them would be connected anew.
+    # Over all devices, as in training: another group of devices would need new connections.
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
     split, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("all",), ()))
     return split, jax.jit(lambda x: x, out_shardings=whole)
 
 
 def gather(*values: int) -> np.ndarray:
-    """What every process says: int32 [processes, len(values)]. It waits for all of them."""
+    """The values of every process, int32 [processes, len(values)]. Waits for all processes."""
     said = np.asarray([values], np.int32)
     if jax.process_count() == 1:
         return said
@@ -186,9 +187,9 @@ def gather(*values: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def lead_first(needed: bool = True) -> Iterator[None]:
-    """Process 0 carries out the block, then all the others do; together where it is not `needed`.
+    """Run the block in process 0 first, then in all the others; if this is not `needed`, in all at once.
 
-    Gloo, so CPUs, wait no longer than half an hour.
+    On CPUs the others wait for half an hour at most (Gloo's limit).
     """
     if needed and jax.process_index():
         gather(0)
@@ -198,17 +199,22 @@ def lead_first(needed: bool = True) -> Iterator[None]:
 
 
 class Votes:
-    """Decisions that all processes take at the same step, about once in VOTE_SECONDS: each vote drains the devices."""
+    """Decisions that all processes take at the same step.
+
+    They vote about once in VOTE_SECONDS, because each vote waits until the devices have finished.
+    """
 
     def __init__(self) -> None:
         self.next_step, self.last_step, self.last_time = 0, 0, time.monotonic()
 
     def __call__(self, step: int, stop: bool, save: bool, *, after: jax.Array, now: bool = False) -> tuple[bool, bool]:
-        """(whether any process wants to stop, whether process 0 wants to save), the same in all of them.
+        """(whether any process wants to stop, whether process 0 wants to save), the same in all processes.
+
+        Between two votes both are False.
 
         Args:
-          step: of the run, the same in all processes; stop, save: what this process wants.
-          after: the last thing under way on the devices, which is waited for; now: do not put the vote off.
+          step: the run's step, the same in all processes; stop, save: whether this process wants to.
+          after: the latest result that the devices compute; a vote waits for it. now: vote at this step in any case.
         """
         if jax.process_count() == 1:
             return stop, save

@@ -1,12 +1,12 @@
 """The one exception for a user's mistake."""
 
-_MOST = 8_000  # characters of a message; what a hostile file is called must not fill the screen
+_MOST = 8_000  # characters of a message; a hostile file name must not fill the screen
 
 
 class UserError(Exception):
-    """Bad input. Its text says what is wrong, where, and what to do; the command prints it alone and exits 2.
+    """Bad input. The text says what is wrong, where, and what to do; the command prints only it, with exit status 2.
 
-    What a terminal would obey, or cannot show, is written as an escape; a very long text is cut.
+    Control characters, and others that a terminal cannot show, are written as escapes. A very long text is cut.
     """
 
     def __init__(self, message: object):

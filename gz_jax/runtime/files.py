@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-unfinished: set[str] = set()  # this process's temporary files and locks, for who ends it (see `interrupts`)
+unfinished: set[str] = set()  # this process's temporary files and locks; `interrupts` deletes them at the end
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iterator[Any]:
-    """Open a temporary file beside `path`; it takes that name when the block ends without an error."""
+    """Open a temporary file beside `path`. It is renamed to `path` when the block ends without an error."""
     path = pathlib.Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     unfinished.add(name)
@@ -26,7 +26,7 @@ def atomic(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iter
         os.replace(name, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = os.fspath(path)  # a full disk does not say of which file
+            error.filename = os.fspath(path)  # a full disk's error names no file
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
@@ -35,7 +35,7 @@ def atomic(path: str | os.PathLike[str], mode: str = "w", **kwargs: Any) -> Iter
 
 
 def with_home(paths: str) -> str:
-    """A path, or several with commas between, with `~` and `~user` at their start as the home folder."""
+    """Replace `~` and `~user` by the home folder at the start of a path, or of several with commas between."""
     return ",".join(map(os.path.expanduser, paths.split(",")))
 
 
@@ -43,20 +43,20 @@ FORMULA = "=+-@\t\r\n'"
 
 
 def harmless(text: str) -> str:
-    """Text for a CSV that no spreadsheet takes for a formula; `original` gives it back.
+    """Text for a CSV that no spreadsheet reads as a formula; `original` undoes the change.
 
-    One apostrophe goes in front where the first character is one of `FORMULA`, the apostrophe included.
+    If the first character is one of `FORMULA`, which contains the apostrophe, an apostrophe is put in front.
     """
     return f"'{text}" if text.startswith(tuple(FORMULA)) else text
 
 
 def original(text: str) -> str:
-    """What `harmless` was given."""
+    """The text that `harmless` was given."""
     return text.removeprefix("'")
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """JSON with an indent, whole or not at all."""
+    """Write indented JSON, whole or not at all."""
     with atomic(path) as file:
         json.dump(data, file, indent=2)
         file.write("\n")

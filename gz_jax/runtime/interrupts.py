@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks a command to end, the second ends it at once, whatever it is doing."""
+"""SIGTERM and SIGINT: the first signal asks a command to end, the second ends it at once."""
 
 import contextlib
 import os
@@ -9,16 +9,17 @@ from typing import Any, NoReturn
 
 from gz_jax.runtime import files
 
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: the same command continues
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ONE = 0.3  # seconds in which signals count as one: GNU timeout sends it to the process and again to its group
+ONE = 0.3  # seconds in which several signals count as one: GNU timeout signals the process, then its group
 
 
 def install() -> None:
-    """From now on the first signal removes this process's temporary files and ends it with 75, the next at once.
+    """Handle both signals: the first deletes this process's temporary files and ends it with status 75.
 
-    No exception is raised: it would be lost where Python ignores them (garbage collection, `__del__`). The second is
-    seen by a thread of its own, since Python's handlers wait while the main thread compiles or computes.
+    The second ends the process at once. No exception is raised, because Python ignores exceptions in some places
+    (garbage collection, `__del__`). A thread waits for the second signal, because Python's handlers do not run while
+    the main thread compiles or computes.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -29,12 +30,12 @@ def install() -> None:
 
 
 def say(text: str) -> None:
-    """To stderr, from a signal handler: print() could be in the middle of another print()."""
+    """Write to stderr from a signal handler. print() cannot be used: the signal may interrupt another print()."""
     os.write(2, f"\n{text}\n".encode())
 
 
 def _leave(number: int, frame: Any) -> NoReturn:
-    say("stopped; the same command goes on")
+    say("stopped; start the same command again to continue")
     for name in tuple(files.unfinished):
         with contextlib.suppress(OSError):
             os.unlink(name)

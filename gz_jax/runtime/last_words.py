@@ -1,7 +1,7 @@
-"""A filter for a process's native stderr: one line instead of the stack trace with which JAX ends it.
+"""A filter for a process's native stderr: it prints one line in place of the stack trace with which JAX aborts.
 
-When another process dies, JAX's C++ writes twenty lines and aborts; no Python code of the process runs any more. So
-`distributed` starts this file as a script that reads those lines. Everything else is passed on as it is.
+If another process dies, JAX's C++ code writes twenty lines and aborts, and no Python code of this process runs any
+more. Therefore `distributed` starts this file as a script that reads those lines. All others are passed on unchanged.
 """
 
 import io
@@ -11,16 +11,19 @@ import sys
 
 LOST = (
     "another process of this run has stopped; its own output says why. "
-    "The same command goes on from the last checkpoint, with any number of processes"
+    "Start the same command again to continue from the last checkpoint, with any number of processes"
 )
-NOT_MET = "not all processes came; --num_processes of them must be started, and reach process 0's host and port"
+NOT_MET = (
+    "not all processes have connected: start --num_processes of them, each of which must be able to reach process 0's "
+    "host and port"
+)
 FATAL = b"JAX distributed service detected fatal errors"
 PRELUDE = b"Polled an error from coordination service"  # JAX 0.10 logs it, without the error, before FATAL
-OWN = b"gz_jax: "  # begins a line of JSON: what the process itself says, and better than any that others have gone
+OWN = b"gz_jax: "  # begins a line of JSON: the process's own message, shown in place of LOST
 
 
 def own(text: str) -> bytes:
-    """Text for the filter to show, whatever JAX says beside it."""
+    """A line for the filter, which then shows `text` whatever else JAX writes."""
     return OWN + json.dumps(text).encode() + b"\n"
 
 
@@ -29,7 +32,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends when what it reads from does
+        signal.signal(number, signal.SIG_IGN)  # it ends when the process that it reads from ends
     for line in sys.stdin.buffer:
         if FATAL in line:
             rest = sys.stdin.buffer.readlines()

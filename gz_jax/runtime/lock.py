@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the kernel frees when its holder ends, however it ends."""
+"""A lock that lets one process at a time use a folder. The kernel frees it when that process ends, even by a crash."""
 
 import contextlib
 import fcntl
@@ -16,17 +16,17 @@ from gz_jax.runtime.errors import UserError
 
 @contextlib.contextmanager
 def held(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Hold the lock file `path` (its folder is made if need be), which says who does; removed at the end.
+    """Hold the lock file `path`, which names this process and is removed at the end. Its folder is made if needed.
 
-    Whether a lock is stale is no guess: `flock` is gone with the process that held it, after kill -9 and power cuts
-    too, and a pid or a clock is never compared. NFS (Linux since 2.6.12) and Lustre with `-o flock` pass it on to the
-    other machines; where a file system keeps it to one machine ('nolock', 'localflock'), only that one is protected.
+    No lock can be stale: the kernel drops a `flock` when the process that held it ends, also after kill -9 or a power
+    cut. Process numbers and times are never compared. NFS (Linux since 2.6.12) and Lustre with `-o flock` share the
+    lock with other machines. If a file system does not ('nolock', 'localflock'), it works within one machine only.
 
     Args:
-      what: is locked, for the messages: the flag's name and its value, e.g. 'workdir runs/demo'.
+      what: what is locked, for messages: the flag's name and its value, e.g. 'workdir runs/demo'.
 
     Raises:
-      UserError: another process holds it (it is named), or the folder cannot be written.
+      UserError: another process holds it (the message names the process), or the folder cannot be written.
     """
     path = pathlib.Path(path)
     made = not path.parent.exists()
@@ -35,7 +35,7 @@ def held(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(_locked(path, what))
             files.unfinished.add(os.fspath(path))
-            stack.callback(_remove, path, made)  # before it is freed: nobody else holds this file
+            stack.callback(_remove, path, made)  # before the lock is freed, so no other process holds this file
             _sign(file, what)
         except OSError as error:
             raise UserError(
@@ -46,7 +46,7 @@ def held(path: str | os.PathLike[str], what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waited_for(directory: pathlib.Path) -> Iterator[None]:
-    """Hold a lock on a folder (made if need be) of prepared data; where another process has it, wait.
+    """Hold a lock on a folder of prepared data, which is made if needed; if another process holds it, wait.
 
     Raises:
       UserError: the folder cannot be written.
@@ -64,13 +64,13 @@ def waited_for(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _taken(file: IO, what: object) -> bool:
-    """Take the lock on an open file, unless another process has it (then False); without one where there are none."""
+    """Take the lock on an open file; False if another process has it. Where files cannot be locked, warn and go on."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        _say(f"cannot lock {file.name} ({error.strerror}): see to it yourself that no other process uses {what}")
+        _say(f"cannot lock {file.name} ({error.strerror}): make sure yourself that no other process uses {what}")
     return True
 
 
@@ -88,11 +88,11 @@ def _locked(path: pathlib.Path, what: str) -> BinaryIO:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        file.close()  # its last holder removed it just now
+        file.close()  # the process that held it has just removed it
 
 
 def _sign(file: BinaryIO, what: str) -> None:
-    """Write this process's name, and say whose was there."""
+    """Write this process's number into the lock file, and report a process whose number was left there."""
     if holder := _holder(file):
         _say(f"{what} was left behind by {holder}, which is gone: taking it over")
     file.truncate(0)
@@ -109,7 +109,7 @@ def _remove(path: pathlib.Path, folder_too: bool) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
         if folder_too:
-            path.parent.rmdir()  # only where nothing was written
+            path.parent.rmdir()  # fails if something was written there
     files.unfinished.discard(os.fspath(path))
 
 

@@ -8,31 +8,32 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def use_one_arena() -> None:
-    """Let all threads share the first arena, the only one that can grow beyond 64 MB. Call it before others start."""
+    """Make all threads use the first arena, the only one that can exceed 64 MB. Call it before other threads start."""
     _set((_M_ARENA_MAX, 1))
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next allocation; does nothing where the C library is another.
+    """Make glibc keep freed memory for the next allocation. Does nothing with another C library.
 
-    By default every large buffer is returned to the system when freed. A training step on CPU takes and frees
-    gigabytes of them, and the page faults were 40 % of the CNN's step, half of its inference and 14 % of ResNet50's
-    step. Needs `use_one_arena`. Not while data is prepared: what it takes and frees would stay, in pieces.
+    By default every large buffer is returned to the system when freed. A training step on CPU allocates and frees
+    gigabytes of such buffers. The page faults took 40 % of the time of the CNN's step, half of its inference and 14 %
+    of ResNet50's step. Call `use_one_arena` before. Call this only after data are prepared: memory that is freed
+    there would otherwise stay with the process, in fragments.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
-        trim(0)  # what was freed before goes back
+        trim(0)  # returns what was freed before to the system
     _set((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
 
 
 def exhausted(error: BaseException) -> str | None:
-    """What an error of Python, NumPy or JAX says of memory that ran out, in one line; None for any other error."""
+    """The message, in one line, if memory ran out (an error of Python, NumPy or JAX); None for any other error."""
     lines = str(error).splitlines() or ["out of memory"]
     if isinstance(error, MemoryError):
         return lines[0]
-    import jax  # not before `use_one_arena`
+    import jax  # must not be imported before `use_one_arena`
 
-    # JAX raises a plain ValueError where a result is made a NumPy array.
+    # JAX raises a plain ValueError where a result is converted to a NumPy array.
     of_jax = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
     found = re.search(r"\bRESOURCE_EXHAUSTED: .{,300}", str(error)) if of_jax else None
     return found and found[0].rstrip(". ")

@@ -1,9 +1,9 @@
 """Checkpoints on disk, through orbax: `latest` to continue from, `best` to predict with.
 
 A checkpoint is a pytree of arrays and a JSON of plain numbers (`Progress`). Writing is asynchronous, to a temporary
-name that is renamed when whole, so a killed process leaves the previous checkpoint as it was. Tensorstore keeps no
-checksum of the arrays' bytes, so the JSON has one. Of several processes, which all hold the same state, process 0
-writes and every one reads for itself: no number of processes is remembered.
+name that is renamed when the checkpoint is complete, so a killed process leaves the previous checkpoint unchanged.
+Tensorstore keeps no checksum of the arrays' bytes, so the JSON has one. Several processes all hold the same state:
+process 0 writes it, and each process reads it. The number of processes is not stored.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ Row = dict[str, float]
 
 
 class Progress(NamedTuple):
-    """Where a run stands, beside the arrays: exact in JSON.
+    """Progress of a run, stored beside the arrays; exact in JSON.
 
-    `epoch` (0-based) is under way with `step_in_epoch` steps done; `history` has a row for each finished epoch;
-    `seconds` is what this epoch took so far, over all the processes that worked on it.
+    `step_in_epoch` steps of the current `epoch` (0-based) are done; `history` has a row for each finished epoch;
+    `seconds` is the time that this epoch took so far, including that before interruptions.
     """
 
     epoch: int
@@ -55,13 +55,13 @@ class Progress(NamedTuple):
 
 def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Orbax's manager of one folder that keeps the newest `keep` checkpoints."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax prints warnings, and tracebacks of what it raises
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax prints warnings, and tracebacks of its errors
     me = jax.process_index()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=False,
         read_only=read_only,
-        cleanup_tmp_directories=not read_only,  # of those who were killed
+        cleanup_tmp_directories=not read_only,  # left by killed processes
         enable_async_checkpointing=True,
         multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}),
     )
@@ -72,17 +72,17 @@ def open_manager(directory: pathlib.Path, keep: int, *, read_only: bool = False)
 
 
 def save(manager: ocp.CheckpointManager, step: int, tree: PyTree, info: dict[str, Any]) -> None:
-    """Begin to write checkpoint `step` of a replicated tree; one of that step that exists already is replaced.
+    """Begin to write checkpoint `step` of a replicated tree; an existing one of that step is replaced.
 
     Raises:
-      UserError: it, or the one begun before, could not be written.
+      UserError: this checkpoint, or the previous one, could not be written.
     """
-    # As NumPy: for jax.Array orbax expects every process to take part. A copy: the next step donates the arrays.
+    # NumPy, since for jax.Array orbax expects every process to take part; copies, since the next step donates arrays.
     tree = jax.tree.map(lambda x: np.array(x.addressable_data(0) if isinstance(x, jax.Array) else x), tree)
     saved = {"info": info, "sha256": digest(tree, info)}
     with _writing(manager.directory):
         free, needed = shutil.disk_usage(manager.directory).free, sum(x.nbytes for x in jax.tree.leaves(tree))
-        if free < needed:  # found out by orbax's threads, it would fill the screen
+        if free < needed:  # orbax's threads would fill the screen with errors
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {free:,} of {needed:,} bytes")
         if step in manager.all_steps():
             manager.wait_until_finished()
@@ -103,7 +103,7 @@ def discard(manager: ocp.CheckpointManager, step: int | None) -> None:
 
 
 def newest(workdir: pathlib.Path) -> pathlib.Path | None:
-    """A workdir's newest whole checkpoint, of `latest` if there is one there, else of `best`; None: there is none."""
+    """A workdir's newest complete checkpoint, from `latest` if it has one, else from `best`; None if there is none."""
     for which in ("latest", "best"):
         found = [path for path in (workdir / "checkpoints" / which).glob("*") if path.name.isdecimal()]
         if found:
@@ -124,13 +124,13 @@ def _writing(directory: Any) -> Iterator[None]:
         yield
     except Exception as error:  # orbax, tensorstore and OS errors share no base class
         raise UserError(
-            f"cannot write a checkpoint to {directory} ({first_line(error)[:300]}). Those before it are whole: make "
-            "room, and the same command goes on from there."
+            f"cannot write a checkpoint to {directory} ({first_line(error)[:300]}). The earlier ones are "
+            "complete: make room, then start the same command again to continue from the last of them."
         ) from error
 
 
 def digest(tree: PyTree, info: dict[str, Any]) -> str:
-    """SHA-256 of a tree of arrays and of plain values beside it, whatever containers the arrays are in."""
+    """SHA-256 of a tree of arrays and of plain values beside it. The kinds of the tree's containers do not matter."""
     parts = [json.dumps(info, sort_keys=True).encode()]
     for array in map(np.asarray, jax.tree.leaves(tree)):
         head = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
@@ -160,7 +160,7 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
                 restored = manager.restore(step, args=ocp.args.Composite(tree=target, info=ocp.args.JsonRestore()))
                 tree, saved = restored["tree"], restored["info"]
                 if saved["sha256"] != digest(tree, saved["info"]):
-                    raise ValueError("its content is not what its checksum says")
+                    raise ValueError("its content does not match its checksum")
                 return step, tree, saved["info"]
             except Exception as error:
                 failures.append(f"step {step}: {first_line(error)[:300]}")
@@ -175,7 +175,7 @@ def load(manager: ocp.CheckpointManager, like: PyTree | None) -> tuple[int, PyTr
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Orbax leaves the other coroutines of a failed read behind, and each would print a traceback when collected."""
+    """Print no tracebacks of a failed read: orbax leaves coroutines behind, and each would print one when collected."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     logger = logging.getLogger("asyncio")
     disabled, logger.disabled = logger.disabled, True

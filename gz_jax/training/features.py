@@ -1,7 +1,7 @@
-"""Frozen epochs in which each galaxy's features are computed once, where the same image always gives the same ones.
+"""Frozen epochs for which each galaxy's features are computed only once.
 
-That is so if the body, the statistics of its normalisation and the images all stay as they are. The features then take
-the place of the images in `resident.py`, and an epoch trains the head on them.
+This is possible if the body, the statistics of its normalisation and the images do not change, so that an image always
+gives the same features. These then replace the images in `resident.py`, and an epoch trains the head on them.
 """
 
 import functools
@@ -16,6 +16,7 @@ from gz_jax.data import pipeline
 from gz_jax.data.augment import Augmentation, View
 from gz_jax.data.packed import Packed
 from gz_jax.data.split import Split
+from gz_jax.runtime.progress import Bar
 from gz_jax.training import resident, state, step
 from gz_jax.training.dispatch import Data, Steps
 from gz_jax.training.state import TrainState
@@ -37,12 +38,12 @@ def once(
     train_state: TrainState,
     watch: Watch,
 ) -> tuple[Data, Steps] | None:
-    """What frozen epochs are fed with, and their steps; None if the features would take more than `LIMIT` bytes.
+    """Data and compiled steps of frozen epochs; None if the features would take more than `LIMIT` bytes.
 
     Args:
       splits: of training and validation, seen through `view` without augmentation; how: 'batch_size' and 'seed'.
-      parts: the network's body and head, see `step.Recipe`; steps: of a dispatch.
-      data: what other epochs are fed with; watch: wraps the batches, and may raise to stop.
+      parts: the network's body and head, see `step.Recipe`; steps: their number in a dispatch.
+      data: those of the other epochs; watch: wraps the batches, and may raise an error to stop.
     """
     body, head = parts
     whole, split = state.replicated(mesh), state.by_galaxy(mesh)
@@ -54,15 +55,17 @@ def once(
         return None
     print(f"frozen epochs: features of {sum(sizes):,} galaxies, computed once", flush=True)
 
-    def pack(one: Split) -> Packed:
+    def pack(one: Split, bar: Bar) -> Packed:
         rows = []
         for batch in watch(pipeline.eval_batches(one, view, batch_size=how["batch_size"])):
             image = jax.make_array_from_process_local_data(split, batch["image"])
             found = {**batch, "image": np.asarray(compute(variables, image))}
             rows.append([found[name][batch["mask"]] for name in Packed._fields])
+            bar.advance(int(batch["mask"].sum()))
         return Packed(*map(np.concatenate, zip(*rows, strict=True)))
 
-    packs = [pack(one) for one in splits]
+    with Bar("computing features", sum(sizes), "galaxies", waiting="compiling the network's body") as bar:
+        packs = [pack(one, bar) for one in splits]
     galaxies = [resident.put(one, mesh) for one in packs]
     compiled = resident.compile_steps(galaxies[0], galaxies[1], view, recipe._replace(apply=head), how["seed"], mesh)
 
@@ -70,4 +73,5 @@ def once(
     return data._replace(
         train=lambda epoch, first: plans(epoch=epoch, first_step=first),
         validation=lambda: resident.eval_plans(sizes[1], how["batch_size"], steps),
+        validation_inputs=-(-sizes[1] // (how["batch_size"] * steps)),
     ), compiled._replace(train=compiled.train_head)

@@ -19,8 +19,8 @@ Pipeline = Literal["stream", "memory", "device"]
 class How(NamedTuple):
     """How galaxies reach the steps.
 
-    batch_size: over all devices; seed: of order and augmentation; steps_per_dispatch: of 'device', 0 for its own
-    choice; store: where what was decoded is kept, None for TFDS' own folder.
+    batch_size: over all devices; seed: of order and augmentation; steps_per_dispatch: for 'device', 0 for the
+    default; store: the folder in which decoded galaxies are kept, None for TFDS' own folder.
     """
 
     pipeline: Pipeline
@@ -38,7 +38,7 @@ def steps_per_epoch(dataset: Dataset, how: How) -> int:
 def feed(
     dataset: Dataset, view: View, augmentation: Augmentation, recipe: step.Recipe, how: How, mesh: Mesh
 ) -> tuple[dispatch.Data, dispatch.Steps]:
-    """What a pipeline feeds the steps with, and the steps that take it."""
+    """The data of a pipeline, and the compiled steps that take them."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     names = train.names
     packs = pack(dataset, view, augmentation, how.store) if how.pipeline != "stream" else []
@@ -68,6 +68,7 @@ def feed(
         return data(
             train=lambda epoch, first: plans(epoch=epoch, first_step=first),
             validation=lambda: resident.eval_plans(validation.size, how.batch_size, steps),
+            validation_inputs=-(-validation.size // (how.batch_size * steps)),
         ), resident.compile_steps(galaxies[0], galaxies[1], view, recipe, how.seed, mesh)
     if packs:
         train, validation = (p.split() for p in packs)
@@ -76,11 +77,12 @@ def feed(
     return data(
         train=lambda epoch, first: ((1, batch) for batch in batches(epoch=epoch, first_step=first)),
         validation=lambda: pipeline.eval_batches(validation, plain, batch_size=how.batch_size, **share),
+        validation_inputs=-(-validation.size // how.batch_size),
     ), dispatch.compile_steps(recipe, how.seed, mesh)
 
 
 def pack(dataset: Dataset, view: View, augmentation: Augmentation, store: str | None) -> list[packed.Packed]:
-    """The training and the validation galaxies, decoded; what was read from files is kept for the next time."""
+    """The decoded training and validation galaxies; those read from files are kept on disk for the next run."""
     train, validation = dataset.splits["train"], dataset.splits["validation"]
     kept = galaxy_zoo.cache_dir(store, dataset.cache or dataset.fingerprint) if packed.is_encoded(train) else None
     packs = []

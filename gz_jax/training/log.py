@@ -1,18 +1,14 @@
-"""What a person sees of a run: a progress bar, `log.csv`, TensorBoard events, and the summary at the end."""
+"""What a run reports: `log.csv`, a line for each epoch, and TensorBoard events."""
 
 import csv
 import pathlib
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from tqdm import tqdm
 
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic
 
-# Keras' CSVLogger columns, in its order, then ours.
+# Keras' CSVLogger columns, in its order, then ours. Epochs count from 1 (Keras counts from 0).
 COLUMNS = (
     "epoch",
     "accuracy",
@@ -24,79 +20,45 @@ COLUMNS = (
     "epoch_seconds",
     "images_per_second",
 )
-LINE_SECONDS = 30.0
 
 
 def write_csv(path: pathlib.Path, history: Sequence[Mapping[str, float]]) -> None:
-    """All finished epochs, in Keras' format: a resumed run rewrites what a killed one left."""
+    """Write all finished epochs. A resumed run replaces the file that a killed run left."""
     with atomic(path, newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
 
 
-class Bar:
-    """Progress of one epoch: a bar on a terminal, a line now and then in a file."""
-
-    def __init__(self, name: str, total: int, first: int, batch_size: int, *, file: Any = None) -> None:
-        self.file = file or sys.stderr
-        self.name, self.total, self.first, self.done, self.batch_size = name, total, first, first, batch_size
-        self.start = self.last_line = time.monotonic()
-        self.tqdm = None
-        if self.file.isatty():
-            self.tqdm = tqdm(total=total, initial=first, desc=name, unit="batch", file=self.file, leave=False)
-
-    def due(self) -> bool:
-        """Whether a fresh loss would be shown (reading one makes the host wait for the device)."""
-        return time.monotonic() - self.last_line > (0.5 if self.tqdm else LINE_SECONDS)
-
-    def advance(self, loss: float | None = None, steps: int = 1) -> None:
-        self.done += steps
-        if self.tqdm:
-            self.tqdm.update(steps)
-        if loss is None:
-            return
-        now = time.monotonic()
-        rate = (self.done - self.first) * self.batch_size / (now - self.start)
-        self.last_line = now
-        if self.tqdm:
-            self.tqdm.set_postfix_str(f"loss {loss:.5f}, {rate:.0f} images/s")
-        else:
-            left = (self.total - self.done) * self.batch_size / rate
-            print(
-                f"{self.name}: {self.done}/{self.total} batches, loss {loss:.5f}, {rate:.0f} images/s, "
-                f"{left:.0f} s left",
-                file=self.file,
-                flush=True,
-            )
-
-    def close(self) -> None:
-        if self.tqdm:
-            self.tqdm.close()
-
-
 def epoch_line(row: Mapping[str, float], num_epochs: int, best: bool) -> str:
     """One line for a finished epoch."""
     return (
-        f"epoch {int(row['epoch']) + 1:3d}/{num_epochs}  loss {row['loss']:.5f}  val_loss {row['val_loss']:.5f}  "
+        f"epoch {int(row['epoch']):3d}/{num_epochs}  loss {row['loss']:.5f}  val_loss {row['val_loss']:.5f}  "
         f"val_rmse {row['val_rmse']:.4f}  val_accuracy {row['val_accuracy']:.4f}  rate {row['learning_rate']:.2e}  "
         f"{row['epoch_seconds']:.1f} s  {row['images_per_second']:.0f} images/s{'  *' if best else ''}"
     )
 
 
-def summary(best: Mapping[str, float], epochs: int, statistics: Mapping[str, Any], why: str) -> str:
-    """The table at the end of a run."""
+def best_line(best: Mapping[str, float], epochs: int, why: str) -> str:
+    """One line for a finished run: its best epoch, and why it ended."""
+    return f"best epoch {int(best['epoch'])} of {epochs} ({why}), validation MSE {best['val_loss']:.6f}"
+
+
+def lag(history: Sequence[Mapping[str, float]], statistics: Mapping[str, Any], steps: int) -> str:
+    """Why validation is worse than guessing while training is better; '' unless the last epoch is the first with this.
+
+    Args:
+      history: rows of the log; statistics: of the data set (`split.Dataset`); steps: number of steps made.
+    """
     guess = statistics["guess_the_means_rmse"]
-    rows = [
-        ("best epoch", f"{int(best['epoch']) + 1} of {epochs} ({why})"),
-        ("validation MSE", f"{best['val_loss']:.6f} (slightly too good: the best epoch was chosen by it)"),
-        ("validation RMSE", f"{best['val_rmse']:.5f}"),
-        ("guessing the means, RMSE", "unknown" if guess is None else f"{guess:.5f}"),
-        ("validation accuracy (Keras')", f"{best['val_accuracy']:.4f}"),
-        ("share of the commonest answer", f"{statistics['majority_share']:.4f}"),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    lags = [guess is not None and row["loss"] < guess**2 < row["val_loss"] for row in history]
+    if not lags[-1] or any(lags[:-1]):
+        return ""
+    return (
+        f"validation is worse than guessing the means (MSE {guess**2:.5f}) while training is better: validation uses "
+        "running averages of the batch statistics, which lag behind at first. With momentum 0.99 (the CNN's) this "
+        f"takes about a thousand steps; {steps:,} are done. If it stays so later, the network overfits."
+    )
 
 
 def tensorboard_writer(directory: pathlib.Path) -> Any:

@@ -1,7 +1,7 @@
 """The training loop: epochs of jitted steps, validation, the callbacks' rules, checkpoints and the log.
 
-Order of initialisation: (1) fresh variables from the seed, (2) pretrained ones put over them, (3) the latest checkpoint
-of the workdir put over everything, with its place in the epoch. What follows is a function of that state alone.
+Order of initialisation: (1) fresh variables from the seed, (2) pretrained variables replace them, (3) the workdir's
+latest checkpoint, with its place in the epoch, replaces everything. All that follows depends only on this state.
 """
 
 import collections
@@ -10,7 +10,6 @@ import functools
 import math
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, NoReturn
@@ -21,13 +20,12 @@ import numpy as np
 from gz_jax.runtime import distributed, interrupts
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import write_json
+from gz_jax.runtime.progress import Bar
 from gz_jax.training import checkpoint, dispatch, log, state, step
 from gz_jax.training.checkpoint import Progress
 from gz_jax.training.dispatch import Data, Steps
 from gz_jax.training.schedule import EarlyStop, PlateauRule, start_plateau, update_early_stop, update_plateau
 from gz_jax.training.state import TrainState
-
-AHEAD = 16  # steps that the host may run ahead of the device
 
 
 class Settings(NamedTuple):
@@ -39,11 +37,11 @@ class Settings(NamedTuple):
     plateau: PlateauRule
     early_stop_patience: int
     seed: int
-    frozen_epochs: int = 0  # in which the head alone is trained
+    frozen_epochs: int = 0  # the first epochs, in which only the head is trained
     every_seconds: float = 60.0
     every_steps: int = 0
     tensorboard: bool = False
-    rate_factor: Callable[[Any], Any] | None = None  # of a schedule that is part of the step; of the run's step
+    rate_factor: Callable[[Any], Any] | None = None  # of the run's step, for a schedule in the step
 
 
 class InterruptedRunError(Exception):
@@ -51,23 +49,24 @@ class InterruptedRunError(Exception):
 
 
 class Run:
-    """One run in one workdir: holds the open checkpoints and the signals; all else is state that is passed on."""
+    """One run in one workdir. Holds open checkpoints and a received signal; methods take and return all other state."""
 
     def __init__(self, workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps) -> None:
         self.workdir, self.settings, self.data, self.steps = workdir, settings, data, steps
-        self.lead = jax.process_index() == 0  # writes for all
+        self.lead = jax.process_index() == 0  # this process writes
         with distributed.lead_first():
             self.latest = checkpoint.open_manager(workdir / "checkpoints" / "latest", 2, read_only=not self.lead)
             self.best = checkpoint.open_manager(workdir / "checkpoints" / "best", 2, read_only=not self.lead)
-        self.frozen: tuple[Data, Steps] | None = None  # of frozen epochs
+        self.frozen: tuple[Data, Steps] | None = None  # data and steps of frozen epochs
         self.is_finite = jax.jit(step.is_finite)
+        self.compiled: set[int] = set()  # ids of the steps that have run in this process
         self.saved_at = time.monotonic()
         self.signal: int | None = None
         self.votes = distributed.Votes()
         self.events = log.tensorboard_writer(workdir / "events") if settings.tensorboard and self.lead else None
 
     def restore(self, fresh: TrainState) -> tuple[TrainState, Progress]:
-        """Where the workdir stands: its latest checkpoint, else the start."""
+        """State and progress of the workdir's latest checkpoint, or those of the start if there is none."""
         found = checkpoint.load(self.latest, fresh)
         steps = distributed.gather(-1 if found is None else found[0])[:, 0]
         if len(set(steps.tolist())) > 1:
@@ -87,7 +86,7 @@ class Run:
         return tree, progress
 
     def parts(self, train_state: TrainState, progress: Progress) -> tuple[Data, Steps]:
-        """What the epoch is fed with, and its steps."""
+        """The data and the compiled steps of the epoch."""
         if progress.epoch >= self.settings.frozen_epochs:
             self.frozen = None
             return self.data, self.steps
@@ -98,9 +97,9 @@ class Run:
         return self.frozen
 
     def watched(self, train_state: TrainState, progress: Progress, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches, between steps. Raises InterruptedRunError: a signal came; the state is saved."""
+        """Yield batches; look for a signal before each. Raises InterruptedRunError: one came; the state is saved."""
         for batch in batches:
-            if self.signal is not None and jax.process_count() == 1:  # several could be at different batches
+            if self.signal is not None and jax.process_count() == 1:  # several processes may differ
                 self.save(train_state, progress)
                 raise InterruptedRunError
             yield batch
@@ -131,10 +130,10 @@ class Run:
         )
 
     def give_up(self, what: str, spoilt: int | None, more: str = "") -> NoReturn:
-        """End a run whose numbers are not finite. Raises UserError: says `what`, and which checkpoint is kept.
+        """End a run whose numbers are not finite. Raises UserError, which says `what` and which checkpoint is kept.
 
         Args:
-          spoilt: step whose parameters gave a loss that is not finite: no checkpoint of that step is left in `latest`.
+          spoilt: step whose parameters gave a loss that is not finite; its checkpoint is deleted from `latest`.
         """
         with distributed.lead_first():
             if self.lead:
@@ -151,9 +150,9 @@ class Run:
         raise UserError(f"{what}. {advice}{more}")
 
     def stop_or_save(self, train_state: TrainState, before: int, after: int, *, now: bool = False) -> tuple[bool, bool]:
-        """Whether a signal came, and whether a checkpoint fell due among the steps after `before` up to `after`.
+        """Whether to stop (a signal came), and whether a checkpoint is due at one of the steps `before` + 1 to `after`.
 
-        The same in all processes (see `Votes`).
+        The answers are the same in all processes (see `Votes`).
         """
         due = time.monotonic() - self.saved_at >= self.settings.every_seconds
         stop, save = self.votes(after, self.signal is not None, due, after=train_state.step, now=now)
@@ -161,34 +160,35 @@ class Run:
         return stop, save or bool(every and before // every != after // every)
 
     def train_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
-        """The rest of the epoch that `progress` stands in."""
+        """Train for the rest of the epoch that `progress` is in."""
         epoch, first = progress.epoch, progress.step_in_epoch
-        total = self.data.steps_per_epoch
+        total, sent = self.data.steps_per_epoch, first
         start = time.monotonic() - progress.seconds
-        losses: collections.deque[jax.Array] = collections.deque()
+        running: collections.deque[tuple[int, jax.Array]] = collections.deque()
         data, steps = self.parts(train_state, progress)
-        file = sys.stderr if self.lead else sys.stdout  # where the others say nothing
-        bar = log.Bar(f"epoch {epoch + 1}", total, first, self.settings.batch_size, file=file)
-        try:
-            done = first
+        with self.bar(f"epoch {epoch + 1}", total, "batches", steps.train, first, self.settings.batch_size) as bar:
             pairs = data.train(epoch, first)
             for count, batch in dispatch.prefetch(lambda pair: (pair[0], steps.put(pair[1])), pairs):
                 train_state, loss = steps.train(train_state, batch)
-                losses.append(loss)
-                if len(losses) > AHEAD:  # a bound on what waits on the device, not a stall
-                    losses.popleft().block_until_ready()
-                bar.advance(float(loss) if bar.due() else None, count)
-                done += count
-                progress = progress._replace(step_in_epoch=done, seconds=time.monotonic() - start)
-                stop, save = self.stop_or_save(train_state, epoch * total + done - count, epoch * total + done)
-                if stop or (save and done < total):
+                running.append((count, loss))
+                _show(bar, dispatch.finished(running, dispatch.AHEAD))  # limits what waits on the device
+                sent += count
+                progress = progress._replace(step_in_epoch=sent, seconds=time.monotonic() - start)
+                stop, save = self.stop_or_save(train_state, epoch * total + sent - count, epoch * total + sent)
+                if stop or (save and sent < total):
                     self.save(train_state, progress)
                 if stop:
                     raise InterruptedRunError
-        finally:
-            bar.close()
+            _show(bar, dispatch.finished(running, 0))
         train_state.step.block_until_ready()
         return train_state, progress._replace(seconds=time.monotonic() - start)
+
+    def bar(self, name: str, total: int, unit: str, call: Any, done: int = 0, images: int = 0) -> Bar:
+        """A progress bar for calls of a compiled step. `images`: how many each part has."""
+        waiting = "" if id(call) in self.compiled else "compiling the first step"
+        self.compiled.add(id(call))
+        rated = ("images", images) if images else None
+        return Bar(name, total, unit, done=done, waiting=waiting, rated=rated)
 
     def finish_epoch(self, train_state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
         """Validate, log, apply the callbacks' rules, keep the best."""
@@ -198,14 +198,15 @@ class Run:
         use = state.to_use(train_state)
         data, steps = self.parts(train_state, progress)
         batches = self.watched(train_state, progress, data.validation())
-        validation = dispatch.evaluate(steps, use["params"], use["batch_stats"], batches)
+        with self.bar(f"epoch {progress.epoch + 1}, validation", data.validation_inputs, "", steps.evaluate) as bar:
+            validation = dispatch.evaluate(steps, use["params"], use["batch_stats"], batches, bar)
         loss = validation["loss"]
         if not math.isfinite(loss):
             at = int(train_state.step)
             self.give_up(f"the validation loss is not finite after epoch {progress.epoch + 1} (step {at})", at)
         images = self.data.steps_per_epoch * self.settings.batch_size
         row = {
-            "epoch": progress.epoch,
+            "epoch": progress.epoch + 1,
             **training,
             "learning_rate": self.last_rate(progress),
             **{f"val_{name}": value for name, value in validation.items()},
@@ -222,9 +223,11 @@ class Run:
                 checkpoint.save(self.best, int(train_state.step), use, row)
             log.write_csv(self.workdir / "log.csv", history)
             print(log.epoch_line(row, self.settings.num_epochs, is_best), flush=True)
+            if why := log.lag(history, self.data.statistics, int(train_state.step)):
+                print(why, flush=True)
             if self.events:
                 for name, value in row.items():
-                    self.events.scalar(name, value, progress.epoch)
+                    self.events.scalar(name, value, progress.epoch + 1)
                 self.events.flush()
         progress = Progress(progress.epoch + 1, 0, plateau, stop, history)
         train_state = state.with_rate(train_state, plateau.rate)
@@ -239,7 +242,7 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
     """Train until the last epoch or early stopping, continuing what the workdir holds.
 
     Returns:
-      Where the run stands; `history` has a row for every epoch.
+      The progress of the run; `history` has a row for every epoch.
 
     Raises:
       InterruptedRunError: a signal came; the state is saved.
@@ -263,17 +266,23 @@ def train(workdir: pathlib.Path, settings: Settings, data: Data, steps: Steps, f
                     run.save(train_state, progress)
                 if stop and not last:
                     raise InterruptedRunError
-    finally:  # an interrupted run, too, ends only when what it saved is on disk
+    finally:  # an interrupted run, too, waits until its checkpoints are on disk
         for manager in (run.latest, run.best):
             checkpoint.close(manager)
-    if run.signal is not None:  # it came during the last save
+    if run.signal is not None:  # the signal came during the last save
         raise InterruptedRunError
     if progress.history and run.lead:
         row, epochs = progress.history[progress.early_stop.best_epoch], len(progress.history)
         write_json(workdir / "metrics.json", {"best_epoch": row, "epochs": epochs, "data": data.statistics})
         why = "early stopping" if progress.early_stop.stop else "all epochs done"
-        print(log.summary(row, epochs, data.statistics, why), flush=True)
+        print(log.best_line(row, epochs, why), flush=True)
     return progress
+
+
+def _show(bar: Bar, done: Iterable[tuple[int, jax.Array]]) -> None:
+    """Count the dispatches that are done, with the loss of the last step now and then."""
+    for count, loss in done:
+        bar.advance(count, f"loss {float(loss):.5f}" if bar.wants_note() else None)
 
 
 @contextlib.contextmanager
@@ -283,7 +292,7 @@ def _listening(run: Run) -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         if run.signal is None:
             run.signal = number
-            interrupts.say("stopping after this step; again to stop at once")
+            interrupts.say("stopping after this step; a second Ctrl-C or SIGTERM stops at once")
 
     old = {number: signal.signal(number, handle) for number in interrupts.SIGNALS}
     try:

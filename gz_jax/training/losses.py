@@ -2,7 +2,7 @@
 
 All take logits float32 [B, answers], joint vote fractions float32 [B, answers] with NaN where unknown, and votes
 float32 [B, answers] in units of a nominal number of volunteers (0 where nobody was asked); they return float32 [B].
-What is unknown changes neither the loss nor its gradient.
+Unknown answers change neither the loss nor its gradient.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from gz_jax.labels import Tree
 
 Loss = Callable[[jax.Array, jax.Array, jax.Array, labels.Activation, Tree], jax.Array]
 Name = Literal["mse", "binomial", "multinomial", "dirichlet"]
-_TINY = 1e-6  # from 1, which no vote of 44 can tell
+_TINY = 1e-6  # probabilities stay so far below 1; one vote of 44 is much more
 
 
 def mean_of_known(values: jax.Array, known: jax.Array) -> jax.Array:
-    """Mean of `values` [..., answers] over the answers that are known: [...], 0 where none is."""
+    """Mean of `values` [..., answers] over the answers that are known: [...], 0 if none is known."""
     return jnp.where(known, values, 0).sum(-1) / jnp.maximum(known.sum(-1), 1)
 
 
 def _known(fractions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The fractions with 0 where they are unknown, so that no NaN reaches a gradient, and where they are known."""
+    """The fractions, 0 where unknown, so that no NaN reaches a gradient; and a mask, True where they are known."""
     known = ~jnp.isnan(fractions)
     return jnp.where(known, fractions, 0), known
 
@@ -45,15 +45,16 @@ def squared_error(
 def binomial(
     logits: jax.Array, fractions: jax.Array, votes: jax.Array, activation: labels.Activation, tree: Tree
 ) -> jax.Array:
-    """Binary cross entropy, mean over the known answers, times the volunteers: each gives each answer or not.
+    """Binary cross entropy, averaged over the known answers, times the number of volunteers.
 
-    That is, but for a constant, minus the logarithm of the likelihood of the votes, in nats (Walmsley et al. 2020,
-    MNRAS 491, 1554, section 3.1), divided by the number of known answers. The number of volunteers, in nominal units,
-    is the largest number of votes of a question, since nobody is asked a question twice; without votes the loss is 0.
+    Each volunteer gives each answer or does not. Up to a constant this is minus the logarithm of the likelihood of the
+    votes, in nats (Walmsley et al. 2020, MNRAS 491, 1554, section 3.1), divided by the number of known answers. The
+    number of volunteers, in nominal units, is the largest number of votes of a question, since nobody is asked a
+    question twice; without votes the loss is 0.
     """
     volunteers = jnp.where(tree.mask, votes[..., tree.rows], 0).sum(-1).max(-1)
     fractions, known = _known(fractions)
-    if activation == "sigmoid":  # from the logits, whose gradient never vanishes where the network is wrong
+    if activation == "sigmoid":  # from the logits: the gradient does not vanish where the network is wrong
         return volunteers * mean_of_known(optax.losses.sigmoid_binary_cross_entropy(logits, fractions), known)
     log_p = labels.log_joint(logits, activation, tree)
     log_not = jnp.log1p(-jnp.minimum(jnp.exp(log_p), 1 - _TINY))
@@ -65,10 +66,10 @@ def multinomial(
 ) -> jax.Array:
     """Cross entropy of each question's answers among those who were asked it, summed over the questions.
 
-    The votes are its weights, so a question counts as much as volunteers came to it; the fractions are not used. That
-    is, but for a constant, minus the logarithm of the multinomial likelihood of the votes, in nats; for two answers it
-    is the binomial likelihood of Walmsley et al. 2020 (MNRAS 491, 1554), section 3.1. Needs an activation that obeys
-    the tree.
+    The votes are the weights, so a question counts in proportion to the volunteers who were asked it. The fractions are
+    not used. Up to a constant this is minus the logarithm of the multinomial likelihood of the votes, in nats; for two
+    answers it is the binomial likelihood of Walmsley et al. 2020 (MNRAS 491, 1554), section 3.1. Needs an activation
+    that obeys the tree.
     """
     if activation == "sigmoid":
         raise ValueError("the multinomial loss needs an activation that obeys the tree, not 'sigmoid'")
@@ -88,7 +89,7 @@ def log_rising(x: jax.Array, n: jax.Array) -> jax.Array:
     y = x + 8
     steps = sum(jnp.log1p(n / (x + k)) for k in range(8))
     found = (y + n - 0.5) * jnp.log1p(n / y) + n * (jnp.log(y) - 1) + (rest(y + n) - rest(y)) - steps
-    return jnp.where(n > 0, found, 0)  # else rounding may leave a gradient at 0
+    return jnp.where(n > 0, found, 0)  # otherwise rounding may leave a gradient at n = 0
 
 
 def dirichlet(
@@ -103,8 +104,9 @@ def dirichlet(
 
     The volunteers who are asked a question draw their answers from fractions that are themselves drawn from a Dirichlet
     distribution, whose concentrations are the network's outputs (Walmsley et al. 2022, MNRAS 509, 3966, section 3.2).
-    In nats, without the multinomial coefficient, which no output changes, and divided by `nominal`, the number of
-    volunteers that is the unit of the votes, so that it compares with the other losses. The fractions are not used.
+    The loss is in nats, without the multinomial coefficient, which does not depend on the outputs. It is divided by
+    `nominal`, the number of volunteers that is the unit of the votes, so that its scale is that of the other losses.
+    The fractions are not used.
     """
     if activation != "dirichlet":
         raise ValueError(f"the dirichlet loss needs activation 'dirichlet', not {activation!r}")

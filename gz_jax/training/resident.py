@@ -1,8 +1,8 @@
-"""Training on galaxies that live on the devices: every cutout in device memory, several steps for each dispatch.
+"""Training with all cutouts in device memory, and with several steps for each dispatch.
 
-The host sends indices and affine maps alone; gathering, warping and the step are one compiled program. The images are
-split over the devices by galaxy; XLA fetches a batch's rows from wherever they lie, so that the numbers do not depend
-on the number of devices.
+The host sends only indices and affine maps; gathering, warping and the step are one compiled program. The images are
+split over the devices by galaxy. XLA fetches the rows of a batch from the devices that hold them, so that the results
+do not depend on the number of devices.
 """
 
 import functools
@@ -21,7 +21,7 @@ from gz_jax.training import dispatch, state, step
 from gz_jax.training.dispatch import Steps
 from gz_jax.training.state import PyTree, Sums, TrainState
 
-FULL = 0.7  # of a device's memory may be images
+FULL = 0.7  # largest share of a device's memory that images may take
 
 
 class Galaxies(NamedTuple):
@@ -36,9 +36,9 @@ class Galaxies(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a dispatch does: `index` int32 [k, b] and `mask` bool [k, b] of its batches, `affine` float32 [k, b, 2, 3].
+    """Input of a dispatch: `index` int32 [k, b], `mask` bool [k, b] and `affine` float32 [k, b, 2, 3] of k batches.
 
-    `count` int32: how many of the k batches are to be met; affine None: the images as they are.
+    `count` int32: only so many of the k batches are used. If `affine` is None, the images are not warped.
     """
 
     index: Any
@@ -48,20 +48,20 @@ class Plan(NamedTuple):
 
 
 def fits(nbytes: int, mesh: Mesh) -> bool:
-    """Whether the devices can hold so many bytes of images (True where they do not tell their memory); says if not."""
+    """Whether the devices can hold so many bytes of images; if not, print so. True if their memory is not known."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
     limit = mesh.size * FULL * min([limit for limit in limits if limit], default=float("inf"))
     if nbytes > limit:
         print(
-            f"the galaxies need {nbytes / 1e9:.1f} GB and {mesh.size} device(s) have {limit / 1e9:.1f} to spare: they "
-            "stay in the host's memory",
+            f"the cutouts need {nbytes / 1e9:.1f} GB, and {mesh.size} device(s) have only {limit / 1e9:.1f} GB for "
+            "them: they stay in main memory",
             flush=True,
         )
     return nbytes <= limit
 
 
 def put(galaxies: Packed, mesh: Mesh) -> Galaxies:
-    """Send the galaxies to the devices, each process what its own devices hold; the last rows are repeated to fit."""
+    """Send the galaxies to the devices, each process to its own. Copies of the last row make the shares equal."""
     size = -(-len(galaxies.galaxy_id) // mesh.size) * mesh.size
 
     def rows(where: tuple[slice, ...] | None) -> np.ndarray:
@@ -85,7 +85,7 @@ def train_plans(
     first_step: int,
     steps: int,
 ) -> Iterator[tuple[int, Plan]]:
-    """An epoch's dispatches of up to `steps` steps from `first_step` on: the batches of `pipeline.train_batches`."""
+    """The dispatches of an epoch from `first_step` on, of up to `steps` batches each (see `pipeline.train_batches`)."""
     indices = pipeline.train_indices(len(galaxy_id), batch_size, seed=seed, epoch=epoch)
     for start in range(first_step, len(indices), steps):
         index = indices[start : start + steps]
@@ -96,7 +96,7 @@ def train_plans(
 
 
 def eval_plans(size: int, batch_size: int, steps: int) -> Iterator[Plan]:
-    """The dispatches of an evaluation, of up to `steps` batches."""
+    """The dispatches of an evaluation, of up to `steps` batches each."""
     index, mask = pipeline.eval_indices(size, batch_size)
     for start in range(0, len(index), steps):
         part = slice(start, start + steps)
@@ -104,7 +104,7 @@ def eval_plans(size: int, batch_size: int, steps: int) -> Iterator[Plan]:
 
 
 def _plan(index: np.ndarray, mask: np.ndarray, affine: np.ndarray | None, steps: int) -> Plan:
-    """A plan that is filled up to `steps`, so that all have one shape."""
+    """A plan filled up to `steps` batches, so that all plans have the same shape."""
 
     def fill(array: np.ndarray) -> np.ndarray:
         return np.concatenate([array, np.repeat(array[-1:], steps - len(array), 0)])
@@ -124,7 +124,7 @@ def look(galaxies: Galaxies, plan: Plan, i: jax.Array | int, view: View) -> step
 
 
 def repeat(plan: Plan, body: Callable[[jax.Array | int, Any], Any], carry: Any) -> Any:
-    """`body` for each batch of a plan. One alone stands outside of a loop: in loops XLA's convolutions on CPU crawl."""
+    """Run `body` on each batch of a plan. One batch needs no loop: XLA's convolutions on CPU are very slow in loops."""
     return body(0, carry) if len(plan.index) == 1 else jax.lax.fori_loop(0, plan.count, body, carry)
 
 

@@ -1,6 +1,6 @@
 """Keras' rules for when to lower the rate, when to stop and which epoch is best, as pure state transitions.
 
-They follow `keras.callbacks` (3.15) to the letter: `ReduceLROnPlateau` (absolute min_delta 1e-4), `EarlyStopping`
+They follow `keras.callbacks` (3.15) exactly: `ReduceLROnPlateau` (absolute min_delta 1e-4), `EarlyStopping`
 (min_delta 0, strict) and `ModelCheckpoint(save_best_only=True)` (strict). The states are plain Python numbers in
 float64, as in Keras, so they survive a checkpoint in JSON exactly; the rate is rounded to float32 and losses are
 compared in float32, as Keras' optimiser and backend do.
@@ -41,7 +41,7 @@ class EarlyStop(NamedTuple):
 
 
 def _less(loss: float, best: float) -> bool:
-    """Keras compares in its backend's float32."""
+    """Whether `loss` is less than `best` in float32, in which Keras' backend compares."""
     return bool(np.float32(loss) < np.float32(best))
 
 
@@ -51,7 +51,7 @@ def start_plateau(rate: float) -> Plateau:
 
 
 def update_plateau(state: Plateau, loss: float, rule: PlateauRule) -> Plateau:
-    """After an epoch whose validation loss was `loss`."""
+    """State after an epoch with validation loss `loss`."""
     rate, best, wait, cooldown = state
     if cooldown > 0:
         cooldown, wait = cooldown - 1, 0
@@ -67,7 +67,7 @@ def update_plateau(state: Plateau, loss: float, rule: PlateauRule) -> Plateau:
 
 
 def update_early_stop(state: EarlyStop, epoch: int, loss: float, patience: int) -> EarlyStop:
-    """After 0-based `epoch` whose validation loss was `loss`; the epoch is the best one if `best_epoch == epoch`."""
+    """State after 0-based `epoch` with validation loss `loss`; it is the best epoch if `best_epoch == epoch`."""
     if _less(loss, state.best):
         return EarlyStop(loss, epoch, 0, False)
     wait = state.wait + 1

@@ -1,4 +1,4 @@
-"""What training carries on the device: one pytree, and how it is made and laid out over the devices."""
+"""The state of training: one pytree, how it is made, and how it is placed on the devices."""
 
 from collections.abc import Collection
 from typing import Any
@@ -34,7 +34,7 @@ class TrainState(struct.PyTreeNode):
     average: PyTree  # moving average of {'params', 'batch_stats'}, or None
     sums: Sums  # of this epoch's training batches so far
     bad_step: jax.Array  # int32 scalar, the first step whose loss or update was not finite, else -1
-    bad_loss: jax.Array  # float32 scalar, the loss of that step; 0 where it was the update that was not finite
+    bad_loss: jax.Array  # float32 scalar, the loss of that step; 0 if it was the update
 
 
 def zero_sums() -> Sums:
@@ -60,7 +60,7 @@ def by_galaxy(mesh: Mesh) -> NamedSharding:
 
 
 def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A value that all processes have, replicated (`jax.device_put` would compare it over the network first)."""
+    """Replicate a value that all processes have (`jax.device_put` would first compare it over the network)."""
     return jax.make_array_from_process_local_data(sharding, value)
 
 
@@ -68,8 +68,8 @@ def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -
     """Adam with Keras' (and TensorFlow's) epsilon: added to the root of the second moment before its bias is corrected.
 
     That is Kingma & Ba's "epsilon hat" (2014, end of section 2). `optax.scale_by_adam` adds epsilon after the
-    correction; in the first hundreds of steps the same 1e-7 then counts up to 30 times less, and small gradients, such
-    as those deep in a pretrained network, make full-size steps.
+    correction. In the first hundreds of steps the same 1e-7 then has up to 30 times less effect, and small gradients,
+    such as those deep in a pretrained network, lead to steps of full size.
     """
     plain = optax.scale_by_adam(b1, b2)
 
@@ -90,11 +90,12 @@ def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -
 def adam(weight_decay: float = 0.0, layer_decay: float = 1.0) -> optax.GradientTransformationExtraArgs:
     """Adam as Keras sets it (beta 0.9 and 0.999, epsilon 1e-7), with its learning rate in the state.
 
-    `weight_decay` makes it AdamW (Loshchilov & Hutter 2019): kernels, not biases and scales, shrink by that times the
-    rate at each step. The rate of a layer of depth d (see `depths`) is `layer_decay`**d times that of the head.
+    With `weight_decay` it is AdamW (Loshchilov & Hutter 2019): each step reduces kernels, but not biases and scales, by
+    the fraction `weight_decay` times the rate. The rate of a layer of depth d (see `depths`) is `layer_decay`**d times
+    that of the head.
 
-    `update(..., frozen=True)` takes no notice of the body's gradients: its updates are 0, and its moments and their
-    count stay as they are, so that after frozen epochs Adam starts for the body as it does in a first epoch.
+    `update(..., frozen=True)` ignores the body's gradients: the body's updates are 0, and its moments and their count
+    do not change, so that after frozen epochs Adam starts for the body as in a first epoch.
     """
     decay = [optax.add_decayed_weights(weight_decay, lambda p: jax.tree.map(lambda x: x.ndim > 1, p))]
     first = optax.chain(scale_by_keras_adam(), *(decay if weight_decay else []))
@@ -124,7 +125,7 @@ def with_rate(state: TrainState, rate: float) -> TrainState:
 
 
 def to_use(state: TrainState) -> dict[str, PyTree]:
-    """What predicts, and the best checkpoint keeps: {'params', 'batch_stats'}, averaged where there is an average."""
+    """Variables for prediction and the best checkpoint: {'params', 'batch_stats'}, averaged if there is an average."""
     return state.average or {"params": state.params, "batch_stats": state.batch_stats}
 
 
@@ -133,8 +134,8 @@ def initial_variables(
 ) -> dict[str, PyTree]:
     """Fresh variables {'params', 'batch_stats'} for images of `size` x `size` pixels.
 
-    Parts whose top-level names are `given` elsewhere (the body of a pretrained network) are not drawn, which spares ten
-    seconds of compiling: `jax.ShapeDtypeStruct`s stand in their place.
+    Parts whose top-level names are in `given` (the body of a pretrained network) are not drawn, which saves ten seconds
+    of compiling; `jax.ShapeDtypeStruct`s take their place.
     """
 
     def init(key: jax.Array) -> Any:

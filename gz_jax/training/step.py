@@ -25,7 +25,7 @@ def batch_sums(predicted: jax.Array, true: jax.Array, mask: jax.Array) -> Sums:
 
     Args:
       predicted: float32 [B, answers]; true: the same, NaN where unknown; mask: bool [B].
-        What is masked may hold anything, NaN included.
+        Masked galaxies may have any values, even NaN.
     """
     known = mask[:, None] & ~jnp.isnan(true)
     counted = known.any(-1)
@@ -38,7 +38,7 @@ def batch_sums(predicted: jax.Array, true: jax.Array, mask: jax.Array) -> Sums:
 
 
 def metrics(sums: Sums) -> dict[str, float]:
-    """{'loss': MSE, 'accuracy': Keras' categorical accuracy} of what was summed up; NaN of nothing."""
+    """{'loss': MSE, 'accuracy': Keras' categorical accuracy} from sums; NaN if no galaxy was counted."""
     count = float(sums.count)
     if not count:
         return {"loss": float("nan"), "accuracy": float("nan")}
@@ -46,14 +46,14 @@ def metrics(sums: Sums) -> dict[str, float]:
 
 
 class Recipe(NamedTuple):
-    """How to train, in functions and numbers: what the compiled step is made of.
+    """How to train: the functions and numbers from which the step is compiled.
 
     apply: a Linen module's `apply`; optimizer: with its rate in its state; activation, tree: of the outputs;
     loss: what is minimised; rate: factor of the learning rate at a step, int32 -> float32;
     average: weight of the old value in the moving average of parameters and statistics; 0 keeps none;
-    frozen: the head alone is trained, and nothing is computed backwards through the body;
-    parts: of a network whose features of an image stay the same in frozen epochs, else None: features from (variables,
-    images), and `apply` of the rest, which takes features in place of images.
+    frozen: only the head is trained, and no gradients are computed for the body;
+    parts: None unless the features of an image stay the same in frozen epochs; then two functions: the body computes
+    features from (variables, images), and the head is `apply` of the rest, which takes features instead of images.
     """
 
     apply: Apply
@@ -76,9 +76,9 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
       key: the run's dropout key; folded with the step, so that no random state is kept.
 
     Returns:
-      The next state and the batch's loss, float32 scalar. Where the loss, or the parameters that the step starts from,
-      are not finite (see `is_finite`), the parameters stay as they were. `bad_step` and `bad_loss` then remember this
-      step, or in the case of the parameters the step before, whose update made them.
+      The next state and the batch's loss, float32 scalar. If the loss, or the parameters before the step, are not
+      finite (see `is_finite`), the parameters do not change. `bad_step` and `bad_loss` then record this step; if it is
+      the parameters, they record the previous step, whose update made them.
     """
 
     def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[PyTree, Sums]]:
@@ -101,10 +101,11 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, frozen=recipe.frozen)
     if recipe.rate is not None:
         updates = optax.tree.scale(recipe.rate(state.step), updates)
-    # What the step starts from is tested, not what it leaves: a test of its own results would have to hold both states.
+    # The parameters before the step are tested, not those after it: that would need memory for both states.
     fine = state.bad_step < 0
-    # Bad moments or statistics show in the next parameters or the validation loss. In a branch of its own on CPU: among
-    # the step's other operations these sums take XLA a minute to compile (ResNet50). On GPUs a branch would wait.
+    # Moments or statistics that are not finite show in the next parameters or the validation loss. On CPU the test has
+    # its own branch: among the step's other operations XLA needs a minute to compile these sums (ResNet50). On GPUs a
+    # branch would have to wait.
     sound = jax.lax.platform_dependent(
         state.params,
         cpu=lambda params: jax.lax.cond(fine, is_finite, lambda _: jnp.array(False), params),
@@ -134,15 +135,18 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
 def is_finite(tree: PyTree) -> jax.Array:
     """Whether the sum of squares of all floating-point values is finite in float32: bool scalar.
 
-    It overflows for a single value above 1.8e19, and for a million values above 1.8e16: such parameters are as useless
-    as infinite ones, and reach infinity within the next step.
+    The sum overflows for a single value above 1.8e19, and for a million values above 1.8e16. Such parameters are as
+    useless as infinite ones, and become infinite within the next step.
     """
     values = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.isfinite(optax.tree.norm(values, squared=True))
 
 
 def averaged(average: PyTree, new: PyTree, at: jax.Array, decay: float) -> PyTree:
-    """The exponential moving average after step `at`; its memory is short at first, (1 + step) / (10 + step)."""
+    """The exponential moving average after step `at`; None if `decay` is 0.
+
+    The old value has the weight min(decay, (1 + at) / (10 + at)), so that the average changes quickly at first.
+    """
     if not decay:
         return None
     weight = jnp.minimum(decay, (1 + at) / (10 + at))

@@ -1,4 +1,4 @@
-"""The folder of a run, and its config.json: the config, the decision tree, and what data and weights it began with."""
+"""The folder of a run, and its config.json: the config, the decision tree, and fingerprints of its data and weights."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _LONGEST = 1 << 22  # characters of a config.json; ours have some 10,000
 
 
 class Record(NamedTuple):
-    """What a run was begun with: its config and decision tree, and fingerprints of its data and pretrained weights."""
+    """What a run started with: its config and decision tree, and fingerprints of its data and pretrained weights."""
 
     config: ConfigDict
     tree: Tree
@@ -27,10 +27,10 @@ class Record(NamedTuple):
 
 
 def claim(workdir: str | os.PathLike[str], record: Record) -> pathlib.Path:
-    """Make the workdir, or see that it belongs to the same run. Before its first checkpoint any run may take it over.
+    """Make the workdir, or check that it belongs to the same run. Until its first checkpoint, any run may use it.
 
     Raises:
-      UserError: it cannot be written, or it holds a run that differs in what matters.
+      UserError: it cannot be written, or it holds a run with another config, decision tree, data or weights.
     """
     path = pathlib.Path(os.path.expanduser(workdir))
     new = {
@@ -42,14 +42,14 @@ def claim(workdir: str | os.PathLike[str], record: Record) -> pathlib.Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         saved = path / "config.json"
-        if not saved.exists() and jax.process_index():  # process 0 has been here
+        if not saved.exists() and jax.process_index():  # process 0 has written it
             raise UserError(f"workdir {path} must lie on a file system that all processes share.")
         old = _saved(saved) if saved.exists() else None
         if not jax.process_index():  # only process 0 writes
             if old is None or not is_claimed(path):
                 write_json(saved, new)
                 for name in ("log.csv", "skipped.csv") if old not in (None, new) else ():
-                    (path / name).unlink(missing_ok=True)  # of the run before, which had no checkpoint yet
+                    (path / name).unlink(missing_ok=True)  # of the previous run, which had no checkpoint yet
                 return path
             with open(path / ".writable", "w"):
                 pass
@@ -69,7 +69,7 @@ def claim(workdir: str | os.PathLike[str], record: Record) -> pathlib.Path:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -> list[str]:
-    """What of a run may not change and has; in words."""
+    """Differences between two runs in what may not change, in words."""
     before, now = old["config"], new["config"]
     free = {name for name, field in fields.FIELDS.items() if field.free}
     if now["schedule"] == "cosine":
@@ -81,7 +81,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], path: pathlib.Path) -
         found.append(f"the decision tree was {trees[0].name} and is now {trees[1].name} ({'; '.join(texts)})")
     for name, what in (("data_fingerprint", "the data"), ("weights_fingerprint", "the pretrained weights")):
         if old.get(name) != new[name]:
-            found.append(f"{what} had fingerprint {old.get(name)} and now {new[name]}")
+            found.append(f"{what} are not the same (fingerprint {old.get(name)}, now {new[name]})")
     return found
 
 
@@ -91,14 +91,20 @@ def is_claimed(workdir: pathlib.Path) -> bool:
 
 
 def read(workdir: str | os.PathLike[str]) -> Record:
-    """What a workdir's run was begun with.
+    """What a workdir's run started with.
 
     Raises:
-      UserError: it is no workdir.
+      UserError: the folder is not a workdir of a run.
     """
     path = pathlib.Path(os.path.expanduser(workdir)) / "config.json"
     try:
         saved = _saved(path)
+    except FileNotFoundError as error:
+        what = "has no config.json" if path.parent.is_dir() else "does not exist"
+        raise UserError(
+            f"{workdir} is not a workdir of a training run: the folder {what}. Check the name, or train the run first: "
+            f"--config=FILE --workdir={workdir}"
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir} is not a workdir of a training run: {path} cannot be read ({error}).") from error
     tree = labels.from_dict(saved.get("tree"), f"in {path}")
@@ -106,15 +112,15 @@ def read(workdir: str | os.PathLike[str]) -> Record:
         config = fields.nested(saved["config"])
         fields.check(config)
         if fields.flatten(config) != saved["config"]:
-            raise ValueError("a name is a field and a group of fields")
-    except Exception as error:  # what a name may be ml_collections says in many ways
+            raise ValueError("one name is used for a field and for a group of fields")
+    except Exception as error:  # ml_collections raises many kinds of errors for names
         raise UserError(f"{path} is not the config of a training run: {error}") from error
     weights = saved.get("weights_fingerprint")
     return Record(config, tree, str(saved.get("data_fingerprint")), None if weights is None else str(weights))
 
 
 def _saved(path: pathlib.Path) -> dict[str, Any]:
-    """A workdir's config.json. Raises OSError or ValueError: it cannot be read, or is something else."""
+    """A workdir's config.json. Raises OSError or ValueError: it cannot be read, or holds something else."""
     with open(path, encoding="utf-8") as file:
         text = file.read(_LONGEST + 1)
     try:
@@ -122,5 +128,5 @@ def _saved(path: pathlib.Path) -> dict[str, Any]:
     except RecursionError:
         record = None
     if not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
-        raise ValueError("it is no record of a config")
+        raise ValueError("it does not hold the config of a run")
     return record

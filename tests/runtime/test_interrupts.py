@@ -39,7 +39,7 @@ def test_the_first_signal_cleans_up_and_means_go_on(number, tmp_path):
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert (out, err) == ("", "\nstopped; the same command goes on\n")
+    assert (out, err) == ("", "\nstopped; start the same command again to continue\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -25,7 +25,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMES = ("epoch_seconds", "images_per_second")
 # 201 training and 49 validation galaxies: both leave a last batch of 12 that is not full, of validation just one.
 SMALL = (
-    "--config=configs/demo.py",
+    "--config=configs/default.py",
+    "--config.data.source=synthetic",
+    "--config.model.activation=divisive",
+    "--config.model.momentum=0.9",
     "--config.data.num_galaxies=250",
     "--config.data.size=30",
     "--config.batch_size=12",
@@ -234,7 +237,7 @@ def test_no_cluster_to_detect_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with started(1, *SMALL, f"--workdir={tmp_path}/run", "--distributed=auto") as one:
         assert one.wait(PATIENCE) == [2]
-    assert one.err[0].startswith("error: the processes cannot meet (coordinator_address should be defined.)")
+    assert one.err[0].startswith("error: the processes cannot connect (coordinator_address should be defined.)")
     assert one.err[0].count("\n") == 1
 
 

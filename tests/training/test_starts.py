@@ -112,7 +112,7 @@ def test_training_goes_on_where_the_source_stood(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model.activation": "softmax"}, "outputs were divisive and are now softmax"),
+        ({"model.activation": "divisive"}, "outputs were softmax and are now divisive"),
         ({"data.size": 40}, "the layers after the body differ"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_shared_network_that_was_changed_is_refused(shared, tmp_path):
 
 def test_training_does_not_write_into_a_shared_network(shared):
     before = {path.name: path.read_bytes() for path in shared.iterdir()}
-    with pytest.raises(UserError, match=r"is a shared network: train in another --workdir"):
+    with pytest.raises(UserError, match=r"is a shared network: to start from it, train in another --workdir"):
         training.train(still(shared), str(shared))
     assert {path.name: path.read_bytes() for path in shared.iterdir()} == before
 
