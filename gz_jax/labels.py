@@ -33,7 +33,8 @@ GALAXY_ZOO_2: Tree = load("galaxy_zoo_2")
 
 def _by_question(columns: jax.Array, tree: Tree) -> jax.Array:
     if columns.shape[-1] != len(tree.columns):
-        raise ValueError(f"an array {columns.shape} for {len(tree.columns)} answers of {tree.name}")
+        wanted = f"{len(tree.columns)} answers of {tree.name}"
+        raise ValueError(f"the last axis of an array {columns.shape} must have the {wanted}")
     return columns[..., tree.rows]
 
 
@@ -85,13 +86,14 @@ def conditional(joint_fractions: jax.Array, tree: Tree = GALAXY_ZOO_2) -> jax.Ar
 def log_concentrations(logits: jax.Array) -> jax.Array:
     """Logarithms of the concentrations of each question's Dirichlet distribution: [..., answers], between -9 and 9.
 
-    Near 0 they are the logits themselves. The bounds, 1e-4 and 8,100, keep the likelihood of any votes finite.
+    Logits near 0 are almost unchanged. The bounds of the concentrations, 1e-4 and 8,100, keep the likelihood of any
+    votes finite.
     """
     return 9 * jnp.tanh(logits / 9)
 
 
 def _values(logits: jax.Array, method: Method) -> jax.Array:
-    """What a softmax over each question's answers is taken of."""
+    """The values whose softmax over each question's answers gives the fractions."""
     if method == "divisive":
         return jax.nn.log_sigmoid(logits)
     return log_concentrations(logits) if method == "dirichlet" else logits
@@ -147,7 +149,7 @@ def activate(logits: jax.Array, activation: Activation, tree: Tree = GALAXY_ZOO_
 
 
 def tree_violation(fractions: np.ndarray, tree: Tree = GALAXY_ZOO_2) -> np.ndarray:
-    """How far each question's sum lies from the sum of the answers that lead to it: float64 [..., questions]."""
+    """Absolute difference of each question's sum and the sum of the answers leading to it: float64 [..., questions]."""
     fractions = np.asarray(fractions, np.float64)
     asked = [fractions[..., list(p)].sum(-1) if p else 1.0 for p in tree.parents]
     sums = [fractions[..., s].sum(-1) for s in tree.slices]

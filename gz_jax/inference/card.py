@@ -1,4 +1,4 @@
-"""The page about a shared network, README.md of its folder: text out of what the network is made of."""
+"""The page about a shared network: README.md of its folder, written from what is known of the network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +15,20 @@ _KINDS = {
 _LOSSES = {"mse": "by mean squared error"}  # the others are likelihoods
 _NAMES = {
     "mse": "mean squared error over galaxies and answers",
-    "rmse": "its root",
+    "rmse": "square root of the MSE",
     "accuracy": "share of galaxies whose largest answer is the right one",
     "r2": "share of the labels' variance explained",
 }
 
 
 def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = False) -> str:
-    """Markdown, the same each time: what the network answers, sees and was trained on, its scores, how to load it.
+    """Markdown: what the network answers, sees and was trained on, its scores, and how to load it.
+
+    The same network always gives the same text.
 
     Args:
-      fingerprint: of the network; figure: name of a picture beside the page, or ''; onnx: whether an ONNX model is.
+      fingerprint: of the network; figure: name of a picture beside the page, or ''; onnx: whether an ONNX model is
+        beside the page.
     """
     record = network.record
     config, tree, model = record.config, record.tree, record.config.model
@@ -51,7 +54,7 @@ def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = Fals
         "## What it sees",
         "",
         f"The central square, {resolve.seen(config).text}, brought to {config.data.size} x {config.data.size} pixels. "
-        "Predictions for images that show galaxies at another scale are worth less.",
+        "Predictions are less reliable for images that show galaxies at another scale.",
         "",
         "## Scores",
         "",
@@ -79,8 +82,8 @@ def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = Fals
         "gz-jax --mode=predict --workdir=THIS_FOLDER --input=images/ --output=predictions",
         "```",
         "",
-        f"`{WEIGHTS}` holds the weights, `{CONFIG}` (format version {VERSION}) all that they need. Fingerprint of the "
-        f"network: `{fingerprint}`.",
+        f"`{WEIGHTS}` holds the weights, `{CONFIG}` (format version {VERSION}) all that is needed to use them. "
+        f"Fingerprint of the network: `{fingerprint}`.",
         "",
         *(_onnx(config.data.size, len(tree.columns)) if onnx else []),
     ]
@@ -89,9 +92,10 @@ def text(network: Network, fingerprint: str, figure: str = "", onnx: bool = Fals
 
 def _onnx(size: int, answers: int) -> list[str]:
     return [
-        f"`{MODEL}` is the same network for ONNX Runtime, OpenVINO and others, preprocessing and outputs included. In: "
-        f"that square as uint8 `{INPUT}` [batch, {size}, {size}, 3], RGB. Out: float32 `{OUTPUT}` [batch, {answers}] "
-        "in the order of the columns. Its metadata hold the columns, the tree and the fingerprint.",
+        f"`{MODEL}` is the same network for ONNX Runtime, OpenVINO and others, preprocessing and outputs included. "
+        f"Input: the central square (see above) as uint8 `{INPUT}` [batch, {size}, {size}, 3], RGB. Output: float32 "
+        f"`{OUTPUT}` [batch, {answers}] in the order of the columns. Its metadata hold the columns, the tree and the "
+        "fingerprint.",
         "",
         "```python",
         "import onnxruntime",
@@ -115,7 +119,7 @@ def _augmented(augment: Mapping[str, Any]) -> str:
 
 
 def _scores(network: Network) -> list[str]:
-    """A table of the validation scores with 95 % intervals, or what the log has."""
+    """A table of the validation scores with 95 % intervals; without these, the validation MSE from the log."""
     rows = [
         f"| {name} | {score['value']:.4g} [{score['low']:.4g}, {score['high']:.4g}] | {meaning} |"
         for name, meaning in _NAMES.items()

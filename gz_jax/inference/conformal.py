@@ -1,7 +1,7 @@
 """Split-conformal calibration: intervals as wide as a network's errors on galaxies outside training were.
 
-Lei et al. 2018, J. Am. Stat. Assoc. 113, 1094. Of galaxies like those, an interval of 90 % holds the fraction of as
-many volunteers as were asked there in 90 % of the cases or more, whatever the network.
+Source: Lei et al. 2018, J. Am. Stat. Assoc. 113, 1094. For other galaxies of the same kind, with as many volunteers, an
+interval of 90 % contains the volunteers' fraction in at least 90 % of the cases. This is true for any network.
 """
 
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ import numpy as np
 from gz_jax.labels import Tree
 
 PERCENT = np.arange(1, 100)
-_ASKED = 0.1  # of all volunteers: with fewer, a fraction among them says little
-_LEAST = 0.01  # added to p (1 - p), so that a prediction of 0 or 1 has an error too
+_ASKED = 0.1  # of all volunteers: if fewer are asked, their fractions are too uncertain
+_LEAST = 0.01  # added to p (1 - p), so that the unit of errors is not 0 for a prediction of 0 or 1
 
 
 class Calibration(NamedTuple):
-    """How large errors were: float64 [99, answers], the level of percent after percent; infinite where too few.
+    """How large errors were: float64 [99, answers], at levels of 1 to 99 %; infinite where too few are known.
 
-    An error is |votes - prediction| / sqrt(p (1 - p) + 0.01), of joint fractions, and of those among who was asked.
+    An error is |votes - p| / sqrt(p (1 - p) + 0.01) for a prediction p, of joint and of conditional fractions.
     """
 
     joint: np.ndarray
@@ -26,30 +26,34 @@ class Calibration(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """Levels at which central intervals of Dirichlet outputs hold the votes as often as they should.
+    """Levels at which central intervals of Dirichlet outputs contain the votes as often as they should.
 
     Attributes:
       central: float64 [99, questions], the level of the distribution's central interval that held 1, 2, ... 99 % of the
-        votes; 1 where too few were asked. Distributions that are right have 0.01, 0.02, ... 0.99.
+        votes; 1 where too few were asked. Correct distributions have 0.01, 0.02, ... 0.99.
     """
 
     central: np.ndarray
 
 
 def calibrate(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> Calibration:
-    """From joint fractions [n, answers] of labelled galaxies outside training, NaN where unknown, and predictions."""
+    """Calibrate on galaxies outside training: joint fractions [n, answers], NaN where unknown, and predictions."""
     both = ((truth, predicted), (conditional(truth, tree), conditional(predicted, tree, 0)))
     return Calibration(*(_levels(_errors(*pair)) for pair in both))
 
 
 def central_levels(pit: np.ndarray, tree: Tree) -> Levels:
-    """From where votes fell in their predicted distributions, 0..1 [n, answers], NaN where unknown.
+    """Calibrate Dirichlet outputs on the places of the votes in their predicted distributions.
 
-    A network trained with dropout predicts better than its distributions say, so that its levels are lowered. For a
-    network trained for too long they are raised.
+    A network trained with dropout predicts better than its distributions say, so its levels become lower. For a network
+    trained for too long they become higher.
+
+    Args:
+      pit: [n, answers], the predicted cumulative distribution at the votes, 0..1 (probability integral transform); NaN
+        where unknown.
     """
     off = np.abs(2 * pit - 1)
-    # The answers of one question count together: as many numbers as there are in the longest, NaN beyond.
+    # The answers of one question count together. Columns are as long as the longest one, filled up with NaN.
     width = max(s.stop - s.start for s in tree.slices) * len(pit)
     columns = [np.pad(off[:, s].ravel(), (0, width - off[:, s].size), constant_values=np.nan) for s in tree.slices]
     return Levels(np.minimum(_levels(np.stack(columns, 1)), 1))
@@ -91,7 +95,7 @@ def conditional(fractions: np.ndarray, tree: Tree, least: float = _ASKED) -> np.
 
 
 def scale(predicted: np.ndarray) -> np.ndarray:
-    """What errors are measured in."""
+    """The unit of errors, sqrt(p (1 - p) + 0.01) for predictions p."""
     return np.sqrt(np.clip(predicted * (1 - predicted), 0, None) + _LEAST)
 
 
@@ -107,4 +111,4 @@ def _levels(errors: np.ndarray) -> np.ndarray:
         rank = -(-(len(known) + 1) * PERCENT // 100)
         inside = rank <= len(known)
         out[inside, j] = known[rank[inside] - 1]
-    return np.vectorize(lambda x: float(f"{x:.6g}"))(out)  # as a shared network's config.json has them
+    return np.vectorize(lambda x: float(f"{x:.6g}"))(out)  # rounded as in a shared network's config.json

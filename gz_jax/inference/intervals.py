@@ -1,11 +1,11 @@
-"""How sure a prediction is of one galaxy: the interval in which each answer's fraction lies.
+"""Intervals of a prediction for one galaxy: where the vote fraction of each answer probably lies.
 
-There are two kinds, and every table says which. 'dirichlet': a network that was trained with the loss 'dirichlet'
-gives a distribution of each fraction, and the interval is its central part; over networks and test-time views it is
-that of an equal mixture (see `posterior`). How much of the distribution is taken is calibrated on the votes of
-validation galaxies (see `conformal.Levels`). 'conformal': any other network's intervals are as wide as its errors on
-validation galaxies were (split-conformal prediction: Lei et al. 2018, J. Am. Stat. Assoc. 113, 1094). Both hold for
-galaxies like those of validation.
+There are two kinds, and every table says which it has. 'dirichlet': a network that was trained with the loss
+'dirichlet' predicts a distribution of each fraction, and the interval is its central part. For several networks or
+test-time views it is the central part of their mixture, with equal weights (see `posterior`). The size of this part is
+calibrated on the votes of validation galaxies (see `conformal.Levels`). 'conformal': the intervals of any other network
+are as wide as its errors on validation galaxies were (split-conformal prediction: Lei et al. 2018, J. Am. Stat. Assoc.
+113, 1094). Both are valid for galaxies like the validation galaxies.
 """
 
 import os
@@ -25,15 +25,15 @@ from gz_jax.runtime.errors import UserError
 Kind = Literal["dirichlet", "conformal"]
 TEXTS: dict[Kind, str] = {
     "dirichlet": "of a galaxy's own vote fractions, from the network's Dirichlet distributions",
-    "conformal": "as wide as the errors on validation galaxies were: of the votes of as many volunteers as there",
+    "conformal": "as wide as the errors on validation galaxies were, for fractions from as many volunteers",
 }
 
 
 def kind_of(networks: Sequence[Trained]) -> Kind:
-    """Raises UserError: networks of both kinds."""
+    """The kind of the networks' intervals. Raises UserError: there are networks of both kinds."""
     kinds: set[Kind] = {"dirichlet" if n.config.model.activation == "dirichlet" else "conformal" for n in networks}
     if len(kinds) > 1:
-        raise UserError("--interval: networks with Dirichlet outputs and others cannot be averaged: name one kind.")
+        raise UserError("--interval: networks with Dirichlet outputs and others cannot be averaged: give one kind.")
     return kinds.pop()
 
 
@@ -44,7 +44,7 @@ def identity(networks: Sequence[Trained]) -> dict[str, Any]:
 
 
 def text(networks: Sequence[Trained]) -> str:
-    """What intervals mean, and what they are calibrated by, for people."""
+    """What the intervals mean and how they are calibrated, in words."""
     kind = kind_of(networks)
     if kind == "conformal":
         return TEXTS[kind]
@@ -54,7 +54,7 @@ def text(networks: Sequence[Trained]) -> str:
 
 
 def check(level: float) -> float:
-    """A level of 0.01 to 0.99 in steps of 0.01. Raises UserError: it is none."""
+    """The level, which must be 0.01 to 0.99 in steps of 0.01, rounded. Raises UserError: it is not such a level."""
     if not (0.005 < level < 0.995 and abs(level - round(level, 2)) < 1e-9):
         raise UserError(f"--interval={level:g} must be a level from 0.01 to 0.99 in steps of 0.01, such as 0.9.")
     return round(level, 2)
@@ -63,12 +63,12 @@ def check(level: float) -> float:
 def of_concentrations(
     concentrations: Sequence[np.ndarray], tree: Tree, level: float, levels: Levels | None = None
 ) -> np.ndarray:
-    """Ends of the central intervals and the standard deviation, float32 [n, 5, answers], as `tables.ENDS`.
+    """Ends of the central intervals and the standard deviation, float32 [n, 5, answers], in the order of `tables.ENDS`.
 
     Args:
-      concentrations: of each network, positive [views, n, answers]; the networks count alike, and so do a network's
-        views.
-      levels: the calibrated levels of each question; None takes `level` itself.
+      concentrations: of each network, positive [views, n, answers]. All networks have the same weight, and so have the
+        views of a network.
+      levels: the calibrated levels of each question; None uses `level` itself.
     """
 
     from gz_jax import posterior  # loads scipy.special, which takes a second
@@ -85,9 +85,9 @@ def of_concentrations(
 
 
 def levels_of(networks: Sequence[Trained]) -> Levels | None:
-    """What Dirichlet intervals are calibrated by: the mean of the networks' own levels.
+    """The calibration of Dirichlet intervals: the mean of the levels of all networks.
 
-    None where one of them has no table of validation galaxies with as many views.
+    None if one of them has no table of validation galaxies with as many views.
     """
     found = [_levels_of(network) for network in networks]
     known = [one.central for one in found if one is not None]
@@ -102,16 +102,17 @@ def _levels_of(network: Trained) -> Levels | None:
 
 
 def calibration_of(networks: Sequence[Trained]) -> Calibration:
-    """From the networks' tables of validation galaxies, or what a shared network's folder has.
+    """The calibration from the networks' tables of validation galaxies, or from a shared network's folder.
 
     Raises:
-      UserError: there is no such table of these networks with as many views; tables of other galaxies.
+      UserError: a network has no such table with as many views; the tables are of different galaxies.
     """
     if len(networks) == 1 and isinstance(given := networks[0].calibration, Calibration):
         if networks[0].views == 1:
             return given
         raise UserError(
-            f"{networks[0].workdir} has the calibration of its intervals for one view alone: --views=1, or the workdir."
+            f"{networks[0].workdir} has the calibration of its intervals only for one view: use --views=1, or the "
+            "workdir of the training run."
         )
     found = [_read(network) for network in networks]
     ids, truth, _ = found[0]
@@ -121,7 +122,7 @@ def calibration_of(networks: Sequence[Trained]) -> Calibration:
 
 
 def _table(network: Trained) -> pathlib.Path:
-    """Of the validation galaxies, over as many views."""
+    """The network's table of the validation galaxies, predicted with as many views."""
     name = "validation.parquet" if network.views == 1 else f"validation_{network.views}_views.parquet"
     return network.workdir / "report" / name
 

@@ -1,4 +1,4 @@
-"""Which images and which networks a table of predictions is of, so that two tables are never taken for one."""
+"""Which images and which networks a table of predictions is of, so that different predictions are never mixed."""
 
 import json
 import pathlib
@@ -21,8 +21,8 @@ class Rows(NamedTuple):
     Attributes:
       ids: int64 or str [n]; files: str [n], the images' names, None where they have none (images in memory).
       stamps: str [n], what else is known of the files without reading them (size and CRC in a zip), or None.
-      scales: float64 [n], arcsec per pixel, null where unknown; None unless a column of a table has them.
-      kept: columns of the catalogue that are carried along, or None.
+      scales: float64 [n], arcsec per pixel, null where unknown; None if no column of a table gives them.
+      kept: columns of the catalogue that are copied into the table, or None.
     """
 
     ids: np.ndarray
@@ -36,17 +36,17 @@ class Rows(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """16 hex digits that differ where an id, a file's name, a stamp, a pixel scale or a kept value does."""
+        """Fingerprint, 16 hex digits, of the ids, file names, stamps, pixel scales and kept values."""
         columns = (pa.array(self.ids), self.files, self.stamps, self.scales)
         kept = [] if self.kept is None else [pa.array(map(str, one.to_pylist())) for one in self.kept.columns]
         return inputs.digest([*(one.cast(pa.string()) for one in columns if one is not None), *kept])
 
 
 def claim(output: pathlib.Path, manifest: dict[str, Any], rows: Rows) -> dict[str, Any]:
-    """Make the folder for this table, or see that it was begun with the same manifest; returns the manifest there.
+    """Make the folder for this table, or check that it was begun with the same manifest; returns the folder's manifest.
 
-    Finished parts must be of the same images, row by row. The file of an image that could not be read may change, so
-    that the same command tries again what was corrected in the catalogue.
+    Finished parts must be of the same images, row by row. Only the file of an image that could not be read may change,
+    so that such an image is tried again after a correction of the catalogue.
 
     Raises:
       UserError: the folder cannot be written, or holds another table; the message names the differences.
@@ -81,7 +81,7 @@ def claim(output: pathlib.Path, manifest: dict[str, Any], rows: Rows) -> dict[st
 
 
 def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str]:
-    """What keeps the finished parts from being of these images; [] where nothing does."""
+    """Differences between the images of the finished parts and these images, in words; [] if there are none."""
     for path in sorted(output.glob("part-*.parquet")):
         start = int(path.stem[5:]) * shard_size if path.stem[5:].isdecimal() else len(rows.ids)
         now = rows.part(start, start + shard_size)
@@ -96,7 +96,7 @@ def _other_images(output: pathlib.Path, rows: Rows, shard_size: int) -> list[str
             return ["the catalogue has other ids now, or the same in another order"]
         names = ["file"] if now.scales is None else ["file", "pixel_scale"]
         if now.files is None or not set(names) <= set(part.column_names):
-            return ["the images are others"]
+            return ["the images are different ones"]
         pairs = list(zip(_seen(*part.select(names).columns), _seen(now.files, now.scales), strict=True))
         changed = np.array([one != other for one, other in pairs])
         for name, kept in () if now.kept is None else zip(now.kept.column_names, now.kept.columns, strict=True):
@@ -119,13 +119,13 @@ def _seen(files: pa.Array, scales: pa.Array | None = None) -> list[str]:
 
 
 def networks_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Identities (`trained.Trained.identity`) of the networks behind a table; [] where it does not say."""
+    """Identities (`trained.Trained.identity`) of the networks behind a table; [] if it has none."""
     found = manifest.get("models", {}).get("networks", [])
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def same_networks(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> bool:
-    """Whether both are the same networks, each over as many views, whatever their folders and order."""
+    """Whether both are the same networks with the same numbers of views; folders and order do not matter."""
     keys = [sorted((str(one.get("weights")), str(one.get("views"))) for one in side) for side in (first, second)]
     return keys[0] == keys[1]
 

@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import parquet
-from tqdm import tqdm
 
 from gz_jax import fields, labels
 from gz_jax.data import images, inputs
 from gz_jax.data import tables as data_tables
 from gz_jax.data.inputs import Catalogue
 from gz_jax.data.sight import Sight, changed
-from gz_jax.inference import conformal, intervals, tables, trained
+from gz_jax.inference import conformal, intervals, tables, trained, words
 from gz_jax.inference.manifest import Rows, claim
 from gz_jax.inference.tables import Predicted
 from gz_jax.inference.tables import read_validation as read_validation
@@ -33,8 +31,9 @@ from gz_jax.inference.trained import Trained
 from gz_jax.labels import Tree
 from gz_jax.runtime import distributed
 from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.progress import Bar
 
-# A number in a table of text, of which no leading zero is lost.
+# A number in a column of text. Numbers with leading zeros are left out, since these would be lost.
 _NUMBER = r"^([-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|nan|NaN)$"
 _LARGEST = float(np.finfo(np.float16).max)
 Network = str | os.PathLike[str] | Trained
@@ -64,32 +63,34 @@ def predict_catalogue(
 ) -> pathlib.Path:
     """Predict a catalogue into `output`/part-00000.parquet ..., which together are one table with a row per image.
 
-    Killed and started again it goes on after the last whole shard; the shards' bytes are the same as if it had never
-    stopped (on the same devices and versions). A shard with images that could not be read is predicted again once one
-    of them can be. Memory does not grow with the catalogue but for its ids, names, pixel scales and kept columns.
+    If it is killed and started again, it continues after the last complete shard; the shards' bytes are the same as
+    without the interruption (on the same devices and versions). A shard with images that could not be read is predicted
+    again if one of them can now be read. Memory does not grow with the catalogue, except for its ids, names, pixel
+    scales and kept columns.
 
     Args:
       spec, id_column, file_column, file_columns, folder: the images, see `inputs.list_inputs`; None takes the columns
         of the catalogue that the networks were trained on, and files beside the table.
       networks: averaged in one pass over the images, each over its own test-time views.
       batch_size: images on the devices at a time, rounded up to a multiple of this process's devices; None takes 128,
-        or 32 on CPUs, whose caches like that better (a fifth faster with the paper's CNN).
-      shard_size: rows of a shard, rounded up to a multiple of batch_size.
-      formats: of 'parquet' (always written), 'csv', 'fits': predictions.csv and .fits, once all shards are there.
-      embeddings: also the network's features after pooling, of one network alone (`tables.to_table`).
-      interval: also the ends of intervals of this level, such as 0.9, for each answer (see `intervals`).
-      keep: columns of the table of images that are carried along.
+        or 64 on CPUs, the fastest size measured there for both networks.
+      shard_size: rows of a shard; the last one may have fewer.
+      formats: some of 'parquet' (always written), 'csv', 'fits'; predictions.csv and .fits are written once all shards
+        are there.
+      embeddings: also write the features after pooling, only for a single network (see `tables.to_table`).
+      interval: also write the ends of intervals of this level, such as 0.9, for each answer (see `intervals`).
+      keep: columns of the table of images that are copied into the predictions.
       process_index, process_count: process p makes the shards p, p + process_count, ...; all share `output`.
       workers: threads that decode.
-      changes: of `sight.SETTINGS` those that shall not be as the networks saw it in training (`sight.changed`).
+      changes: the settings of `sight.SETTINGS` that differ from those in training (see `sight.changed`).
 
     Returns:
       `output`.
 
     Raises:
-      UserError: no such images, or no pixel scale of theirs; networks that see different parts of them; `output` was
-        begun with other images, networks, versions or settings, or cannot be written; columns to keep that are not
-        there or would be there twice; embeddings of several networks; intervals that cannot be known.
+      UserError: there are no such images, or their pixel scale is missing; the networks see different parts of them;
+        `output` was begun with other images, networks, versions or settings, or cannot be written; columns to keep do
+        not exist or would exist twice; embeddings of several networks; intervals that cannot be computed.
     """
     output = pathlib.Path(output).expanduser()
     if unknown := set(formats) - set(tables.FORMATS):
@@ -97,8 +98,7 @@ def predict_catalogue(
     batch_size = _batch_size() if batch_size is None else batch_size
     if min(batch_size, shard_size) < 1:
         raise UserError(f"batch size {batch_size} and shard size {shard_size} must be at least 1")
-    shard_size = -(-shard_size // batch_size) * batch_size
-    sight = _sight(networks, changes)
+    sight = seen_by(networks, changes)
     columns = _columns(networks[0], id_column, file_column, file_columns)
     loud = progress and process_index == 0
     if loud:
@@ -128,13 +128,8 @@ def predict_catalogue(
     if progress and spans and not todo:
         print(f"{output} is complete: nothing is predicted again. For other images choose another folder.")
     batches = _predictions(network, catalogue, todo, batch_size, how | {"workers": workers})
-    bar = tqdm(
-        total=sum(b - a for a, b in spans),
-        initial=sum(b - a for a, b in set(spans) - set(todo)),
-        unit=" images",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-        disable=not loud,
-    )
+    there, mine = (sum(b - a for a, b in some) for some in (set(spans) - set(todo), spans))
+    bar = Bar("predicting", mine, "images", done=there, waiting="compiling and reading the first images", loud=loud)
     try:
         if todo:
             tables.remove_exports(output)
@@ -142,21 +137,24 @@ def predict_catalogue(
             parts: list[Predicted] = []
             while sum(len(part.flag) for part in parts) < stop - start:
                 parts.append(next(batches))
-                bar.update(len(parts[-1].flag))
+                bar.advance(len(parts[-1].flag))
             part = rows.part(start, stop)
             about = manifest | {"rows": part.digest}
             images_of = (part.files, part.scales, part.kept)
             table = tables.to_table(part.ids, _joined(parts), networks[0].tree, about, *images_of)
             tables.write_shard(shards[start, stop], table)
+        bar.close()
         distributed.gather(0)
-        # Of processes that do not know of one another the last to finish finds every shard there.
+        # Processes may not know of one another: then the last one to finish finds all shards.
         if not jax.process_index() and tables.is_finished(output):
-            for line in tables.export(output, formats):
+            with Bar("writing other formats", loud=loud):
+                lines = tables.export(output, formats)
+            for line in lines:
                 print(line)
     except OSError as error:
-        raise UserError(f"cannot write to {output} ({error}); the same command will go on from here.") from error
+        raise UserError(f"cannot write to {output} ({error}). Start the same command again to continue.") from error
     finally:
-        bar.close()
+        bar.close(finished=False)
     return output
 
 
@@ -172,20 +170,24 @@ def predict_arrays(
     workers: int | None = None,
     embeddings: bool = False,
     interval: float | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    most: int | None = None,
     **changes: Any,
 ) -> tuple[np.ndarray, Predicted, Tree]:
-    """Ids [n], predictions and the tree that they answer, of images in memory (uint8 [n, H, W, 3]) or in files.
+    """Predict images in memory (uint8 [n, H, W, 3]) or in files. Returns ids [n], predictions and their decision tree.
 
     Args:
       images_or_paths: an array; or paths; or a folder, glob, zip or table (see `inputs.list_inputs`).
       workdirs: of one trained network, or of several to average, and views: 1, 8 or 16; see `load_all`.
-      batch_size, id_column, file_column, file_columns, workers, embeddings, interval, changes: see `predict_catalogue`.
+      batch_size, id_column, file_column, file_columns, workers, embeddings, interval, folder, changes: see
+        `predict_catalogue`.
+      most: how many images there may be; None for any number.
 
     Raises:
-      UserError: no trained network there; an array of another kind; see `predict_catalogue`.
+      UserError: there is no trained network; the array is of another kind; too many images; see `predict_catalogue`.
     """
     networks = load_all(workdirs, views)
-    sight = _sight(networks, changes)
+    sight = seen_by(networks, changes)
     spec: Any = images_or_paths
     if isinstance(images_or_paths, np.ndarray):
         array = images_or_paths
@@ -195,7 +197,9 @@ def predict_arrays(
     elif not isinstance(images_or_paths, str | os.PathLike):
         paths = [pathlib.Path(path).expanduser() for path in images_or_paths]
         spec = Catalogue(np.array([str(path) for path in paths]), paths.__getitem__, "a list of paths")
-    catalogue = _catalogue(spec, sight, _columns(networks[0], id_column, file_column, file_columns))
+    columns = _columns(networks[0], id_column, file_column, file_columns)
+    catalogue = _catalogue(spec, sight, columns | {"folder": folder})
+    words.check(len(catalogue.ids), most, catalogue.where)
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
     network, _ = ensemble(networks, batch_size, embeddings, None if interval is None else intervals.check(interval))
     how = {"size": networks[0].view.size, "turned": any(t.turned for t in networks), "sight": sight, "workers": workers}
@@ -206,10 +210,13 @@ def predict_arrays(
 
 
 def load_all(workdirs: Network | Sequence[Network], views: int | None = None) -> list[Trained]:
-    """Networks of one workdir or several, or loaded ones, with so many test-time views (None: 1, or what they have).
+    """Load the networks of one or several workdirs; networks that are loaded already are taken as they are.
+
+    Args:
+      views: number of test-time views; None takes 1, and any number for loaded networks.
 
     Raises:
-      UserError: no trained network there, or one that was loaded with another number of views.
+      UserError: there is no trained network, or one was loaded with another number of views.
     """
     several: Any = [workdirs] if isinstance(workdirs, str | os.PathLike | Trained) else workdirs
     count = 1 if views is None else views
@@ -222,17 +229,16 @@ def load_all(workdirs: Network | Sequence[Network], views: int | None = None) ->
 def ensemble(
     networks: Sequence[Trained], batch_size: int, embeddings: bool = False, level: float | None = None
 ) -> tuple[Callable[[np.ndarray], Any], list[int]]:
-    """The networks as one, compiled for batches of up to `batch_size` images; and how many views each has.
+    """The networks as one function for batches of up to `batch_size` images, and the number of views of each.
 
-    Returns:
-      A function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] where a network is `turned`, to float32 [b, answers] x 3:
-      the mean of the networks, its conditional fractions, and the spread over networks and views (or None); and the
-      embedding, float16 [b, width], the mean over the views (or None); and the ends of intervals of `level`, float32
-      [b, 4 or 5, answers] (or None).
+    The function takes uint8 [b, S, S, 3], or [b, 2, S, S, 3] if a network is `turned`. It returns the mean of the
+    networks, its conditional fractions, and the spread over networks and views (or None), all float32 [b, answers]; the
+    embedding, the mean over the views, float16 [b, width] (or None); and the ends of intervals of `level`, float32
+    [b, 4 or 5, answers] (or None).
 
     Raises:
       UserError: the networks answer different trees, or two are the same; embeddings of several networks; see
-        `intervals.kind_of` and `calibration_of`.
+        `intervals.kind_of` and `intervals.calibration_of`.
     """
     if embeddings and len(networks) > 1:
         runs = ", ".join(str(t.workdir) for t in networks)
@@ -284,7 +290,7 @@ def _predictions(
     batch_size: int,
     how: dict[str, Any],
 ) -> Iterator[Predicted]:
-    """Batch after batch of the rows in `spans`, the next one being read while one is predicted."""
+    """Yield predictions of the rows in `spans` in batches; the next batch is read while one is predicted."""
     each = (inputs.read_batches(catalogue, batch_size, start=start, stop=stop, **how) for start, stop in spans)
     batches = itertools.chain.from_iterable(each)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -312,17 +318,17 @@ def _joined(parts: Sequence[Predicted]) -> Predicted:
 
 
 def _batch_size() -> int:
-    return 32 if jax.default_backend() == "cpu" else 128
+    return 64 if jax.default_backend() == "cpu" else 128
 
 
-def _sight(networks: Sequence[Trained], changes: Mapping[str, Any]) -> Sight:
-    """What the networks saw in training, but for `changes`.
+def seen_by(networks: Sequence[Trained], changes: Mapping[str, Any]) -> Sight:
+    """What the networks saw in training, with `changes`.
 
-    The square must have been the same for all of them. Pixel scale and settings of FITS belong to the images: they may
-    have differed in training, if `changes` has new ones.
+    The square must be the same for all networks. Pixel scale and settings of FITS belong to the images: they may have
+    been different in training if `changes` gives new ones.
 
     Raises:
-      UserError: the networks differ, or see `sight.changed`.
+      UserError: the networks differ; see `sight.changed`.
     """
     seen = [(t.view.size, t.sight[:3], changed(t.sight, **changes)) for t in networks]
     if len(set(seen)) != 1:
@@ -343,7 +349,7 @@ def _columns(
 
 
 def _catalogue(spec: str | os.PathLike[str] | Catalogue, sight: Sight, columns: Mapping[str, Any]) -> Catalogue:
-    """The images, with their pixel scales where the sight needs these. Raises UserError: see `predict_catalogue`."""
+    """The images, with their pixel scales if the sight needs them. Raises UserError: see `predict_catalogue`."""
     found = spec
     if not isinstance(found, Catalogue):
         found = inputs.list_inputs(found, scale_column=sight.scale_column, **columns)
@@ -356,10 +362,10 @@ def _catalogue(spec: str | os.PathLike[str] | Catalogue, sight: Sight, columns: 
 def kept_columns(
     spec: Any, catalogue: Catalogue, keep: Sequence[str], columns: Mapping[str, Any], tree: Tree
 ) -> pa.Table | None:
-    """Columns of the table that lists the images, in its order; None without any.
+    """The columns `keep` of the table that lists the images, in the order of its rows; None if `keep` is empty.
 
-    Those of a CSV become int64 where all are whole numbers as one would print them, else float64 where all are
-    numbers, else text; those of Parquet and FITS keep their type, but for text, which becomes UTF-8.
+    Columns of a CSV become int64 if all values are whole numbers without leading zeros or plus signs, else float64 if
+    all are numbers, else text. Columns of Parquet and FITS keep their type, but text becomes UTF-8.
 
     Raises:
       UserError: there is no such table or column, or predictions have a column of that name.
@@ -373,7 +379,7 @@ def kept_columns(
         raise UserError(f"--keep={twice[0]}: predictions have a column {twice[0]!r} of their own; rename the table's.")
     path = pathlib.Path(catalogue.where)
     if isinstance(spec, Catalogue) or not path.is_file() or path.suffix.lower() == ".zip":
-        raise UserError(f"--keep names columns of a table (CSV, Parquet or FITS), and {catalogue.where} is none.")
+        raise UserError(f"--keep names columns of a table (CSV, Parquet or FITS), but {catalogue.where} is not one.")
     wanted = list(dict.fromkeys([columns["id_column"], *(columns["file_columns"] or [columns["file_column"]]), *keep]))
     if text := data_tables.lacking(data_tables.names(path, wanted), keep):
         raise UserError(f"--keep={','.join(keep)}: {path} has {text}.")
@@ -412,7 +418,7 @@ def _png(pixels: np.ndarray) -> bytes:
 def _is_done(
     path: pathlib.Path, catalogue: Catalogue, start: int, rows: Rows, workers: int | None, how: dict[str, Any]
 ) -> bool:
-    """Whether a shard has these rows, and the images it could not read cannot be read now either."""
+    """Whether a shard has these rows, and its images that could not be read still cannot be read."""
     if tables.digest(path, len(rows.ids)) != rows.digest or (unread := tables.unread(path)) is None:
         return False
     with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -423,7 +429,7 @@ def _is_done(
 def _manifest(
     networks: Sequence[Trained], catalogue: Catalogue, shard_count: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """What decides a table, in two levels of names, and the networks' configs for the reader."""
+    """All that determines a table, in two levels of names, and the networks' configs for information."""
     packages = ("jax", "flax", "numpy", "pillow", "pyarrow")
     return {
         "models": {"networks": [network.identity for network in networks]},

@@ -1,8 +1,8 @@
-"""A trained network as a folder for other people: its weights, what they are, and a page about it.
+"""A trained network as a folder for other people: its weights, its config, and a page about it.
 
-`model.safetensors` holds the parameters and running statistics (of a ResNet50 v1.5 under timm's names), `config.json`
-what a workdir's has, with the format's version, the scores and a fingerprint. Both are the same, byte for byte,
-whenever the same network is written. Nothing in the folder is code.
+`model.safetensors` holds the parameters and running statistics (for a ResNet50 v1.5 with timm's names). `config.json`
+holds what a workdir's does, and also the format's version, the scores and a fingerprint. The same network always gives
+the same bytes in both. The folder contains no code.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ from gz_jax.training.workdir import Record
 
 FORMAT, VERSION = "gz_jax network", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-# Fields that name files of the person who trained; of a path the last part is kept where the config needs one.
+# Fields with paths of the person who trained. The first are removed; of the others, the last part of the path is kept.
 _PRIVATE = ("data.dir", "data.store", "data.images")
 _SHORTENED = ("data.catalogue", "model.pretrained", "tree")
-# What of a log's row is a score, and no time.
+# Columns of the log that are kept: the epoch and its scores, but no rates and times.
 _SCORES = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_rmse")
 
 
 class Network(NamedTuple):
-    """A network as it is kept: what it was trained with, its variables, and where they come from.
+    """A stored network: what it was trained with, its variables, and where they come from.
 
     Attributes:
       record: config, tree and data; variables: {'params', 'batch_stats'} of float32 arrays; step, info: the
@@ -52,14 +52,14 @@ class Network(NamedTuple):
 
 
 def epoch_of(info: Mapping[str, Any]) -> int | None:
-    """The number, from 1, of the epoch of a log's row; None where the row does not say it."""
-    return None if info.get("epoch") is None else int(info["epoch"]) + 1
+    """The epoch, from 1, of a row of the log; None if the row has no epoch."""
+    return None if info.get("epoch") is None else int(info["epoch"])
 
 
 def scores_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The number of validation 'galaxies' in a report's metrics.json, and its scores as {'value', 'low', 'high'}.
 
-    All else (tables, the command) is left out. {} where there is no such number.
+    All else (tables, the command) is left out. {} if the number of galaxies is missing.
     """
     ends = ("value", "low", "high")
     found = {
@@ -76,7 +76,7 @@ def without_folders(path: str) -> str:
 
 
 def is_shared(folder: pathlib.Path) -> bool:
-    """Whether a folder is one of these (a workdir has no such weights)."""
+    """Whether a folder is a shared network (a workdir has no such file of weights)."""
     return (folder / WEIGHTS).is_file()
 
 
@@ -128,7 +128,7 @@ def read(folder: pathlib.Path, record: Record, shapes: Mapping[str, Any]) -> Net
     """The network of a shared folder, whose config.json is `record` (see `workdir.read`).
 
     Args:
-      shapes: {'params', 'batch_stats'} of `jax.ShapeDtypeStruct`, what the config's module has.
+      shapes: {'params', 'batch_stats'} of `jax.ShapeDtypeStruct`, for the config's module.
 
     Raises:
       UserError: another format or version; tensors that are missing, left over, of another shape, or changed.
@@ -152,15 +152,15 @@ def read(folder: pathlib.Path, record: Record, shapes: Mapping[str, Any]) -> Net
             digests[name] = _digest(value)
             flat[entry.path] = np.ascontiguousarray(value if entry.axes is None else value.transpose(entry.axes))
     if not isinstance(said := about.get("tensors"), dict):
-        raise UserError(f"{folder / CONFIG} is not whole: it lacks the tensors' digests.")
+        raise UserError(f"{folder / CONFIG} is incomplete: it lacks the tensors' digests.")
     if changed := [name for name, digest in digests.items() if said.get(name) != digest]:
         more = f" and {len(changed) - 10} more" if len(changed) > 10 else ""
         raise UserError(f"{folder / WEIGHTS} has been changed: {', '.join(changed[:10])}{more}.")
     info, scores = about.get("log"), about.get("scores")
     if not (isinstance(info, dict) and isinstance(scores, dict) and type(about.get("step")) is int):
-        raise UserError(f"{folder / CONFIG} is not whole: it lacks the log, the scores or the step.")
+        raise UserError(f"{folder / CONFIG} is incomplete: it lacks the log, the scores or the step.")
     if "val_loss" not in info or not all(type(value) in (int, float) for value in info.values()):
-        raise UserError(f"{folder / CONFIG}: its log is no row of numbers with val_loss.")
+        raise UserError(f"{folder / CONFIG}: its log must be a row of numbers with val_loss.")
     variables = jax.tree.map(np.asarray, unflatten_dict(flat, sep="/"))
     calibration = conformal.unpacked(about.get("interval_calibration"), record.tree)
     return Network(
@@ -175,7 +175,7 @@ def read(folder: pathlib.Path, record: Record, shapes: Mapping[str, Any]) -> Net
 
 
 def fingerprint_of(folder: pathlib.Path) -> str:
-    """What config.json says the network's fingerprint is."""
+    """The network's fingerprint, as config.json gives it."""
     return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("fingerprint"))
 
 
@@ -185,7 +185,10 @@ def _digest(tensor: np.ndarray) -> str:
 
 
 def _names(model: Any) -> dict[str, tuple[str, tuple[int, ...] | None]]:
-    """timm's name and axes by our path: of the body of a v1.5, and of a head that is one layer on averaged features."""
+    """timm's name and axes for each of our paths, in a ResNet50 v1.5; {} for other networks.
+
+    The head has such names if it is one layer on averaged features.
+    """
     if model.name != "resnet50" or model.variant != "torchvision":
         return {}
     plain = model.pooling == "average" and not tuple(model.hidden)

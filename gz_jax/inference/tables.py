@@ -22,21 +22,21 @@ from gz_jax.runtime.errors import UserError
 FORMATS = ("parquet", "csv", "fits")
 MANIFEST = "manifest.json"
 EMBEDDING = "embedding"  # the column of a network's features
-# Ends of intervals: joint, and among those who were asked; and, of networks with Dirichlet outputs alone, the standard
+# Ends of intervals, joint and among those who were asked; and, only for networks with Dirichlet outputs, the standard
 # deviation of the joint fraction.
 ENDS = ("low_", "high_", "cond_low_", "cond_high_", "std_")
-BAD = 2  # the flag of an image that could not be used, as `data.images` has it
+BAD = 2  # the flag of an image that could not be used, see `data.images`
 
 
 class Predicted(NamedTuple):
-    """What a network says of n images.
+    """A network's predictions for n images.
 
     Attributes:
       fractions, conditional: float32 [n, answers], joint and within each question; NaN where flag is 2.
       spread: float32 [n, answers], standard deviation (n - 1) over networks and test-time views; None with only one.
       flag: uint8 [n], 0 good, 1 usable with a remark (pixels missing, padded), 2 not usable; reason: object [n], str.
       embedding: float16 [n, width], features after pooling, the mean over views; interval: float32 [n, 4 or 5,
-        answers], see `ENDS`. NaN where flag is 2; None where they were not asked for.
+        answers], see `ENDS`. NaN where flag is 2; None if they were not asked for.
     """
 
     fractions: np.ndarray
@@ -62,8 +62,8 @@ def to_table(
     Where there are intervals, low_..., high_..., cond_low_..., cond_high_... and perhaps std_... follow spread_... .
 
     `file` is left out for images in memory, `spread_` for one network with one view. `pixel_scale`, after `file`, has
-    the `scales` by which the images were looked at, if a column gave them; the columns of `kept` come next, and
-    `embedding` last, a list of float16 of one length (NaN where flag is 2: no null, which old readers refuse).
+    the `scales` that were used for the images, if a column gave them; the columns of `kept` come next. `embedding` is
+    last, a list of float16 of fixed length (NaN where flag is 2, and not null, which old readers refuse).
     """
     bad = predicted.flag == BAD
     given = {"id": ids, "file": files, "pixel_scale": scales}
@@ -84,7 +84,7 @@ def to_table(
 
 
 def _manifest_of(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
-    """What a Parquet file of ours says of itself; {} for others."""
+    """The manifest in the metadata of a Parquet file that this module wrote; {} for other files."""
     try:
         found = json.loads((metadata or {}).get(b"gz_jax", b"{}"))
     except (ValueError, RecursionError):
@@ -97,9 +97,9 @@ def shard(output: pathlib.Path, index: int) -> pathlib.Path:
 
 
 def digest(path: pathlib.Path, rows: int) -> str | None:
-    """Digest of what a shard was predicted from ('' where it says none); None unless it is there with all its rows.
+    """Digest of what a shard was predicted from ('' if it has none); None if the shard is missing or lacks rows.
 
-    After a power cut a file may be there and empty.
+    After a power cut a file may exist and be empty.
     """
     try:
         found = parquet.read_metadata(path)
@@ -108,12 +108,12 @@ def digest(path: pathlib.Path, rows: int) -> str | None:
     return str(_manifest_of(found.metadata).get("rows", "")) if found.num_rows == rows else None
 
 
-_MISSING = -(2**63)  # a missing whole number in FITS
+_MISSING = -(2**63)  # stands for a missing whole number in FITS
 NO_PREDICTION = "no finite prediction"  # the reason of an image that was read, and for which the network gave NaN
 
 
 def unread(path: pathlib.Path) -> list[int] | None:
-    """Rows of a shard whose image could not be read; None where the shard itself cannot be."""
+    """Rows of a shard whose image could not be read; None if the shard itself cannot be read."""
     try:
         table = parquet.read_table(path, columns=["flag", "reason"])
     except (OSError, pa.ArrowException):
@@ -123,7 +123,7 @@ def unread(path: pathlib.Path) -> list[int] | None:
 
 
 def write_shard(path: pathlib.Path, table: pa.Table) -> None:
-    """Whole or not at all, and the same bytes for the same table. A killed run's temporary file is swept away."""
+    """Write a shard whole or not at all, with the same bytes for the same table; remove a killed run's file."""
     for left_over in path.parent.glob(f".{path.name}.*"):
         left_over.unlink(missing_ok=True)
     with files.atomic(path, "wb") as file:
@@ -146,10 +146,10 @@ def shards(path: str | os.PathLike[str]) -> list[pathlib.Path]:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is neither a Parquet file nor a folder of predictions ({error}).") from error
     numbers = {int(p.stem[5:]) for p in path.glob("part-*.parquet") if p.stem[5:].isdecimal()}
-    if missing := count - sum(number < count for number in numbers):  # not counted up: it may be any number
+    if missing := count - sum(number < count for number in numbers):  # no loop: `count` may be huge
         raise UserError(
             f"the predictions in {path} are not finished: {missing} of {count} parts are missing. "
-            "The command that began them continues them."
+            "Start the command that began them again: it continues them."
         )
     return [shard(path, i) for i in range(count)]
 
@@ -161,14 +161,14 @@ def is_finished(output: pathlib.Path) -> bool:
 
 
 def record(path: pathlib.Path) -> dict[str, Any]:
-    """A manifest, its parts being dictionaries. Raises OSError or ValueError."""
+    """Read a manifest, whose parts are dictionaries. Raises OSError or ValueError: it cannot be read, or is none."""
     try:
         found = json.loads(path.read_text())
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     parts = ("catalogue", "models", "settings", "versions")
     if not (isinstance(found, dict) and all(isinstance(found.get(part, {}), dict) for part in parts)):
-        raise ValueError("it is no manifest")
+        raise ValueError("it is not a manifest of predictions")
     return found
 
 
@@ -184,7 +184,7 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
     """A table of predictions, or some of its columns; the schema's metadata has 'gz_jax', the manifest as JSON.
 
     Raises:
-      UserError: see `shards`; a file that is no Parquet, or lacks a column.
+      UserError: see `shards`; a file is not Parquet, or lacks a column.
     """
     if missing := sorted(set(columns or ()) - set(names(path))):
         raise UserError(f"{path} has no column {', '.join(missing[:5])}")
@@ -195,10 +195,10 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
 
 
 def export(output: pathlib.Path, formats: Sequence[str]) -> list[str]:
-    """predictions.csv and predictions.fits of a finished folder, shard after shard; one that is up to date stays.
+    """Write predictions.csv and predictions.fits of a finished folder, shard after shard, if not up to date.
 
     Returns:
-      A line for each of these formats that has no room for some of the columns.
+      A line for each of these formats that cannot hold some of the columns.
     """
     said, schema = [], parquet.read_schema(shards(output)[0])
     for kind, held in (("csv", set(_flat(schema))), ("fits", {*_flat(schema), *_vectors(schema)})):
@@ -216,7 +216,7 @@ def export(output: pathlib.Path, formats: Sequence[str]) -> list[str]:
 
 
 def _flat(schema: pa.Schema) -> list[str]:
-    """The columns with one value a row that has a text."""
+    """The columns with one value in each row that can be written as text."""
 
     def is_flat(kind: pa.DataType) -> bool:
         with contextlib.suppress(pa.ArrowException):
@@ -227,7 +227,7 @@ def _flat(schema: pa.Schema) -> list[str]:
 
 
 def _plain(part: pathlib.Path) -> pa.Table:
-    """The columns of `_flat`: the flag as it is, floating point numbers, int64, and all else as text."""
+    """The columns of `_flat`: the flag as it is, floating point numbers, whole numbers as int64, all else as text."""
     table = parquet.read_table(part, columns=_flat(parquet.read_schema(part))).replace_schema_metadata(None)
     for i, (name, kind) in enumerate(zip(table.column_names, table.schema.types, strict=True)):
         if name != "flag" and kind not in (pa.float32(), pa.float64()):
@@ -245,7 +245,7 @@ def _vectors(schema: pa.Schema) -> dict[str, tuple[str, tuple[int]]]:
 
 
 def vectors(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A column of lists of one length as an array [n, length], NaN for what is missing."""
+    """A column of lists of one length as an array [n, length], NaN where a list is missing."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     width, found = column.type.list_size, []
     for chunk in chunks:
@@ -257,9 +257,9 @@ def vectors(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def remove_exports(output: pathlib.Path) -> None:
-    """Remove predictions.csv and .fits, before a part is predicted (again): they never disagree with the parts.
+    """Remove predictions.csv and .fits before a part is predicted (again), so that they never disagree with the parts.
 
-    Times of files alone do not tell: a clock may have been set back.
+    Comparing the times of the files is not enough: a clock may have been set back.
     """
     for kind in FORMATS[1:]:
         (output / f"predictions.{kind}").unlink(missing_ok=True)
@@ -273,7 +273,12 @@ class Kind(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """How a finished table came out: images in all; those not usable, and remarks on usable ones, by kind of reason."""
+    """Summary of a finished table.
+
+    Attributes:
+      images, unusable: number of all images, and of those not usable.
+      bad, noted: the reasons of unusable images, and the remarks on usable ones, by kind.
+    """
 
     images: int
     unusable: int
@@ -298,8 +303,8 @@ class Tally(NamedTuple):
         return "\n".join(lines + most(self.noted))
 
 
-MANY = 0.1  # of the images not usable: something is wrong with the catalogue rather than with single files
-SHOWN = 10  # kinds of reasons
+MANY = 0.1  # if a larger share of the images is unusable, the catalogue is probably wrong, not single files
+SHOWN = 10  # kinds of reasons that are listed
 
 
 def tally(output: pathlib.Path) -> Tally:
@@ -324,7 +329,7 @@ def tally(output: pathlib.Path) -> Tally:
 
 
 def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:
-    """Null is empty; text that a spreadsheet would take for a formula is written as `files.harmless` does."""
+    """Write a CSV. Null is empty; text that a spreadsheet would read as a formula is written as by `files.harmless`."""
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
@@ -340,7 +345,7 @@ def _write_csv(file: Any, parts: Sequence[pathlib.Path]) -> None:
 
 
 def _write_fits(file: Any, parts: Sequence[pathlib.Path]) -> None:
-    """A binary table; null is NaN, of whole numbers TNULL; text is ASCII, other characters as in Python's escapes."""
+    """Write a binary table. Null is NaN, or TNULL for whole numbers; text is ASCII, with Python's escapes."""
     from astropy.io import fits
 
     schema, rows = parquet.read_schema(parts[0]), 0
@@ -394,11 +399,11 @@ def write_validation(
     data: str | None = None,
     levels: conformal.Levels | None = None,
 ) -> None:
-    """Labelled galaxies and what a network says of them: galaxy_id, true_<answer> ..., <answer> ....
+    """Write labelled galaxies and their predictions: columns galaxy_id, true_<answer> ..., <answer> ....
 
     Args:
       galaxy_id: int64 or str [n]; truth, predicted: float32 [n, answers]; unknown labels are NaN, in the file null.
-      networks: identities of the networks; data: fingerprint of the data set; levels: of Dirichlet outputs alone.
+      networks: identities of the networks; data: fingerprint of the data set; levels: only for Dirichlet outputs.
     """
     columns = ["galaxy_id", *(f"true_{name}" for name in tree.columns), *tree.columns]
     manifest: dict[str, Any] = {"models": {"networks": list(networks)}, "data": data, "tree": labels.as_dict(tree)}
@@ -413,7 +418,7 @@ def read_validation(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarra
     """(galaxy_id int64 or str [n], truth [n, answers], predicted [n, answers]) as `write_validation` wrote them.
 
     Raises:
-      UserError: it is no such table.
+      UserError: it is not such a table.
     """
     answers = tree_of(manifest(path), path).columns
     table = read(path, ["galaxy_id", *(f"true_{name}" for name in answers), *answers])
@@ -432,12 +437,12 @@ def levels_of(path: str | os.PathLike[str]) -> conformal.Levels | None:
 def tree_of(manifest: dict[str, Any], path: str | os.PathLike[str]) -> Tree:
     """The decision tree of a table with this manifest. Raises UserError: there is none."""
     if "tree" not in manifest:
-        raise UserError(f"{path} does not say which decision tree it answers: it is no table of predictions of ours.")
+        raise UserError(f"{path} does not say which decision tree it answers: it is no table of gz_jax's predictions.")
     return labels.from_dict(manifest["tree"], f"in {os.fspath(path)}")
 
 
 def manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a table says of how it was made: `networks_of` it, `settings`, `data`; {} of a table that is not ours.
+    """How a table was made: its networks (`manifest.networks_of`), `settings`, `data`; {} if gz_jax did not write it.
 
     Raises:
       UserError: see `read`.
@@ -449,7 +454,7 @@ def read_labels(path: str | os.PathLike[str], columns: Sequence[str]) -> pa.Tabl
     """GalaxyID and some columns of a CSV such as Kaggle's training_solutions_rev1.csv.
 
     Raises:
-      UserError: it is no such file.
+      UserError: it is not such a file.
     """
     try:
         return csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=["GalaxyID", *columns]))

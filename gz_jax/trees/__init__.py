@@ -1,1 +1,1 @@
-"""The surveys' decision trees as files, and the value that is made of one."""
+"""The decision trees of the surveys as files, and the class of a tree that is read from one."""

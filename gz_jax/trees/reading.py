@@ -25,7 +25,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Tree:
     """A survey's tree by its name (see `names`), or the tree of a TOML file (see `gz_jax/trees/README.md`).
 
     Raises:
-      UserError: no such name or file; it is no TOML; it is no tree (see `Tree`).
+      UserError: there is no such name or file, or it is not TOML, or not a valid tree (see `Tree`).
     """
     name = os.fspath(name_or_path)
     return from_dict(_read(name), name)
@@ -36,7 +36,10 @@ def _error(where: str, fault: str) -> UserError:
 
 
 def _read(name: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The record of a tree's file, with what it says it is `like` filled in; `derived`: the files that are like it."""
+    """The record of a tree's file, merged with that of the tree that it is `like`.
+
+    derived: the files that are `like` this one, directly or through others.
+    """
     try:
         path = os.path.realpath(_SHIPPED / f"{name}.toml" if name in names() else os.path.expanduser(name))
         if not os.path.isfile(path):
@@ -55,7 +58,7 @@ def _read(name: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
         if '"""' in text or "'''" in text or "." in _QUOTED.sub("", text):  # Python's parser hangs on a.a.a. ... a
             raise ValueError("it has three quotes in a row, or a dot outside of quotes")
         record = tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:  # no UTF-8 and no TOML are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: it is not UTF-8, or not TOML
         raise _error(name, f"it cannot be read as TOML: {' '.join(str(error).split())}") from error
     if "like" not in record:
         return record
@@ -91,7 +94,7 @@ def from_dict(record: Any, where: str = "") -> Tree:
       where: the file, for messages.
 
     Raises:
-      UserError: it is no tree.
+      UserError: it is not a valid tree.
     """
 
     def field(part: Mapping[str, Any], name: str, default: Any, of: str) -> Any:
@@ -128,7 +131,7 @@ def from_dict(record: Any, where: str = "") -> Tree:
 
 
 def as_dict(tree: Tree) -> dict[str, Any]:
-    """The whole tree, JSON-ready: `from_dict` gives it back."""
+    """The whole tree as a record for JSON, from which `from_dict` makes the tree again."""
     questions = [
         {name: value if isinstance(value, str) else list(value) for name, value in q._asdict().items()}
         for q in tree.questions
@@ -137,7 +140,7 @@ def as_dict(tree: Tree) -> dict[str, Any]:
 
 
 def differences(old: Tree, new: Tree) -> list[str]:
-    """What differs between the questions and answers of two trees, in at most five texts; texts for people are free."""
+    """Differences between the questions and answers of two trees, at most five; texts for people are not compared."""
     before, now = ({q.name: q for q in tree.questions} for tree in (old, new))
     found = [f"the question {name!r} was not there" for name in now if name not in before]
     found += [f"the question {name!r} is not there any more" for name in before if name not in now]

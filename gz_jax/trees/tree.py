@@ -23,9 +23,9 @@ class Question(NamedTuple):
     """One question of a tree.
 
     Attributes:
-      name, text: for files, and for people.
-      answers, texts, columns: of each answer the name, the text for people and the column of tables.
-      after: the answers that lead to the question, as '<question>_<answer>'; none: everyone is asked. If there are
+      name, text: the question's name in files, and its text for people.
+      answers, texts, columns: each answer's name, its text for people and its column in tables.
+      after: the answers that lead to the question, as '<question>_<answer>'; if empty, everyone is asked. If there are
         several, their shares add.
     """
 
@@ -82,18 +82,18 @@ class Tree:
 
     @functools.cached_property
     def slices(self) -> tuple[slice, ...]:
-        """Of each question, where its answers stand among all."""
+        """For each question, the slice of its answers among all answers."""
         stops = np.cumsum([len(q.answers) for q in self.questions]).tolist()
         return tuple(slice(stop - len(q.answers), stop) for q, stop in zip(self.questions, stops, strict=True))
 
     @functools.cached_property
     def question_of(self) -> tuple[int, ...]:
-        """Of each answer, the number of its question in `questions`, from 0."""
+        """For each answer, the index of its question in `questions`."""
         return tuple(i for i, q in enumerate(self.questions) for _ in q.answers)
 
     @functools.cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
-        """Of each question, the answers that lead to it, by their place among all."""
+        """For each question, the indices (among all answers) of the answers that lead to it."""
         place = {key: i for i, key in enumerate(self.keys)}
         return tuple(tuple(place[key] for key in q.after) for q in self.questions)
 
@@ -104,7 +104,7 @@ class Tree:
         return tuple(graphlib.TopologicalSorter(graph).static_order())
 
     def index(self, answer: str) -> int:
-        """Place of an answer, given as its column or as '<question>_<answer>'.
+        """Index of an answer, given as its column, as '<question>_<answer>', or as a text that no other answer has.
 
         Raises:
           UserError: there is no such answer.
@@ -112,7 +112,9 @@ class Tree:
         for names in (self.columns, self.keys):
             if answer in names:
                 return names.index(answer)
-        near = nearest(answer, [*self.columns, *self.keys])
+        if self.texts.count(answer) == 1:
+            return self.texts.index(answer)
+        near = nearest(answer, [*self.columns, *self.keys, *self.texts])
         raise UserError(f"{self.name} has no answer {answer!r}{near or f'; its answers are {listed(self.columns)}.'}")
 
     @functools.cached_property
@@ -129,9 +131,11 @@ class Tree:
 
     @functools.cached_property
     def chains(self) -> np.ndarray:
-        """int32 [levels, answers]: each answer and those that lead to it, up to a question with several parents.
+        """int32 [levels, answers]: indices of each answer and of those that lead to it.
 
-        What follows is the place of that question's share, n + 1, n + 2, ... in their order (`joined`), else n, of 1.
+        A chain ends at a question with several parents: its last index is n + 1, n + 2, ... for the share of those who
+        are asked the first, second, ... question of `joined`, where n is the number of answers. Shorter chains are
+        filled up with n, which stands for a share of 1.
         """
         n, chains = len(self.columns), []
         for answer in range(n):
@@ -219,8 +223,8 @@ def _is_text(text: str) -> bool:
 def _overlap(tree: Tree, order: Sequence[int]) -> str:
     """Two answers that lead to the same question although one volunteer may give both; '' if there are none.
 
-    A volunteer may give an answer and an earlier one if he may give the earlier one and one of those that lead to the
-    later one's question.
+    A volunteer may give both an answer and an earlier answer if the earlier answer can be given together with one of
+    the answers that lead to the later question.
     """
     both = np.zeros((len(tree.keys),) * 2, bool)
     done = np.zeros(len(tree.keys), bool)

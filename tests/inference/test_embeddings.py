@@ -204,7 +204,7 @@ def test_columns_that_cannot_be_kept_are_refused(keep, message, catalogue, netwo
 
 
 def test_what_has_no_columns_or_no_one_network_is_refused(catalogue, network, tmp_path):
-    with pytest.raises(UserError, match=r"--keep names columns of a table \(CSV, Parquet or FITS\), and .* is none"):
+    with pytest.raises(UserError, match=r"--keep names columns of a table \(CSV, Parquet or FITS\), but .* is not one"):
         predict_catalogue(tmp_path, tmp_path / "out", [network], **HOW, keep=["ra"])
     other = trained.load(make_workdir(tmp_path / "runs", 1))
     with pytest.raises(UserError, match="embeddings of different networks cannot be averaged: name one of"):

@@ -146,7 +146,7 @@ def test_a_shared_network_has_the_same_intervals(judged, images, tmp_path):
     ours, theirs = (gz_jax.predict(where, images, interval=0.9) for where in (judged, folder))
     assert [name for name in ours if name.startswith("low_")] == [f"low_{name}" for name in COLUMNS]
     np.testing.assert_array_equal(ours.select_dtypes("number"), theirs.select_dtypes("number"))
-    with pytest.raises(UserError, match="has the calibration of its intervals for one view alone"):
+    with pytest.raises(UserError, match="has the calibration of its intervals only for one view: use --views=1"):
         gz_jax.predict(folder, images, views=8, interval=0.9)
 
 

@@ -50,6 +50,7 @@ def make_workdir(
     """The workdir of a network that was never trained: random weights, wide enough apart to tell galaxies."""
     config = demo.get_config()
     config.seed, config.data.size = seed, SIZE
+    config.schedule = "plateau"  # a cosine's length cannot be changed later
     config.data.update(data)
     if activation:
         config.model.activation = config.loss = activation
@@ -150,10 +151,10 @@ QUIET = {"progress": False, "workers": 2}
 
 @pytest.fixture(scope="session")
 def predicted(catalogue, network, tmp_path_factory) -> pathlib.Path:
-    """37 images in shards of 8 (of 5, rounded up to whole batches)."""
+    """37 images in shards of 8, two batches of 4."""
     output = tmp_path_factory.mktemp("tables") / "one"
     formats = ("parquet", "csv", "fits")
-    return predict_catalogue(catalogue, output, [network], batch_size=4, shard_size=5, formats=formats, **QUIET)
+    return predict_catalogue(catalogue, output, [network], batch_size=4, shard_size=8, formats=formats, **QUIET)
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -178,6 +179,14 @@ def test_every_image_has_a_row_in_the_catalogues_order(catalogue, predicted):
     assert rows["holes.fits"]["flag"] == NOTED
     assert rows["nowhere.jpg"]["reason"] == f"no such file: {catalogue.parent / 'nowhere.jpg'}"
     assert rows["huge.png"]["reason"] == "too large: a decompression bomb"
+
+
+def test_parts_have_as_many_rows_as_asked_whatever_the_batch_size(catalogue, predicted, network, tmp_path):
+    predict_catalogue(catalogue, tmp_path, [network], batch_size=4, shard_size=5, **QUIET)
+    assert [parquet.read_metadata(path).num_rows for path in sorted(tmp_path.glob("part-*"))] == [5] * 7 + [2]
+    table, other = tables.read(tmp_path), tables.read(predicted)
+    assert table["id"].equals(other["id"])
+    np.testing.assert_allclose(fractions(table), fractions(other), atol=1e-6)
 
 
 def test_fractions_are_the_networks_own_image_by_image(catalogue, predicted, network):
@@ -266,13 +275,13 @@ def test_continued_and_shared_out_tables_are_the_same_bytes(catalogue, predicted
         ({"formats": ("xlsx",)}, "format 'xlsx' is not one of parquet, csv, fits"),
         ({"crop": 0.0}, "--crop=0 shows nothing: it must be at least 1"),
         ({"share": -1}, "--share=-1 shows nothing: it must be positive"),
-        ({"crop": 30, "share": 0.5}, r"--crop=30 and --share=0\.5: one of them says which square"),
+        ({"crop": 30, "share": 0.5}, r"--crop=30 and --share=0\.5: only one of them can say which square"),
         ({"pixel_scale": 0.4}, r"--field \(arcsec\) and --pixel_scale \(arcsec per pixel, or a column\) go together"),
         ({"field": 30}, "go together"),
         ({"pixel_scale": "0", "field": 30}, "--pixel_scale=0 must be positive"),
         (
             {"colour": 3},
-            "'colour' is no setting of what is looked at; there are crop, share, field, pixel_scale, planes",
+            "'colour' is not a setting of what a network sees; there are crop, share, field, pixel_scale, planes",
         ),
     ],
 )
@@ -517,7 +526,7 @@ def test_the_end_of_a_run_says_how_many_images_could_be_read(workdirs, tmp_path,
     csv.write_csv(pa.table({"id": range(5), "file": ["0.jpg"] * 5}), table)
     assert run_mode(workdirs[0], table, tmp_path / "none") == 0
     said = capsys.readouterr().out
-    assert said.startswith("looking at 48.11 % of the shorter side\n5 of 5 images predicted\n/")
+    assert said.startswith("looking at 48.11 % of the shorter side\n5 of 5 images predicted\nPercentages are")
     assert run_mode(workdirs[0], table, tmp_path / "padded", crop=70) == 0
     remark = "used with a remark (flag 1):\n  5 x padded; the first: 0.jpg (padded: 60 x 60 pixels, crop 70)"
     assert remark in capsys.readouterr().out

@@ -244,7 +244,7 @@ def test_columns_of_ids_and_files_are_those_of_the_networks_catalogue(of_catalog
     assert (table["id"].to_pylist(), table["file"].to_pylist()) == ([70, 80], bands["r"])
     assert run_mode(own, folder / "table.csv", tmp_path / "one", file_columns="") == 0
     assert tables.read(tmp_path / "one")["file"].to_pylist() == bands["i"]
-    with pytest.raises(UserError, match="the columns i, r, g could name files; one file for each: --file_columns="):
+    with pytest.raises(UserError, match=r"is not a table, so it has no columns i, r, g\. If each .* --file_columns="):
         predict_arrays(folder, own)
 
 

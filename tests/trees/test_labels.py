@@ -224,7 +224,7 @@ def test_a_row_of_300_questions():
 
 
 def test_fractions_of_another_tree_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 37\) for 34 answers of Galaxy Zoo DECaLS 5"):
+    with pytest.raises(ValueError, match=r"\(2, 37\) must have the 34 answers of Galaxy Zoo DECaLS 5"):
         labels.rescale(jnp.zeros((2, 37)), "softmax", DECALS)
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from gz_jax import labels
+from gz_jax.runtime.errors import UserError
 
 # question: answers < the answers that lead to it
 DECALS = """
@@ -166,3 +167,20 @@ def test_the_readmes_example_is_a_tree(tmp_path):
         "disturbed-mine_merger",
     )  # fmt: skip
     assert tree.parents == ((), (1,), (0, 1))
+
+
+def test_the_readme_has_the_default_trees_answers_in_words():
+    text = (pathlib.Path(labels.__file__).parent / "trees" / "README.md").read_text()
+    rows = re.findall(r"^\| `(Class[\d.]+)` \| (.*) \| (.*) \| (.*) \|$", text, re.MULTILINE)
+    tree = labels.GALAXY_ZOO_2
+    asked = [" or ".join(tree.texts[p] for p in parents) or "everyone" for parents in tree.parents]
+    expected = zip(tree.columns, tree.texts, tree.question_of, strict=True)
+    assert rows == [(column, text, tree.questions[q].text, asked[q]) for column, text, q in expected]
+
+
+def test_an_answer_is_found_by_column_key_and_text():
+    tree = labels.GALAXY_ZOO_2
+    assert tree.index("Class3.1") == tree.index("bar_yes") == tree.index("bar")
+    assert tree.index("2 arms") == tree.index("Class11.2")
+    with pytest.raises(UserError, match=r"no answer 'barr'.*bar"):
+        tree.index("barr")
