@@ -1,4 +1,4 @@
-"""Are predicted intervals right? Coverage, and where observed votes fall in their predicted distributions.
+"""Tests of predicted intervals: their coverage, and the place of observed votes in their predicted distributions.
 
 Given Beta distributions of each answer's fraction, the votes for it among those who were asked follow a beta-binomial
 distribution. Its cumulative probability at the observed votes, the probability integral transform (PIT), is uniform if
@@ -39,7 +39,7 @@ class Coverage(NamedTuple):
 def vote_cdf(votes: np.ndarray, asked: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """P(X <= votes) of beta-binomial X: float64 of the arguments' common shape [n]; 0 below 0 votes.
 
-    As `scipy.stats.betabinom.cdf`, which sums for one galaxy at a time.
+    As `scipy.stats.betabinom.cdf`, but for all galaxies at once.
 
     Args:
       votes, asked: whole numbers, at most `asked` votes; a, b: of the Beta distribution, positive.

@@ -1,8 +1,8 @@
-"""Runs side by side: table 1 with intervals, paired differences, and the spread across seeds.
+"""Compare runs: table 1 with intervals, paired differences, and the spread across seeds.
 
-Differences between runs are judged on the same galaxies, resampled together (a paired bootstrap), which
-removes the part of the scatter that all runs share. That interval speaks of the galaxies, not of the luck of
-a seed; the spread across runs that differ in the seed alone speaks of that.
+Differences between runs are computed on the same galaxies, which are resampled together (a paired bootstrap). This
+removes the scatter that all runs share. The interval shows the chance in the choice of galaxies, not that in training.
+The latter is shown by the spread across runs that differ only in the seed.
 """
 
 import itertools
@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Tables as rows; a note where the runs' galaxies differ; plain statements of what is significant."""
+    """Tables as rows; a note if the runs' galaxies differ; statements of what is significant."""
 
     galaxies: int
     note: str | None
@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
 
 
 def columns(history: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """A log's rows as float64 columns [epochs]; what is absent, empty or not a number becomes NaN."""
+    """A log's rows as float64 columns [epochs]; NaN where a value is absent, empty or not a number."""
 
     def number(value: Any) -> float:
         try:
@@ -67,13 +67,13 @@ def columns(history: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
-    """The epoch (as logged) of the lowest validation loss; None where the log has none."""
+    """The epoch, from 1, of the lowest validation loss; None where the log has none."""
     table = columns(history)
     loss = table.get("val_loss", np.array([]))
     if not np.isfinite(loss).any():
         return None
     row = int(np.nanargmin(loss))
-    return int(table["epoch"][row]) if "epoch" in table else row
+    return int(table["epoch"][row]) if "epoch" in table else row + 1
 
 
 def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], str | None]:
@@ -103,20 +103,33 @@ def align(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]
         true_rows, predicted_rows = run.truth[rows], run.predicted[rows]
         check(true_rows, predicted_rows, run.tree)
         if truth and not np.allclose(true_rows, truth[0], atol=1e-5, equal_nan=True):
-            why = "they have different labels for the same galaxies"
+            why = "they have different labels for the same galaxies: use the same labels for both"
             if run.data != runs[0].data:
-                why = f"they were validated on different data (fingerprints {runs[0].data} and {run.data})"
-            raise UserError(f"runs {runs[0].name!r} and {run.name!r} cannot be compared: {why}")
+                why = (
+                    f"their validation galaxies are not the same ones. {runs[0].name!r} has {_galaxies_of(runs[0])}, "
+                    f"{run.name!r} has {_galaxies_of(run)}. Compare runs that were trained on the same data"
+                )
+            raise UserError(f"runs {runs[0].name!r} and {run.name!r} cannot be compared: {why}.")
         truth.append(true_rows)
         predicted.append(predicted_rows)
     note = None
     if any(len(run.galaxy_id) != len(common) for run in runs):
         sizes = ", ".join(f"{run.name} {len(run.galaxy_id):,}" for run in runs)
         note = (
-            f"The runs were validated on different galaxies ({sizes}); all here uses the {len(common):,} "
-            "that are in every run's validation set."
+            f"The runs were validated on different galaxies ({sizes}). This page uses the {len(common):,} galaxies "
+            "that all runs were validated on."
         )
     return common, truth[0], predicted, note
+
+
+def _galaxies_of(run: Run) -> str:
+    """What a run's galaxies are, as its config says."""
+    known = {
+        "synthetic": "synthetic galaxies",
+        "galaxy_zoo": "galaxies from Kaggle's files",
+        "catalogue": "galaxies from a table",
+    }
+    return known.get(str((run.config or {}).get("data.source")), "other galaxies")
 
 
 def _verdict(first: str, second: str, difference: Estimate, lower_is_better: bool) -> str:
@@ -173,8 +186,8 @@ def compare(runs: Sequence[Run], resamples: int = 1000, seed: int = 0) -> Compar
 def seed_spread(runs: Sequence[Run], mse: np.ndarray, accuracy: np.ndarray) -> tuple[list[dict[str, Any]], list[str]]:
     """Spread over runs whose configs differ in the seed alone, and Welch's t-test between such groups.
 
-    A seed counts once, and so does a network: copies of a run, or runs of one seed, are no repetition. Unfinished runs
-    do not count. A statement says which were left out.
+    Each seed and each network counts once: copies of a run, or runs of one seed, are no repetition. Unfinished runs do
+    not count. Statements say which runs were left out.
     """
     groups: dict[str, list[int]] = {}
     statements = []

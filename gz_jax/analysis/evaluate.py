@@ -1,11 +1,11 @@
 """How good the predictions are: scores, intervals over galaxies, calibration, failures.
 
-Every score is a function of sums over galaxies. The sums are taken per galaxy once; the bootstrap then
-resamples galaxies by multiplying a matrix of multinomial weights with them, so that a thousand resamples of
-all scores take seconds. Sums are float64. Arguments are `truth` and `predicted`, both [N, answers].
+Every score is a function of sums over galaxies. The terms of these sums are computed once for each galaxy. The
+bootstrap multiplies them by a matrix of multinomial weights, so that a thousand resamples of all scores take seconds.
+Sums are float64. Arguments are `truth` and `predicted`, both [N, answers].
 
-Labels may be unknown (NaN) in part. An unknown label counts nowhere, and a galaxy's mean squared error is the mean
-over its known answers.
+Some labels may be unknown (NaN). They are left out of all scores. A galaxy's mean squared error is the mean over its
+known answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -81,10 +81,10 @@ def applies(truth: np.ndarray, tree: Tree) -> np.ndarray:
 
 
 def galaxy_sums(truth: np.ndarray, predicted: np.ndarray, tree: Tree) -> dict[str, np.ndarray]:
-    """Everything that the scores add up, per galaxy: name -> float64 [N, k].
+    """The terms of all sums that the scores need, for each galaxy: name -> float64 [N, k].
 
-    Where labels are partly unknown, these are 0 there, and four more sums stand beside them: `known`, and those in
-    which an answer weighs more the fewer a galaxy has.
+    Unknown labels have 0. If there are any, there are four more sums: `known`, and those in which each galaxy has the
+    same weight, so that an answer weighs more if fewer answers of the galaxy are known.
     """
     known = ~np.isnan(truth)
     mean = np.where(known, truth, 0).sum(0, dtype=np.float64) / np.maximum(known.sum(0), 1)
@@ -116,8 +116,8 @@ def scores(sums: Sums, tree: Tree) -> dict[str, np.ndarray]:
     """The scores that totals of `galaxy_sums` ([..., k] each) give.
 
     Returns:
-      Shape [...]: mse, rmse, guess_rmse (of always answering the mean of these very galaxies, in which each galaxy's
-      labels weigh as in the mse), r2, accuracy, majority_share (the accuracy of always naming the commonest largest
+      Shape [...]: mse, rmse, guess_rmse (of always predicting the mean of these galaxies, where labels have the
+      same weights as in the mse), r2, accuracy, majority_share (the accuracy of always naming the commonest largest
       answer). Shape [..., answers]: answer_rmse, answer_bias (predicted minus true), answer_std, answer_r2. Shape
       [..., questions]: question_accuracy, question_majority. NaN where undefined (a label that never varies or is
       known nowhere, a question that applies to nobody).
@@ -235,6 +235,21 @@ def worst_failures(truth: np.ndarray, predicted: np.ndarray, count: int = 8) -> 
     return rows, error[rows]
 
 
+def varied(truth: np.ndarray, count: int) -> np.ndarray:
+    """Rows of galaxies whose labels differ most from one another: int64 [count or fewer].
+
+    Each is the galaxy whose nearest one among those before it is furthest, by the sum of squared differences of
+    `truth`, [N, answers]; unknown labels count as 0. The first is the one furthest from the mean.
+    """
+    labels = np.nan_to_num(np.asarray(truth, np.float64))
+    nearest, rows = np.square(labels - labels.mean(0)).sum(1), list[int]()
+    for _ in range(min(count, len(labels))):
+        rows.append(int(nearest.argmax()))
+        distance = np.square(labels - labels[rows[-1]]).sum(1)
+        nearest = distance if len(rows) == 1 else np.minimum(nearest, distance)
+    return np.array(rows, np.int64)
+
+
 def tree_check(predicted: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
     """Per question, how far the predicted sum lies from that of the answers that lead to it: mean and maximum."""
     off = tree_violation(predicted, tree)
@@ -247,7 +262,7 @@ def tree_check(predicted: np.ndarray, tree: Tree) -> list[dict[str, Any]]:
 def views_gain(
     truth: np.ndarray, views: Mapping[str, np.ndarray], resamples: int = 1000, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """What averaging predictions over rotated and flipped views gains, one row per entry of `views`.
+    """The gain from averaging predictions over rotated and flipped views, one row for each entry of `views`.
 
     Args:
       truth: [N, answers].

@@ -1,7 +1,7 @@
-"""What the labels look like: one pass over any number of galaxies, in memory that does not grow with them.
+"""Statistics of the labels from one pass over any number of galaxies, with constant memory.
 
-A `LabelSummary` is folded over blocks of labels; everything else here is a pure function of one or two
-summaries (the training and the validation set). Means and covariances are merged as in Chan, Golub & LeVeque
+A `LabelSummary` is updated block by block. Everything else here is a pure function of one or two summaries (of the
+training and the validation set). Means and covariances are merged as in Chan, Golub & LeVeque
 1983, in float64; quantiles and distributions come from counts of the labels rounded to 1/10,000.
 
 Labels may be unknown (NaN) in part. Every number is over the galaxies whose label is known, that of two answers over
@@ -128,7 +128,7 @@ def summarise(blocks: Iterable[Block], tree: Tree) -> LabelSummary:
     """
     summary = reduce(lambda so_far, block: update(so_far, *block), blocks, empty_summary(tree))
     if not summary.count:
-        raise UserError(f"none of the {summary.seen} galaxies has vote fractions: there is nothing to explore")
+        raise UserError(f"none of the {summary.seen} galaxies has vote fractions: there is nothing to show")
     return summary
 
 
@@ -186,7 +186,7 @@ def guess_rmse(train: LabelSummary, validation: LabelSummary) -> float:
 
 
 def label_table(train: LabelSummary, validation: LabelSummary | None, tree: Tree) -> list[dict[str, Any]]:
-    """One row per answer: statistics of the training labels, and how far the validation labels stand off."""
+    """One row for each answer: statistics of the training labels, and their distance from the validation labels."""
     five, half, most = quantiles(train, (0.05, 0.5, 0.95))
     zeros, ones = train.counts[:, 0] / _some(train), train.counts[:, -1] / _some(train)
     rows = [

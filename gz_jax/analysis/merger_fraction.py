@@ -1,7 +1,7 @@
-"""The fraction of a catalogue's galaxies with an answer (mergers, or any other), with honest error bars.
+"""The fraction of a catalogue's galaxies with an answer (mergers, or any other), with confidence intervals.
 
-Counting predictions above a threshold (paper, section 5.6) counts the network's mistakes as well. These
-estimates stand side by side: (a) that count; (b) the sum of the predicted vote fractions; (c) the count
+A count of predictions above a threshold (paper, section 5.6) includes the network's mistakes. Therefore there are
+several estimates: (a) that count; (b) the sum of the predicted vote fractions; (c) the count
 corrected with the completeness and the false positives measured on labelled galaxies (Rogan & Gladen 1978,
 Am. J. Epidemiol. 107, 71); (d) the same correction of isotonic, cross-fitted probabilities, which uses
 every score; (e) for networks with Dirichlet outputs the sum of each galaxy's own probability to lie above
@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedKFold
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.runtime.errors import UserError
 
-UNKNOWN = Estimate(float("nan"), 0.0, 1.0)  # where the data cannot say
+UNKNOWN = Estimate(float("nan"), 0.0, 1.0)  # where the data do not determine the fraction
 
 
 def threshold_count(scores: np.ndarray, threshold: float, confidence: float = 0.95) -> Estimate:
@@ -39,7 +39,7 @@ def probability_sum(scores: np.ndarray, confidence: float = 0.95, resamples: int
     Willett et al. 2013 (MNRAS 435, 2835) advise summing vote fractions, not cutting them, for whole samples.
     """
     if len(scores) < 2:
-        return Estimate(float(scores.mean()), 0.0, 1.0)  # one galaxy says nothing of the others
+        return Estimate(float(scores.mean()), 0.0, 1.0)  # one galaxy gives no scatter
     drawn = stats.bootstrap(
         (scores,),
         np.mean,
@@ -58,8 +58,8 @@ def posterior_share(probabilities: np.ndarray, confidence: float = 0.95) -> tupl
     Returns:
       The share of the population that these galaxies are drawn from: the Wilson interval of as many positives as are
       expected (a positive with probability p, p itself random, has the variance of one with the mean probability). And
-      the standard deviation of these galaxies' own share, whose number of positives is Poisson-binomial. Neither knows
-      of an error that the network makes in the same way in many galaxies.
+      the standard deviation of these galaxies' own share, whose number of positives is Poisson-binomial. Neither
+      includes errors that the network makes in the same way in many galaxies.
     """
     n, mean = len(probabilities), float(probabilities.mean())
     z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2
@@ -126,7 +126,7 @@ def corrected_count(
 def calibrate(
     scores: np.ndarray, truth: np.ndarray, catalogue: np.ndarray, folds: int = 5, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Isotonic probabilities of `truth`, cross-fitted: no galaxy is judged by a curve it helped to fit.
+    """Isotonic probabilities of `truth`, cross-fitted: no galaxy was used to fit the curve that it is judged by.
 
     Args:
       scores, truth: float [m], bool [m], the validation sample; at least `folds` galaxies of each kind.
@@ -154,9 +154,9 @@ def shift_prior(probabilities: np.ndarray, old: float, new: float) -> np.ndarray
 def likely_prior(probabilities: np.ndarray, old: float) -> float:
     """The fraction at which the catalogue's probabilities [n], calibrated at `old`, are most likely.
 
-    The maximum to which the EM of Saerens et al. (2002, Neural Comput. 14, 21) climbs; the likelihood is
-    concave in the one unknown, so its slope is solved for zero, which is exact and quick also at tiny
-    fractions.
+    This is the maximum that the EM algorithm of Saerens et al. (2002, Neural Comput. 14, 21) converges to. The
+    log-likelihood is concave in the one unknown, so a root of its slope is found instead, which is exact and fast also
+    for tiny fractions.
     """
     values, counts = np.unique(probabilities, return_counts=True)
     positive, negative = values / old, (1 - values) / (1 - old)
@@ -173,12 +173,12 @@ def likely_prior(probabilities: np.ndarray, old: float) -> float:
 def calibrated_fraction(
     catalogue: np.ndarray, scores: np.ndarray, truth: np.ndarray, confidence: float = 0.95, seed: int = 0
 ) -> tuple[Estimate, dict[str, Any]]:
-    """(d) The fraction from calibrated probabilities, right also where the catalogue's own fraction differs.
+    """(d) The fraction from calibrated probabilities, which is right also if the catalogue's own fraction differs.
 
-    The probabilities are moved to the catalogue's most likely prior; what the finite validation sample makes
-    wrong in them is then removed by `corrected_mean`, whose means are cross-fitted. An error of the isotonic
-    curve thus costs precision but brings no bias (the equation holds for any score), so the interval needs
-    the errors of the two samples only: no bootstrap that refits, which may draw no positive at all.
+    The probabilities are moved to the catalogue's most likely prior. They have errors, since the validation sample is
+    finite. `corrected_mean`, whose means are cross-fitted, removes the bias from these: its equation holds for any
+    score, so an error of the isotonic curve only makes the interval wider. The interval therefore needs the errors of
+    the two samples only. A bootstrap that fits the curve again might draw no positive galaxy at all.
 
     Args:
       catalogue: scores [n], or [networks, n] (see `calibrate`); scores, truth: float [m], bool [m], the validation
@@ -236,7 +236,7 @@ def merger_rate(
       merging: C_merg, the share of candidates that do merge.
 
     Raises:
-      UserError: a time or a share that makes no sense.
+      UserError: a time or a share that is not possible.
     """
     if not (gyr > 0 and gyr_error >= 0 and 0 < merging <= 1):
         raise UserError(

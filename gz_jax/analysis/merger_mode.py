@@ -1,4 +1,4 @@
-"""`--mode=mergers`: tables of predictions and of labelled galaxies in, a folder with the fraction's report out."""
+"""`--mode=mergers`: from tables of predictions and of labelled galaxies to a folder with the fraction's report."""
 
 import itertools
 import os
@@ -9,17 +9,21 @@ import numpy as np
 import pyarrow as pa
 
 from gz_jax import posterior
-from gz_jax.analysis import plots_mergers
+from gz_jax.analysis import merger_page
 from gz_jax.analysis.merger_report import merger_report
-from gz_jax.analysis.page import Picture, Section, Table, publish, text
-from gz_jax.analysis.plots_mergers import ESTIMATES
+from gz_jax.analysis.page import publish
 from gz_jax.data.sight import SETTINGS
 from gz_jax.inference import tables as table_files
 from gz_jax.inference.manifest import described, networks_of, same_networks
-from gz_jax.labels import Tree, differences
+from gz_jax.labels import GALAXY_ZOO_2, Tree, differences
 from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.progress import Bar
 
 Path = str | os.PathLike[str]
+SYNTHETIC = (
+    "The network was trained on synthetic galaxies, drawn by a computer, and it is judged by such galaxies. These "
+    "numbers say nothing about real galaxies."
+)
 
 
 class _Scores(NamedTuple):
@@ -47,6 +51,7 @@ def merger_mode(
     answer: str | None = None,
     labels_csv: Path | None = None,
     context: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The fraction of galaxies with an answer: report.html, metrics.json, fractions.csv ... and figures in `outdir`.
@@ -60,7 +65,7 @@ def merger_mode(
       labels_csv: volunteers' fractions (Kaggle's training_solutions_rev1.csv); its galaxies outside `validation` give
         the training labels' own fraction.
       answer: as its column or as '<question>_<answer>'; None: the one that means a merger.
-      context: what the page should say of the run.
+      context: what the page should say of the run; config: of the run whose galaxies judge the network, flat.
       options: threshold, observability, merging, confidence: see `merger_report.merger_report`.
 
     Returns:
@@ -111,17 +116,13 @@ def merger_mode(
     if votes is None:
         raise UserError("the validation table has no labels: give a CSV of votes (--labels), too")
     own = _probabilities(catalogue, options.get("threshold", 0.3))
-    results = merger_report(
-        scores, held_out, votes, training, tree=tree, answer=answer, probabilities=own, crossed=crossed, **options
-    )
+    how = {"tree": tree, "answer": answer, "probabilities": own, "crossed": crossed, **options}
+    with Bar("estimating the fraction"):
+        results = merger_report(scores, held_out, votes, training, **how)
     results["caveats"] += [*dict.fromkeys(remarks), *fewer, *fewer_held_out]
-    cards = []
-    for name, estimate in results["estimates"].items():
-        value, _, limits = text(estimate).partition(" [")
-        limits = limits.rstrip("]").replace(", ", " to ") or "0 to 1"
-        cards.append((ESTIMATES[name], value, f"{100 * results['confidence']:g} % interval {limits}"))
     title = f"{tree.name}: {results['meaning']} ({answer})"
-    publish(outdir, title, _sections(results), results, cards, context)
+    note = SYNTHETIC if (config or {}).get("data.source") == "synthetic" else ""
+    publish(outdir, title, merger_page.sections(results), results, merger_page.cards(results), context, note=note)
     return results
 
 
@@ -140,41 +141,11 @@ def place_of(answer: str | None, tree: Tree) -> int:
     if named is None:
         some = ", ".join(tree.columns[:5])
         raise UserError(f"{tree.name} has no answer that means a merger: name one with --answer, for example {some}.")
-    return tree.index(named)
-
-
-def _sections(results: dict[str, Any]) -> list[Section]:
-    curve, seeds = results["curve"], results["seeds"]
-    parts = (("", "estimates"), ("labels, ", "labels"), ("rate per Gyr, ", "rate_per_gyr"))
-    rows = [
-        {"quantity": prefix + ESTIMATES.get(name, name), "fraction": e}
-        for prefix, part in parts
-        for name, e in results[part].items()
-    ]
-    published = [
-        {"source": source, "fraction": e.value, "low": e.low, "high": e.high}
-        for source, e in results["published"].items()
-    ]
-    steps = zip(curve["threshold"], curve["count"], curve["corrected"], *curve["labels"].values(), strict=True)
-    columns = ("threshold", "count", "corrected", *(f"{k} labels" for k in curve["labels"]))
-    counted = [{"quantity": k, "value": v} for k, v in results["confusion"].items()]
-    draw = lambda name: Picture(f"fraction_{name}", lambda: plots_mergers.FIGURES[name](results))  # noqa: E731
-    tables = [Table("fractions", rows), *([Table("published", published)] if published else [])]
-    values = {"threshold": results["threshold"], "validation": results["validation"]["galaxies"]}
-    by_threshold = [dict(zip(columns, step, strict=True)) for step in steps]
-    sections = [
-        Section("fraction", [draw("estimates"), *tables], values),
-        Section("fraction_caveats", [], text=results["caveats"]),
-        Section("fraction_threshold", [draw("threshold"), Table("fraction_curve", by_threshold)]),
-        Section("fraction_validation", [draw("reliability"), Table("confusion", counted)]),
-    ]
-    if seeds:
-        each = [
-            {"network": i, **dict(zip(seeds, v, strict=True))} for i, v in enumerate(zip(*seeds.values(), strict=True))
-        ]
-        each.append({"network": "standard deviation", **results["seed_scatter"]})
-        sections.append(Section("fraction_seeds", [Table("fraction_seeds", each)]))
-    return sections
+    try:
+        return tree.index(named)
+    except UserError as error:
+        page = "gz_jax/trees/README.md" if tree.columns == GALAXY_ZOO_2.columns else "the tree's TOML file"
+        raise UserError(f"{error} All answers are listed in {page}.") from None
 
 
 def _several(paths: Path | Sequence[Path]) -> Sequence[Path]:
@@ -214,7 +185,7 @@ def _check_distinct(catalogue: Sequence[_Scores]) -> None:
     for first, other in itertools.combinations(catalogue, 2):
         both = f"{first.path} and {other.path}"
         if first.networks and same_networks(first.networks, other.networks):
-            raise UserError(f"{both} are predictions of the same network: their spread would say nothing")
+            raise UserError(f"{both} are predictions of the same network, so they cannot show the spread of several")
         if differences := _differences(first, other):
             raise UserError(f"{both} were predicted from other pictures of the galaxies: {differences}")
         if first.files is None or other.files is None:
@@ -244,7 +215,7 @@ def _check_pair(one: _Scores, other: _Scores) -> list[str]:
             f"{differences}. Predict both in the same way"
         )
     unknown = [table.path for table in (one, other) if not table.networks]
-    remarks = [f"{path} does not say which network it was predicted by: it could not be checked." for path in unknown]
+    remarks = [f"{path} does not say which network predicted it, so this could not be checked." for path in unknown]
     if one.looked_at and other.settings is None:
         remarks.append(
             f"The catalogue was predicted from {one.looked_at} of its images, the validation galaxies as in training: "

@@ -1,4 +1,4 @@
-"""A fraction's whole report: estimates, curves, published values and caveats, from arrays."""
+"""Everything on a fraction's page, from arrays: estimates, curves, published values and caveats."""
 
 from typing import Any
 
@@ -27,15 +27,19 @@ PUBLISHED = {
 }
 
 CAVEATS = (
-    "The catalogue is limited by apparent size and brightness, not by volume: the fraction is of these"
-    " galaxies, not of the local Universe.",
-    "Votes are not truth: a galaxy is positive where enough volunteers said so, chance alignments included.",
-    "A fraction is not a rate: a rate needs the time over which a merger can be seen (observability).",
-    "(c) and (d) assume that galaxies of one kind get the same scores in validation and catalogue (same"
-    " survey, depth, seeing and scale) and that the validation galaxies took no part in"
-    " training; a validation sample that chose the best epoch flatters the network a little.",
-    "(b) is the mean vote fraction, not the share above a threshold, and keeps the network's own bias; its"
-    " interval is of sampling alone.",
+    "The catalogue is usually limited by apparent size and brightness, not by volume. The fraction is that of these "
+    "galaxies, not of the local Universe.",
+    "Votes are not truth: a galaxy is positive where enough volunteers gave this answer, rightly or wrongly.",
+    "(c) and (d) assume that galaxies of one kind get the same scores in validation and catalogue. That needs the same "
+    "survey, depth, seeing and pixel scale. They also assume that the validation galaxies took no part in training. "
+    "If these were used to choose the best epoch, the network looks slightly better than it is.",
+    "(b) is the mean vote fraction, not a share of galaxies above a threshold. It keeps the network's own bias, and "
+    "its interval shows only the scatter of a finite sample.",
+)
+OF_MERGERS = (
+    "A chance alignment of two galaxies can get a merger's votes.",
+    "A fraction is not a rate: a rate needs the observability time, over which a merger can be recognised "
+    "(--observability).",
 )
 
 
@@ -55,7 +59,7 @@ def merger_report(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything known about the fraction of galaxies with one answer: text, numbers, `Estimate`s, dicts and lists.
+    """All results on the fraction of galaxies with one answer: texts, numbers, `Estimate`s, dicts and lists.
 
     Args:
       predicted: [n] or [seeds, n], the answer's joint fraction for the catalogue, by one network or several.
@@ -130,7 +134,13 @@ def merger_report(
         "published": PUBLISHED if tree.keys[place] == tree.merger else {},
         "caveats": [
             *CAVEATS,
-            *_warnings(found, int(truth.sum()), int((~np.isfinite(validation_votes)).sum())),
+            *(OF_MERGERS if tree.keys[place] == tree.merger else ()),
+            *_warnings(
+                found,
+                int(truth.sum()),
+                int((scores[truth] > threshold).sum()),
+                int((~np.isfinite(validation_votes)).sum()),
+            ),
             *_of_posterior(own),
         ],
     }
@@ -183,14 +193,14 @@ def _clean(name: str, scores: np.ndarray, votes: np.ndarray | None = None) -> tu
     table, votes = table[:, known], votes[known]
     if not known.any():
         raise UserError(f"{name}: none of {len(known)} galaxies has both a prediction and a vote fraction")
-    # A hair above 1 is float32 rounding.
+    # Slightly above 1 is float32 rounding.
     if min(table.min(), votes.min()) < -1e-5 or max(table.max(), votes.max()) > 1 + 1e-5:
         raise UserError(f"{name}: fractions outside 0..1")
     # Seven decimals: a float32 of 0.3 must not count as above a threshold of 0.3.
     return np.clip(table, 0, 1).round(7), np.clip(votes, 0, 1).round(7)
 
 
-def _warnings(found: dict[str, Estimate], positives: int, unknown: int) -> list[str]:
+def _warnings(found: dict[str, Estimate], positives: int, hits: int, unknown: int) -> list[str]:
     """Caveats that depend on the data."""
     corrected, calibrated = found["corrected"], found["calibrated"]
     texts = []
@@ -200,7 +210,12 @@ def _warnings(found: dict[str, Estimate], positives: int, unknown: int) -> list[
             " hold only if they are like the others."
         )
     if positives < 30:
-        texts.append(f"Only {positives} validation galaxies are positive: (c) and (d) rest on those few.")
+        texts.append(f"Only {positives} validation galaxies are positive: (c) and (d) depend on these few.")
+    if positives and not hits:
+        texts.append(
+            f"The network puts none of the {positives} positive validation galaxies above the threshold: (a) and (c) "
+            "say nothing."
+        )
     if corrected.low > calibrated.high or calibrated.low > corrected.high:
-        texts.append("(c) and (d) disagree: the scores mean something else in the catalogue than in validation.")
+        texts.append("(c) and (d) disagree: the scores mean different things in the catalogue and in validation.")
     return texts

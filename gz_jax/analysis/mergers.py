@@ -1,4 +1,4 @@
-"""Mergers: the galaxies above a threshold of the merger fraction, how pure and complete that choice is."""
+"""Mergers: the galaxies above a threshold of the merger fraction, and the purity and completeness of this choice."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""A page with figures and tables, as files: a self-contained `report.html`, and every number beside it.
+"""A page with figures and tables: a self-contained `report.html`, with every figure and number in files beside it.
 
-`publish` is the only writer: figures as PNG and PDF, tables as CSV, all numbers in `metrics.json`, and last
-the page, each whole or not at all. The page loads nothing: pictures are inlined, there is no script, and its
-own Content-Security-Policy forbids both.
+`publish` writes all of it: figures as PNG and PDF, tables as CSV, all numbers in `metrics.json`, and at the end the
+page. Each file is written completely or not at all. The page loads nothing: pictures are inside it, there is no script,
+and its own Content-Security-Policy forbids both.
 """
 
 import base64
@@ -25,31 +25,41 @@ from PIL import Image
 from gz_jax.analysis import plots
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.runtime.files import atomic, harmless
+from gz_jax.runtime.progress import Bar
 
+SYNTHETIC = (
+    "The galaxies of this page are synthetic: they were drawn by a computer, for trying the package. Its numbers say "
+    "nothing about real galaxies."
+)
 MOST_PIXELS = 16_000  # on a side of a picture; WebP has no more than 16,383
 
 
 class Picture(NamedTuple):
-    """A figure to draw; its caption is in report.toml under its name, which is also its files'."""
+    """A figure to draw. `name` is that of its files and of its caption in report.toml."""
 
     name: str
     draw: Callable[[], Figure]
 
 
 class Table(NamedTuple):
-    """Rows of name -> text, number, `Estimate` or None; caption in report.toml, `name` is the CSV's."""
+    """Rows of name -> text, number, `Estimate` or None. `name` is that of its CSV and of its caption in report.toml."""
 
     name: str
     rows: Sequence[Mapping[str, Any]]
 
 
 class Section(NamedTuple):
-    """What belongs under a heading of report.toml; `values` fill the braces there, `text` goes first."""
+    """Content below a heading of report.toml. `values` fill the braces there; `text` comes before the words there."""
 
     key: str
     items: Sequence[Picture | Table]
     values: Mapping[str, Any] = {}
     text: Sequence[str] = ()
+
+
+def note_on(config: Mapping[str, Any] | None) -> str:
+    """What a page must say first of the galaxies of a flat config: `SYNTHETIC` where they are, else ''."""
+    return SYNTHETIC if (config or {}).get("data.source") == "synthetic" else ""
 
 
 def _packaged(name: str) -> str:
@@ -72,7 +82,7 @@ def plain(value: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """The value for a reader: four digits, or as many as an interval's width supports."""
+    """The value as text for people: four digits; with an interval, as many as its width justifies."""
     if isinstance(value, Estimate):
         number, low, high = (float(part) for part in value)
         if not math.isfinite(number):
@@ -119,9 +129,11 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _inlined(png: bytes, dpi: int) -> dict[str, Any]:
-    """A data URI with the picture's size: lossless where that is small, as it is for charts."""
+    """The picture as a data URI, with its size. It is lossless if that makes a small file, as for charts."""
     image, best = Image.open(io.BytesIO(png)).convert("RGB"), io.BytesIO()
-    image.save(best, "webp", lossless=True, quality=20)  # the effort: 40 % of the time, 10 % larger
+    image.save(
+        best, "webp", lossless=True, quality=20
+    )  # quality is the effort: 40 % of the time of the best, files 10 % larger
     if best.tell() > 300_000:
         best = io.BytesIO()
         image.save(best, "webp", quality=88)
@@ -135,6 +147,7 @@ def render(
     sections: Sequence[Mapping[str, Any]],
     highlights: Sequence[tuple[str, str, str]] = (),
     context: Mapping[str, Any] | None = None,
+    note: str = "",
 ) -> str:
     """The page as HTML.
 
@@ -144,6 +157,7 @@ def render(
         (name, caption, columns, rows of texts, numeric: which columns hold numbers).
       highlights: (what, value, remark), shown large at the top.
       context: what is known of the run (config, versions, commit, data fingerprint, timings); nested dicts fold.
+      note: stands under the title, before everything else.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -151,7 +165,7 @@ def render(
     short = {key: text(value) for key, value in (context or {}).items() if not isinstance(value, Mapping)}
     long = {key: _flat(value) for key, value in (context or {}).items() if isinstance(value, Mapping)}
     return environment.from_string(_packaged("report.html.jinja")).render(
-        title=title, sections=sections, highlights=highlights, short=short, long=long
+        title=title, sections=sections, highlights=highlights, short=short, long=long, note=note
     )
 
 
@@ -195,27 +209,32 @@ def publish(
     highlights: Sequence[tuple[str, str, str]] = (),
     context: Mapping[str, Any] | None = None,
     common: Mapping[str, Any] = {},
+    note: str = "",
 ) -> pathlib.Path:
     """Write figures/, the tables' CSVs, metrics.json and, last, report.html to `outdir`; returns the page.
 
-    `common` fills the braces of every section's texts, beside its own `values`.
+    `common` fills the braces of every section's texts, beside its own `values`. `note` stands under the title.
     """
     folder, words, prepared = pathlib.Path(outdir), tomllib.loads(_packaged("report.toml")), []
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for key, items, values, extra in sections:
-        heading, blocks, values = words["section"][key], [], {**common, **values}
-        for item in items:
-            if isinstance(item, Table):
-                blocks.append(_table(item, words["table"][item.name].format(**values), folder))
-            else:
+    drawn = sum(isinstance(item, Picture) for section in sections for item in section.items)
+    with Bar("writing figures", drawn, "figures", even=False) as bar:
+        for key, items, values, extra in sections:
+            heading, blocks, values = words["section"][key], [], {**common, **values}
+            for item in items:
+                if isinstance(item, Table):
+                    blocks.append(_table(item, words["table"][item.name].format(**values), folder))
+                    continue
+                bar.say(f"drawing {item.name}")
                 filled = {name: words["picture"][item.name][name].format(**values) for name in ("caption", "alt")}
                 blocks.append(_picture(item, filled, folder))
-        paragraphs = [*extra, *filter(None, (paragraph.format(**values) for paragraph in heading.get("text", ())))]
-        prepared.append({"title": heading["title"], "text": paragraphs, "items": blocks})
+                bar.advance(note="")
+            paragraphs = [*extra, *filter(None, (paragraph.format(**values) for paragraph in heading.get("text", ())))]
+            prepared.append({"title": heading["title"], "text": paragraphs, "items": blocks})
     tables = {item.name: item.rows for section in sections for item in section.items if isinstance(item, Table)}
     with atomic(folder / "metrics.json", encoding="utf-8") as file:
         everything = plain({**numbers, "tables": tables, "context": context or {}})
         json.dump(everything, file, indent=1, allow_nan=False)
     with atomic(folder / "report.html", encoding="utf-8") as file:
-        file.write(render(title, prepared, highlights, context))
+        file.write(render(title, prepared, highlights, context, note))
     return folder / "report.html"

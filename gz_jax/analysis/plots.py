@@ -1,8 +1,7 @@
-"""The house style of every figure, and the figures of images and of training. Arrays in, `Figure` out.
+"""The style of all figures, and the figures of images and of training. From arrays to `Figure`.
 
-Figures are matplotlib `Figure` objects, never pyplot's, so nothing is global and nothing needs a display.
-Colours are Okabe & Ito's (distinct to colour-blind readers, and in grey) and cividis; backgrounds are white,
-as in print.
+Figures are matplotlib `Figure` objects, not pyplot's, so there is no global state and no display is needed. Colours are
+those of Okabe & Ito (which colour-blind readers can tell apart, also in grey) and cividis, on white.
 """
 
 import bisect
@@ -223,15 +222,15 @@ def loss_curve(history: Mapping[str, np.ndarray], title: str = "") -> Figure:
 
     Args:
       history: float [epochs] columns with Keras' names; 'loss' is needed, 'epoch', 'val_loss' and 'learning_rate' may
-        be absent. NaN where an epoch has no value.
+        be absent. Epochs count from 1. NaN where an epoch has no value.
       title: the run's name.
     """
     loss = np.asarray(history["loss"], float)
-    epoch = np.asarray(history.get("epoch", np.arange(len(loss))), float)
+    epoch = np.asarray(history.get("epoch", 1 + np.arange(len(loss))), float)
     val, rate = history.get("val_loss"), history.get("learning_rate")
     figure = Figure(figsize=(NARROW, 3.0), layout="constrained")
     ax = figure.add_subplot()
-    ax.set(yscale="log", xlabel="epoch (the first is 0)", ylabel="mean squared error")
+    ax.set(yscale="log", xlabel="epoch", ylabel="mean squared error")
     ax.set_title(title, loc="left", weight="bold")
     lines = [(loss, "training", GREY)] + ([] if val is None else [(np.asarray(val, float), "validation", BLUE)])
     ends = []
@@ -293,12 +292,12 @@ def run_curves(runs: Mapping[str, Mapping[str, np.ndarray]], column: str, ylabel
     """
     figure = Figure(figsize=(5.9, 3.4), layout="constrained")
     ax = figure.add_subplot()
-    ax.set(xlabel="epoch (the first is 0)", ylabel=ylabel, yscale="log" if log else "linear")
+    ax.set(xlabel="epoch", ylabel=ylabel, yscale="log" if log else "linear")
     ax.set_title("solid: validation (dot: its best), dotted: training", loc="left", color=GREY, fontsize=7.5)
     ends, epochs = [], []
     for i, (name, history) in enumerate(runs.items()):
         colour = CYCLE[i % len(CYCLE)]
-        epoch = np.asarray(history.get("epoch", np.arange(len(next(iter(history.values()), ())))), float)
+        epoch = np.asarray(history.get("epoch", 1 + np.arange(len(next(iter(history.values()), ())))), float)
         epochs.append(epoch)
         for which, style in ((column.removeprefix("val_"), (0, (1, 1.5))), (column, "-")):
             values = np.asarray(history.get(which, np.full(len(epoch), np.nan)), float)

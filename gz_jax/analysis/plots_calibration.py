@@ -1,4 +1,4 @@
-"""Figures of how far predicted intervals can be trusted. Arrays in, `Figure` out."""
+"""Figures that test predicted intervals. From arrays to `Figure`."""
 
 import math
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def coverage(judged: Judged, tree: Tree) -> Figure:
         ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         ax.text(0.96, 0.06, f"{judged.asked[question]:,} asked", transform=ax.transAxes, fontsize=6.5, ha="right")
 
-    figure = _panels(tree, draw, "level of the interval", "share inside")
+    figure = _panels(tree, draw, "level of the interval", "share of votes inside")
     if len(lines) > 1:
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles[::-1], names[::-1], loc="outside upper center", ncols=3, fontsize=7, frameon=False)

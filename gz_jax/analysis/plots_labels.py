@@ -1,4 +1,4 @@
-"""Figures of the labels and of the images that go with them. Arrays in, `Figure` out."""
+"""Figures of the labels and of the images that belong to them. From arrays to `Figure`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -108,7 +108,7 @@ def correlation_matrix(correlation: np.ndarray, tree: Tree) -> Figure:
 def pipeline_examples(
     raw: np.ndarray, crop: np.ndarray, augmented: np.ndarray, names: Sequence[str] | None = None, first: str = ""
 ) -> Figure:
-    """What the network is shown: each row a galaxy as on disk, cropped, and in several training views.
+    """What the network sees: in each row a galaxy as on disk, cropped, and in several training views.
 
     Args:
       raw: uint8 [n, R, R, 3]. crop: uint8 or floating 0..1 [n, S, S, 3]. augmented: [n, k, S, S, 3].

@@ -1,4 +1,4 @@
-"""Figures of predictions against labels. Arrays in, `Figure` out."""
+"""Figures that compare predictions with labels. From arrays to `Figure`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,14 +42,14 @@ def predicted_vs_true(density: np.ndarray, rmse: np.ndarray, tree: Tree) -> Figu
     bar = figure.add_axes((0.3, 0.34 / height, 0.4, 0.06 / height))
     decades = [10**k for k in range(int(np.log10(most)) + 1)]
     figure.colorbar(mesh, cax=bar, orientation="horizontal", ticks=decades, format="%d").minorticks_off()
-    bar.set_xlabel("galaxies per cell (bold in the panels: RMSE; red: one to one)", fontsize=7, labelpad=1)
+    bar.set_xlabel("galaxies per cell (bold in the panels: RMSE; line: one to one)", fontsize=7, labelpad=1)
     bar.tick_params(labelsize=6.5)
     return figure
 
 
 @styled
 def reliability_diagrams(table: Mapping[str, np.ndarray], tree: Tree) -> Figure:
-    """Mean true fraction in bins of the predicted one: on the line, predictions can be taken at their word.
+    """Mean true fraction in bins of the predicted one: on the line, predictions are right on average.
 
     Args:
       table: `evaluate.reliability`'s count, predicted, true (each [answers, bins]) and error [answers].
@@ -98,9 +98,8 @@ def answer_scores(rmse: np.ndarray, low: np.ndarray, high: np.ndarray, spread: n
     end = ax.get_xlim()[1]
     for row in y[np.isnan(rmse)]:
         ax.text(0, row, "no labels", color=GREY, fontsize=6.8, va="center")
-    x = min(np.nan_to_num(rmse[0], nan=end), end / 2)
-    ax.text(x, -top, "this model", color=BLUE, fontsize=7, ha="center", weight="bold")
-    ax.text(end, -top, "guessing the mean", color=GREY, fontsize=7, ha="right")
+    ax.text(0.5 * end, -top, "dot: this model", color=BLUE, fontsize=7, ha="right", weight="bold")
+    ax.text(end, -top, "tick: guessing the mean", color=GREY, fontsize=7, ha="right")
     ax.set_xlabel("RMSE of the vote fraction, 95 % interval")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -127,12 +126,12 @@ def question_scores(
     ax.hlines(y, 0, 1, color="#ececec", linewidth=0.7, zorder=0)
     ax.plot(majority, y, "|", color=GREY, markersize=9, markeredgewidth=1.6)
     ax.hlines(y, low, high, color=BLUE, linewidth=1.8)
-    ax.plot(accuracy, y, "o", color=BLUE, markersize=4.5)
+    ax.plot(accuracy, y, "o", color=BLUE, markersize=4.5, clip_on=False)
     ax.set_yticks(y, names, fontsize=7)
-    ax.set(ylim=(len(y) - 0.5, -0.9), xlim=(0, 1.01), xlabel="accuracy where it applies, 95 % interval")
-    ax.text(0.0, 1.0, "grey: commonest", color=GREY, fontsize=7, transform=ax.transAxes)
-    place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right"}
-    ax.text(1.0, 1.0, "blue: this model", color=BLUE, fontsize=7, weight="bold", **place)
+    ax.set(ylim=(len(y) - 0.5, -0.9), xlim=(0, 1.01), xlabel="accuracy, 95 % interval")
+    place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "fontsize": 7}
+    ax.text(0.34, 1.0, "dot: this model", color=BLUE, weight="bold", **place)
+    ax.text(1.0, 1.0, "tick: always the commonest", color=GREY, **place)
     ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -144,18 +143,17 @@ def purity_completeness(thresholds: np.ndarray, curve: np.ndarray, threshold: fl
     """Purity and completeness of mergers against the threshold of the predicted fraction `column`: curve [2, n]."""
     figure = Figure(figsize=(NARROW, 2.9), layout="constrained")
     ax = figure.add_subplot()
-    for values, name, colour in zip(curve, ("purity", "completeness"), (BLUE, RED), strict=True):
+    # The names stand above the axes, where no curve can be, not at the curves, which may run anywhere.
+    for values, name, colour, x, style in zip(
+        curve, ("solid: purity", "dotted: completeness"), (BLUE, RED), (0.62, 1.0), ("-", (0, (1, 1))), strict=True
+    ):
         known = np.isfinite(values)
-        ax.plot(thresholds[known], values[known], color=colour, label=name)
-        if (middle := known & (values < 0.55)).any():
-            at = np.flatnonzero(middle)[-1 if name == "purity" else 0]
-            x, side = (-8, "right") if name == "purity" else (8, "left")
-            style: dict[str, Any] = {"textcoords": "offset points", "color": colour, "weight": "bold", "ha": side}
-            ax.annotate(name, (thresholds[at], values[at]), (x, 2), **style)
+        ax.plot(thresholds[known], values[known], color=colour, linestyle=style, linewidth=1.8, clip_on=False)
+        ax.text(x, 1.04, name, color=colour, weight="bold", fontsize=7.5, ha="right", transform=ax.transAxes)
     ax.axvline(threshold, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
-    ax.text(threshold, 1.06, f" threshold {threshold:g}", color=GREY, fontsize=7.5)
-    xlabel = f"predicted merger fraction ({fit(column, 1.6, 8.5)}) above"
-    ax.set(xlabel=xlabel, ylabel="share", ylim=(0, 1.12), xlim=(0, 1))
+    ax.text(0, 1.04, f"dashed: threshold {threshold:g}", color=GREY, fontsize=7.5, transform=ax.transAxes)
+    xlabel = f"selected: galaxies with a predicted {fit(column, 1.2, 8.5)} above"
+    ax.set(xlabel=xlabel, ylabel="share", ylim=(0, 1), xlim=(0, 1))
     return figure
 
 

@@ -1,7 +1,4 @@
-"""The three reports: of the data, of a run, and of runs beside one another.
-
-Each is one function, arrays to files.
-"""
+"""The reports of a run and of several runs compared. Each is a function from arrays to files."""
 
 import functools
 import os
@@ -11,16 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gz_jax.analysis import compare, evaluate, mergers, plots, plots_calibration, plots_labels, plots_predictions
+from gz_jax.analysis import compare, evaluate, mergers, noise, plots, plots_calibration, plots_labels, plots_predictions
 from gz_jax.analysis.calibration import Judged
 from gz_jax.analysis.evaluate import Estimate
-from gz_jax.analysis.page import Picture, Section, Table, publish, text
+from gz_jax.analysis.page import Picture, Section, Table, note_on, publish, text
+from gz_jax.analysis.plots_noise import error_budget
+from gz_jax.analysis.plots_words import galaxies_in_words
+from gz_jax.inference.words import beside
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic
+from gz_jax.runtime.progress import Bar
 
 Images = Callable[[np.ndarray], np.ndarray]  # int64 [n] rows -> uint8 [n, S, S, 3]
 GRID = 24  # galaxies in a picture of mergers or examples
+VARIED = 8  # galaxies described in words
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 
 
@@ -42,9 +44,9 @@ class EvaluationInputs(NamedTuple):
     `galaxy_id` is int64 or str [N]; `truth` and `predicted` are [N, answers] of `tree`, `truth` NaN where unknown, each
     galaxy with a known label. `images(rows)` reads galaxies by row of these arrays; without it the pictures are left
     out. `history` are the log's rows with Keras' names. `views` maps a text such as '16 views' to predictions
-    [N, answers], the first being what the others are compared with. `judged`: what the
-    network's intervals are worth. `context` may hold config, versions, commit, data
-    fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was chosen on these galaxies.
+    [N, answers]; the others are compared with the first. `judged`: how well the network's intervals hold. `context` may
+    hold config, versions, commit, data fingerprint, timings: anything JSON-ready. `chosen_here`: the best epoch was
+    chosen on these galaxies.
     """
 
     name: str
@@ -61,11 +63,12 @@ class EvaluationInputs(NamedTuple):
     merger_threshold: float = 0.3
     resamples: int = 1000
     judged: Judged | None = None
+    voters: np.ndarray | None = None
 
 
 OPTIMISM = (
-    "The best epoch was chosen by its error on these same galaxies, so the scores are slightly too good: the lowest of "
-    "many noisy errors is chosen. Galaxies that took no part in training or in this choice give unbiased scores."
+    "The best epoch was chosen by its error on these same galaxies, which is partly chance. So the scores are slightly "
+    "too good. Galaxies that took no part in training or in this choice give unbiased scores."
 )
 PARTLY = (
     "Labels are partly unknown. Every score is over the known ones; the error of a galaxy is the mean over its known "
@@ -73,12 +76,12 @@ PARTLY = (
 )
 FRESH = "They took no part in training, nor in the choice of the best epoch."
 SCORES = {
-    "mse": "mean squared error over galaxies and answers",
+    "mse": "mean squared error of the vote fractions, over galaxies and answers",
     "rmse": "its root, the metric of Kaggle's competition",
-    "guess_rmse": "RMSE of always answering these galaxies' mean labels",
+    "guess_rmse": "RMSE of always predicting the mean fractions of these galaxies",
     "r2": "share of the labels' variance explained",
-    "accuracy": "share where the largest of the {answers} answers is the right one (Keras' accuracy)",
-    "majority_share": "the accuracy of always naming the commonest such answer",
+    "accuracy": "share of galaxies whose largest predicted answer, of all {answers}, is the volunteers' (as in Keras)",
+    "majority_share": "the accuracy of always naming the commonest of these answers",
 }
 
 
@@ -91,13 +94,16 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
     truth, predicted, tree = inputs.truth, inputs.predicted, inputs.tree
     ids, words = np.asarray(inputs.galaxy_id), {"answers": len(tree.columns)}
     evaluate.check(truth, predicted, tree)
-    sums, found = _scored(truth, predicted, tree, inputs.resamples)
+    with Bar("computing scores and their intervals"):
+        sums, found = _scored(truth, predicted, tree, inputs.resamples)
     numbers = {"run": inputs.name, "galaxies": len(truth), **{name: found[name] for name in SCORES}}
     optimism, partly = OPTIMISM if inputs.chosen_here else "", [PARTLY] if "known" in sums else []
     sections = [
+        *_words(inputs),
         *_training(inputs),
         Section("scores", [_scores("scores", found, tree)], {"galaxies": len(truth), "optimism": optimism}, partly),
         *_answers(found, sums, inputs),
+        *_noise(inputs, numbers),
         *([] if inputs.images is None else _galaxies(inputs.images, inputs, ids)),
     ]
     merger = None if tree.merger is None else tree.index(tree.merger)
@@ -109,7 +115,8 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
         numbers["intervals"], section = _intervals(inputs.judged, tree)
         sections.append(section)
     if inputs.views:
-        gains = evaluate.views_gain(truth, inputs.views, inputs.resamples)
+        with Bar("computing what the views gain"):
+            gains = evaluate.views_gain(truth, inputs.views, inputs.resamples)
         sections.append(Section("views", [Table("views", gains)]))
     if inputs.test is not None:
         numbers |= _test(inputs, inputs.test, merger, sections)
@@ -121,7 +128,9 @@ def evaluation_report(inputs: EvaluationInputs, outdir: str | os.PathLike[str]) 
         ("accuracy", f"{value['accuracy']:.1%}", f"the commonest answer: {value['majority_share']:.1%}"),
         ("galaxies", text(len(truth)), "predicted and compared"),
     ]
-    publish(outdir, f"{tree.name}: {inputs.name}", sections, numbers, cards, inputs.context, words)
+    context = inputs.context or {}
+    note = note_on(context.get("config"))
+    publish(outdir, f"{tree.name}: {inputs.name}", sections, numbers, cards, context, words, note)
     return numbers
 
 
@@ -161,7 +170,7 @@ def _scored(
 
 
 def _test(inputs: EvaluationInputs, test: TestSet, merger: int | None, sections: list[Section]) -> dict[str, Any]:
-    """Append what there is to say of the test galaxies: scores where they have labels, mergers; returns the numbers."""
+    """Append sections on the test galaxies: scores if they have labels, and mergers. Returns the numbers."""
     truth, numbers = test.truth, dict[str, Any]()
     known = np.zeros(len(test.predicted), bool) if truth is None else np.isfinite(truth).any(1)
     if truth is not None and known.any():
@@ -183,7 +192,7 @@ def _training(inputs: EvaluationInputs) -> list[Section]:
     if not np.isfinite(history.get("loss", np.nan)).any():
         return []
     best = compare.best_epoch(inputs.history)
-    prose = [f"{len(inputs.history)} epochs, counted from 0."]
+    prose = [f"{len(inputs.history)} epochs."]
     prose += [] if best is None else [f"Epoch {best} has the lowest validation loss."]
     if "epoch_seconds" in history:
         prose.append(f"They took {np.nansum(history['epoch_seconds']) / 60:.1f} minutes.")
@@ -213,6 +222,39 @@ def _answers(found: Mapping[str, Estimate], sums: evaluate.Sums, inputs: Evaluat
         Section("predicted", [Picture("predicted_vs_true", against)]),
         Section("calibration", [Picture("reliability", diagrams), Table("reliability", bins)]),
     ]
+
+
+def _words(inputs: EvaluationInputs) -> list[Section]:
+    """A few galaxies beside what the network and the volunteers say of them."""
+    if inputs.images is None:
+        return []
+    images, rows = inputs.images, evaluate.varied(inputs.truth, VARIED)
+    said = [beside(inputs.predicted[row], inputs.truth[row], inputs.tree) for row in rows]
+    picture = Picture("galaxies_in_words", lambda: galaxies_in_words(images(rows), said))
+    return [Section("words", [picture])]
+
+
+def _noise(inputs: EvaluationInputs, numbers: dict[str, Any]) -> list[Section]:
+    """How much of the squared error is the votes' noise, where the number of volunteers is known; adds to `numbers`."""
+    if inputs.voters is None:
+        return []
+    found = noise.budget(inputs.truth, inputs.predicted, inputs.voters, inputs.tree)
+    if found is None:
+        return []
+    rows = [
+        {
+            "question": q.text,
+            "part of the mean squared error": e,
+            "noise of the votes": n,
+            "share of noise": n / e if e > 0 else None,
+        }
+        for q, e, n in zip(inputs.tree.questions, found.error, found.noise, strict=True)
+    ]
+    total = {"galaxies": found.galaxies, "mse": float(found.error.sum()), "noise": float(found.noise.sum())}
+    numbers["noise of the votes"] = total
+    picture = Picture("error_budget", lambda: error_budget(found, inputs.tree))
+    values = {**total, "share": 100 * total["noise"] / total["mse"], "volunteers": float(np.median(inputs.voters))}
+    return [Section("noise", [picture, Table("error_budget", rows)], values)]
 
 
 def _galaxies(images: Images, inputs: EvaluationInputs, ids: np.ndarray) -> list[Section]:
@@ -268,7 +310,7 @@ def _mergers(inputs: EvaluationInputs, ids: np.ndarray, merger: int) -> tuple[di
 def _tree(predicted: np.ndarray, tree: Tree) -> Section:
     rows = evaluate.tree_check(predicted, tree)
     largest = max(row["largest violation"] for row in rows)
-    verdict = "They do here." if largest < 1e-3 else f"Here they do not, by up to {largest:.3f}."
+    verdict = "They do here." if largest < 1e-3 else f"Here they differ from that by up to {largest:.3f}."
     return Section("tree", [Table("tree", rows)], {"verdict": verdict})
 
 
@@ -283,7 +325,8 @@ def compare_report(
     Raises:
       UserError: the runs cannot be compared (see `compare.align`).
     """
-    result, tree = compare.compare(runs, resamples), runs[0].tree
+    with Bar("comparing the runs"):
+        result, tree = compare.compare(runs, resamples), runs[0].tree
     histories = {run.name: compare.columns(run.history) for run in runs}
     notes = [result.note] if result.note else []
     values = {"galaxies": result.galaxies, "optimism": OPTIMISM}
@@ -303,7 +346,8 @@ def compare_report(
     best = min(result.runs, key=lambda row: row["val. MSE"].value)
     cards = [("lowest MSE", f"{best['val. MSE'].value:.5f}", best["run"]), ("runs", str(len(runs)), "compared")]
     numbers = {"galaxies": result.galaxies, "note": result.note, "statements": result.statements}
-    publish(outdir, f"{tree.name}: runs compared", sections, numbers, cards, context)
+    note = next(filter(None, (note_on(run.config) for run in runs)), "")  # they share their galaxies
+    publish(outdir, f"{tree.name}: runs compared", sections, numbers, cards, context, note=note)
     return result
 
 
@@ -315,7 +359,7 @@ def write_submission(path: str | os.PathLike[str], galaxy_id: np.ndarray, predic
       predicted: [N, 37], of Galaxy Zoo 2's answers as Kaggle orders them; finite.
 
     Raises:
-      UserError: what Kaggle would refuse.
+      UserError: Kaggle would refuse it.
     """
     columns = GALAXY_ZOO_2.columns
     if predicted.shape != (len(galaxy_id), len(columns)) or not len(galaxy_id):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gz_jax.analysis import explore, plots, plots_labels
-from gz_jax.analysis.page import Picture, Section, Table, publish, text
+from gz_jax.analysis.page import Picture, Section, Table, note_on, publish, text
 from gz_jax.labels import Tree
 
 EXAMPLES = 24
@@ -44,7 +44,13 @@ def explore_report(
     chosen = np.sort(np.random.default_rng(seed).choice(a.seen, min(EXAMPLES, a.seen), replace=False))
     correlation = explore.correlation(a)
     pairs = [
-        {"first": tree.columns[i], "second": tree.columns[j], "correlation": correlation[i, j]}
+        {
+            "first": tree.columns[i],
+            "its answer": tree.texts[i],
+            "second": tree.columns[j],
+            "the other answer": tree.texts[j],
+            "correlation": correlation[i, j],
+        }
         for i, j in itertools.combinations(range(len(tree.columns)), 2)
         if tree.question_of[i] != tree.question_of[j]
     ]
@@ -55,7 +61,8 @@ def explore_report(
         if np.isfinite(v)
     ]
     numbers = {"training galaxies": a.count, "correlation": correlation}
-    cards = [("training galaxies", text(a.count), f"{a.seen - a.count:,} more have no labels")]
+    missing = a.seen - a.count
+    cards = [("training galaxies", text(a.count), f"{missing:,} more have no labels" if missing else "all have labels")]
     prose: list[str] = []
     if (a.known < a.count).any():
         prose.append(
@@ -63,8 +70,8 @@ def explore_report(
             "those that have both."
         )
     if b is not None:
-        compared, words = _against(a, b)
-        prose += words
+        compared, sentences = _against(a, b)
+        prose += sentences
         numbers |= compared
         cards += [
             ("validation galaxies", text(b.count), f"{100 * b.count / (a.count + b.count):.1f} % of all"),
@@ -86,7 +93,8 @@ def explore_report(
     ]
     if pipeline is not None:
         sections.append(Section("pipeline", [Picture("pipeline", lambda: plots_labels.pipeline_examples(*pipeline))]))
-    return publish(outdir, f"{tree.name}: the data", sections, numbers, cards, context, {"answers": len(tree.columns)})
+    words, note = {"answers": len(tree.columns)}, note_on((context or {}).get("config"))
+    return publish(outdir, f"{tree.name}: the data", sections, numbers, cards, context, words, note)
 
 
 def _against(a: explore.LabelSummary, b: explore.LabelSummary) -> tuple[dict[str, Any], list[str]]:
@@ -104,8 +112,9 @@ def _against(a: explore.LabelSummary, b: explore.LabelSummary) -> tuple[dict[str
         "answers beyond it": beyond,
     }
     return numbers, [
-        f"Always answering with the training means gives an RMSE of {guess:.4f} on the validation galaxies: "
-        "what any model has to beat.",
-        f"With a random split, the Kolmogorov-Smirnov distance of training and validation labels is above "
-        f"{limit} for about one answer in twenty; here for {beyond} of {int(np.isfinite(distance).sum())}.",
+        f"Always predicting the training galaxies' mean fractions gives an RMSE of {guess:.4f} on the validation "
+        "galaxies. A model must have a lower RMSE to be useful.",
+        "Training and validation galaxies should have similar labels. The Kolmogorov-Smirnov distance is the largest "
+        "difference between the cumulative distributions of the two. With a random split it is above "
+        f"{limit} for about one answer in twenty. Here it is for {beyond} of {int(np.isfinite(distance).sum())}.",
     ]

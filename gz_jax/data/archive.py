@@ -1,8 +1,8 @@
-"""Files by name out of a folder, a zip, or a zip inside a zip, with nothing unpacked to disk.
+"""Read files by name from a folder, a zip, or a zip inside a zip. Nothing is unpacked to disk.
 
-Kaggle's one big zip holds further zips, stored or deflated. A stored one is a window on the big file. A
-deflated one is inflated from the nearest of the decompressor's states kept every 4 MiB, so that memory stays
-small in any order of reading; finding those states costs one pass over the file when it is opened.
+Kaggle's one big zip contains further zips. Some are stored without compression: these are read in place. Others are
+deflated. For these, a copy of the decompressor's state is kept every 4 MiB, and reading starts from the nearest copy.
+So files can be read in any order with little memory. Making the copies takes one pass over the file when it is opened.
 """
 
 import functools
@@ -22,7 +22,7 @@ from gz_jax.runtime.errors import UserError
 
 _BLOCK = 4 << 20  # bytes between two kept states of a decompressor; each state takes some 50 kB
 _MAX_READ = 256 << 20  # bytes at once: of an entry, or of a zip's directory (3 million names)
-_MAX_RATIO = 50  # by which an inner zip may be deflated; Kaggle's shrink by a few per cent
+_MAX_RATIO = 50  # largest allowed compression of an inner zip; Kaggle's shrink by a few per cent
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -49,9 +49,9 @@ class Source(NamedTuple):
 
 
 class _Window(io.RawIOBase):
-    """`size` bytes of a file from `start` on as a seekable file of its own position.
+    """`size` bytes of a file, from `start` on, as a file of its own that can be read from any position.
 
-    It reads no more at once than any entry of a zip may have.
+    It refuses to read more than `_MAX_READ` bytes at once.
     """
 
     def __init__(self, file: io.FileIO, start: int, size: int):
@@ -84,7 +84,7 @@ class _Window(io.RawIOBase):
 
 
 class _Inflated(_Window):
-    """The same for a deflated member: `size` inflated bytes out of the `packed` window."""
+    """The same for a deflated file: `size` bytes, which are inflated from the window `packed`."""
 
     def __init__(self, packed: _Window, size: int):
         super().__init__(packed.file, 0, size)
@@ -104,7 +104,9 @@ class _Inflated(_Window):
         position, state = self._states[number]
         wanted, state, out = min(_BLOCK, self.size - number * _BLOCK), state.copy(), bytearray()
         while len(out) < wanted:
-            data = self._packed.pread(1 << 14, position)  # small: a kept state holds on to what it left of it
+            data = self._packed.pread(
+                1 << 14, position
+            )  # small, since a kept state keeps the part of it that was not used
             out += (new := state.decompress(data, wanted - len(out)))
             position += len(data) - len(state.unconsumed_tail)
             if not new and (state.eof or not data):
@@ -115,12 +117,14 @@ class _Inflated(_Window):
 
 
 def _open(file: pathlib.Path | _Window, where: str) -> tuple[_Window, zipfile.ZipFile, list[zipfile.ZipInfo]]:
-    """A zip and those of its entries that matter, all with safe paths."""
+    """A zip, and its entries without hidden ones. All paths are checked to be safe."""
     try:
         window = file if isinstance(file, _Window) else _Window(io.FileIO(file), 0, os.path.getsize(file))
         archive = zipfile.ZipFile(window)
         infos = archive.infolist()
-        if infos and min(info.header_offset for info in infos) != 0:  # the end of an inner zip, taken for the outer's
+        if (
+            infos and min(info.header_offset for info in infos) != 0
+        ):  # the end of an inner zip was taken for that of the outer
             raise zipfile.BadZipFile("its end is missing")
         if sum(info.compress_size for info in infos) > window.size:
             raise zipfile.BadZipFile("its entries overlap: a zip bomb")
@@ -181,7 +185,7 @@ def from_zip(path: pathlib.Path, suffix: str, inner: str | None = None) -> Sourc
     def read(name: str) -> bytes:
         if sizes[name] > _MAX_READ:
             raise zipfile.BadZipFile(f"more than {_MAX_READ >> 20} MiB")
-        with archive.open(chosen[name]) as file:  # read() without a size would inflate whatever is there
+        with archive.open(chosen[name]) as file:  # without a size, read() would inflate any amount of data
             return file.read(sizes[name])
 
     return Source(where, sizes, read, {name: info.CRC for name, info in chosen.items()})

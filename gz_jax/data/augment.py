@@ -1,14 +1,14 @@
 """Rotation, flip, zoom and shift as one affine map, and the anti-aliased warp that applies it.
 
-Every random number is a pure function of (seed, epoch, galaxy_id), computed on the host in NumPy, so that the
-streaming and the device-resident pipelines see the same galaxies at the same angles, and a run that was killed and
-started again sees what it would have seen. The warp exists twice, in TensorFlow and in JAX, with the same maths:
-each output pixel is the mean of `supersample` x `supersample` bilinear samples of the source, so rotation comes
-before downsizing (paper section 4.2) and there is no aliasing. At angle 0, 204 -> 68 px is the exact 3 x 3 box mean.
-Without augmentation images are seen as by `look.see`.
+Every random number is a pure function of (seed, epoch, galaxy_id), computed on the host in NumPy. So all pipelines see
+the same galaxies at the same angles, and a run that is continued sees the same images as one that was not interrupted.
+The warp exists twice, in TensorFlow and in JAX, with the same mathematics: each output pixel is the mean of
+`supersample` x `supersample` bilinear samples of the source. Rotation therefore comes before downsizing (paper section
+4.2), without aliasing. At angle 0, 204 -> 68 px is exactly the mean of 3 x 3 pixels. Without augmentation, images are
+seen as by `look.see`.
 
 Coordinates: x to the right, y down, in source pixels from the image's centre. An affine map [2, 3] takes a point of
-the output (in source-pixel units) to the point of the source that is seen there.
+the output (in units of source pixels) to the point of the source that is shown there.
 """
 
 import math

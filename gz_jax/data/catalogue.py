@@ -1,7 +1,8 @@
-"""A person's own table of images and labels as a data set: read, checked as a whole, and split.
+"""A user's own table of images and labels as a data set: read, checked as a whole, and split.
 
-Each row is a galaxy: an id, an image file and columns of labels. A column `split` is obeyed; without it, galaxies are
-split by a hash of their ids, as Kaggle's are. Rows without any label are a test set: they are predicted, and no more.
+Each row is a galaxy: an id, an image file and columns of labels. If there is a column `split`, it decides the split.
+Otherwise a hash of the id decides, as for Kaggle's galaxies. Rows without any label are a test set, which is only
+predicted.
 """
 
 import collections
@@ -98,8 +99,8 @@ def open_dataset(
     for one in ("train", "validation"):
         if not len(rows[one]):
             raise UserError(
-                f"of the {int(good.sum())} usable galaxies in {path} none is for {one}: "
-                f"{int((good & (sides != 'test')).sum())} have labels and are not for testing."
+                f"no galaxy in {path} is left for {one}: of {int(good.sum())} usable galaxies, "
+                f"{int((good & (sides != 'test')).sum())} have labels and do not belong to the test set."
             )
     splits = {one: _split(table, some, picture) for one, some in rows.items() if len(some)}
     train, validation = (table.labels.fractions[rows[one]] for one in ("train", "validation"))
@@ -146,7 +147,7 @@ def _image_file(table: Table, sight: Sight, row: int) -> ImageFile:
 
 
 def _keys(ids: np.ndarray) -> np.ndarray:
-    """int64 [n] that stand for ids of any kind where a number is needed: themselves, or a hash of the text."""
+    """Numbers int64 [n] in place of ids, where numbers are needed: the ids themselves, or a hash of their text."""
     if ids.dtype.kind == "i":
         return ids.astype(np.int64)
     hashed = (hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in ids)
@@ -164,9 +165,7 @@ def _sides(table: Table, validating: Callable[[np.ndarray], np.ndarray]) -> np.n
     if given.any() and not (labelled & (sides == "validation")).any():  # a table of train and test alone
         sides[training] = drawn[training]
     if bare := int((~labelled & (sides != "test")).sum()):
-        _log.warning(
-            "%d galaxies have no labels: they are predicted, but used neither for training nor for validation", bare
-        )
+        _log.warning("%d galaxies have no labels: they are predicted, but not used for training or validation", bare)
     sides[~labelled] = "test"
     return sides
 
@@ -205,6 +204,6 @@ def _check_images(
                 remarks.update(re.sub(r"[0-9][0-9.]* ?%? ?|: .*", "", note).strip() for note in reason.split("; "))
     if remarks:
         text = ", ".join(f"{number} {what}" for what, number in remarks.most_common(6))
-        _log.warning("remarks on the images as they are seen (they are used): %s", text)
+        _log.warning("remarks on the images, all of which are used: %s", text)
     problems.keep(kept, unusable)
     return unusable

@@ -8,7 +8,7 @@ from gz_jax.labels import Tree
 from gz_jax.runtime.errors import UserError
 from gz_jax.trees.tree import listed, nearest
 
-REST = "rest"  # instead of a column: what the other answers of the question leave of 1
+REST = "rest"  # in place of a column: 1 minus the other answers of the question
 # What published tables have after an answer's name (Galaxy Zoo DECaLS, DESI, Euclid; Galaxy Zoo 2, Hart et al. 2016).
 _ENDINGS: dict[Kind, tuple[str, ...]] = {
     "counts": ("", "_count"),
@@ -22,8 +22,8 @@ class Columns(NamedTuple):
     """Names of a table's label columns.
 
     Attributes:
-      answers: one for each answer of the tree, with its count or fraction; `REST` where that is what the other answers
-        leave. Empty where the labels are classes.
+      answers: one for each answer of the tree, with its count or fraction; `REST` for 1 minus the question's other
+        answers. Empty if the labels are classes.
       totals: one for each question, with its number of votes; None where the table has none, or the labels are counts.
       classes: one for each question, with the name of an answer. Empty unless the labels are classes.
     """
@@ -86,11 +86,11 @@ def choose(there: Sequence[str], tree: Tree, kind: Kind, mapped: dict[str, str],
     for left, right in mapped.items():
         if left not in of_kind:
             raise UserError(
-                f"--config.data.columns: {left!r} means nothing where --config.data.labels={kind}, which takes "
+                f"--config.data.columns: {left!r} cannot be given with --config.data.labels={kind}; possible are "
                 f"{listed(of_kind, 20)}."
             )
         if right == REST and left not in tree.columns:
-            raise UserError(f"--config.data.columns: {REST!r} is for an answer, and {left!r} is none.")
+            raise UserError(f"--config.data.columns: {REST!r} can only be given for an answer, and {left!r} is none.")
         answers = [one for one in tree.columns if mapped.get(one) == right != REST]
         if len(answers) > 1:
             raise UserError(f"--config.data.columns: {' and '.join(answers)} are both {right!r}.")
@@ -121,7 +121,7 @@ def _mappable(tree: Tree, kind: Kind) -> list[str]:
 
 
 def rest_of(columns: Columns, tree: Tree, kind: Kind) -> Iterator[tuple[int, list[int]]]:
-    """(answer, the other answers of its question) of each answer that is what the others leave of 1.
+    """(answer, the other answers of its question) for each answer that is 1 minus the others.
 
     Raises:
       UserError: two answers of one question, or labels that do not add up to 1.

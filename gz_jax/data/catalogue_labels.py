@@ -1,11 +1,12 @@
-"""What a table's label columns say, as joint vote fractions and votes: pure functions of arrays.
+"""A table's label columns as joint vote fractions and votes: pure functions of arrays.
 
 Four kinds of labels are published: counts of votes for each answer; conditional fractions, of those who were asked the
-question; joint fractions, of all volunteers (Kaggle's); and classes, one answer a question. All become
+question; joint fractions, of all volunteers (Kaggle's); and classes, one answer for each question. All become
   fractions float32 [n, answers]: joint, NaN where unknown;
-  votes float32 [n, answers]: how many votes each answer got, in units of a nominal number of volunteers, 0 where
-    nobody was asked. Where only fractions are known, the nominal number of volunteers is taken to have looked.
-A question that nobody was asked is unknown. Joint fractions alone say 0 of it, as Kaggle's do, and are taken so.
+  votes float32 [n, answers]: how many votes each answer got, divided by a nominal number of volunteers; 0 where
+    nobody was asked. If only fractions are known, the nominal number of volunteers is assumed.
+The answers to a question that nobody was asked are unknown. Joint fractions give 0 for them, as Kaggle's do, and are
+used as they are.
 
 Source of the published kinds: Willett et al. 2013 (MNRAS 435, 2835), section 3; Walmsley et al. 2022 (MNRAS 509, 3966),
 appendix A.
@@ -21,9 +22,9 @@ from gz_jax.trees.tree import nearest
 
 Kind = Literal["counts", "conditional", "joint", "class"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-ROUNDING = 0.005  # by which a fraction may be wrong: they are published with two digits or more
+ROUNDING = 0.005  # largest rounding error of a fraction: they are published with two digits or more
 MOST = 1e9  # votes of an answer
-_OUTSIDE = 1e-5  # by which a fraction may leave 0..1
+_OUTSIDE = 1e-5  # a fraction may lie so far outside of 0..1
 
 
 class Fault(NamedTuple):
@@ -121,7 +122,7 @@ def of_joint(fractions: np.ndarray, totals: np.ndarray, tree: Tree, nominal: flo
 
 
 def of_class(names: np.ndarray, tree: Tree, nominal: float) -> Labels:
-    """Labels from the name of one answer a question: as if all volunteers had agreed.
+    """Labels from the name of one answer for each question, as if all volunteers had agreed.
 
     Args:
       names: object [n, questions] of str, None where there is none. An answer is called by its name, its column, its
@@ -157,7 +158,7 @@ def of_class(names: np.ndarray, tree: Tree, nominal: float) -> Labels:
 
 
 def rounding(terms: int) -> float:
-    """By how much the sum of so many rounded fractions may miss what it should be."""
+    """Largest rounding error of the sum of so many fractions."""
     return terms * ROUNDING + 1e-6
 
 
@@ -178,7 +179,7 @@ def _labels(conditional: np.ndarray, totals: np.ndarray, faults: list[Fault], tr
 
 
 def _volunteers(totals: np.ndarray, tree: Tree, nominal: float) -> np.ndarray:
-    """How many looked at each galaxy, in nominal units [n]: the total of the first question asked of all; else 1."""
+    """Volunteers of each galaxy, in nominal units [n]: the total of the first question that all are asked; else 1."""
     first = [q for q, parents in enumerate(tree.parents) if not parents]
     known = totals[:, first] / nominal
     given = np.isfinite(known) & (known > 0)
@@ -200,7 +201,7 @@ def _without(values: np.ndarray, faults: Sequence[Fault]) -> np.ndarray:
 
 
 def _numbers(values: np.ndarray, tree: Tree, infinite: str, outside: str, low: float, high: float) -> Iterator[Fault]:
-    """One fault a row and kind, however many of its answers have it."""
+    """One fault for each row and kind, even if several of its answers have it."""
     for kind, wrong in (
         (infinite, np.isinf(values)),
         (outside, np.isfinite(values) & ((values < low) | (values > high))),
@@ -217,7 +218,7 @@ def _totals(totals: np.ndarray, tree: Tree) -> Iterator[Fault]:
 
 
 def _partial(values: np.ndarray, tree: Tree) -> Iterator[Fault]:
-    """Questions with a label for some of their answers alone."""
+    """Questions that have a label for some of their answers only."""
     for question, answers in zip(tree.questions, tree.slices, strict=True):
         gone = np.isnan(values[:, answers])
         for i in np.flatnonzero(gone.any(1) & ~gone.all(1)):

@@ -1,4 +1,4 @@
-"""The rows of a person's table of galaxies, checked one by one."""
+"""The rows of a user's table of galaxies, checked one by one."""
 
 import functools
 import os
@@ -60,7 +60,7 @@ def plan(
       UserError: columns are missing.
     """
     if not path.name.lower().endswith((".csv", ".parquet", *inputs.FITS_SUFFIXES)):
-        raise UserError(f"{path} is no table that is read: CSV (.csv), Parquet (.parquet) or FITS (.fits)")
+        raise UserError(f"{path} is not a table that can be read: use CSV (.csv), Parquet (.parquet) or FITS (.fits)")
     there = tables.names(path, [id_column, *files])
     chosen = catalogue_columns.choose(there, tree, kind, catalogue_columns.parse(columns, tree), suffix)
     list(catalogue_columns.rest_of(chosen, tree, kind))
@@ -69,14 +69,15 @@ def plan(
         if len(there) == 1 and (others := [mark for mark in ";\t|" if mark in there[0]]):
             raise UserError(f"{path} has {others[0]!r} between its columns; write it with commas.")
         raise UserError(
-            f"{path} has {text}. Name them by --config.data.id_column, .file_column, .columns='answer=column, ...' or "
-            f".suffix (what they have after the names in the tree, which is {tree.name}: --config.tree)."
+            f"{path} has {text}. Name the columns with --config.data.id_column, --config.data.file_column, "
+            "--config.data.columns='answer=column, ...' or --config.data.suffix (an ending of all label columns). The "
+            f"decision tree is {tree.name}; --config.tree names another."
         )
     return chosen, [name for name in (SPLIT, sight.scale_column) if name in there and name]
 
 
 class _Faults:
-    """What is wrong with a table's rows, gathered on the way."""
+    """Collects what is wrong with a table's rows."""
 
     def __init__(self, path: pathlib.Path, ids: pa.Array, files: pa.Array) -> None:
         self.path, self.ids, self.files = path, ids, files
@@ -85,7 +86,7 @@ class _Faults:
         self._known: set[tuple[int, str]] = set()
 
     def add(self, row: int, kind: str, detail: str = "") -> None:
-        """Once for each row and kind."""
+        """Add a fault, once for each row and kind."""
         if (row, kind) in self._known:
             return
         where = f"row {row + 1}"
@@ -94,7 +95,7 @@ class _Faults:
         note = f"{where}{detail and ', '}{detail[:100]}"
         self.problems.append(Problem(self.ids[row].as_py() or where, self.files[row].as_py() or "", kind, note))
         if len(self.problems) > MAX_PROBLEMS:
-            self.give_up("and more: are these the right columns?")
+            self.give_up("There are more. Are these the right columns?")
 
     def give_up(self, text: str) -> NoReturn:
         raise UserError(f"{report(self.problems, self.path, 'the catalogue')}\n{text}")
@@ -131,7 +132,7 @@ def read(
     stamps, times = _stamps(place, rows, faults)
     kept = np.flatnonzero(~faults.bad)
     if not len(kept):
-        faults.give_up("No row is usable: are these the right columns?")
+        faults.give_up("No row can be used. Are these the right columns?")
     ids = identifiers.from_texts(listed.ids.take(pa.array(kept)))
     order = np.argsort(ids, kind="stable")
     kept = kept[order]

@@ -55,7 +55,7 @@ def joined(*notes: str) -> str:
 
 
 class _Blocks(io.BytesIO):
-    """A FITS file whose headers, which astropy reads block by block, cannot go on for ever."""
+    """A FITS file whose headers, which astropy reads block by block, cannot be endless."""
 
     blocks = 0
 
@@ -78,13 +78,15 @@ def read_planes(
       extension: by number, name or 'NAME,EXTVER'; None takes `SCI`, else the first image that is neither named as
         something else (weights, errors, masks) nor less than half as wide and high as the largest (a preview).
       extensions: three of one size instead, as red, green and blue.
-      planes: of a cube, as red, green and blue; None takes the first three, and remarks on it where there are more.
+      planes: of a cube, as red, green and blue; None takes the first three, and adds a remark if there are more.
         Cubes have their planes first, or last ([H, W, 3]).
 
     Raises:
       UnusableError: no such image, too large, truncated, or planes that do not fit together.
     """
-    from astropy.io import fits  # here, for those who never meet FITS: importing it takes a third of a second
+    from astropy.io import (
+        fits,
+    )  # not at the top: importing it takes a third of a second, and many users have no FITS files
 
     if len(files) > 1:
         require(extensions is None, "three extensions of three files")
@@ -147,7 +149,7 @@ def _science(units: Any) -> Any:
         for number, unit in enumerate(units):
             if _is_image(unit):
                 images.append((number, unit))
-    except Exception:  # a damaged unit must not hide an image before it
+    except Exception:  # an image before a damaged unit is still used
         if not images:
             raise
     require(bool(images), "no image in the FITS file")
@@ -162,7 +164,7 @@ def _science(units: Any) -> Any:
 
 
 def _named(unit: Any, words: re.Pattern[str]) -> bool:
-    """Told by EXTNAME, or by ESO's HDUCLAS2 and 3 (DATA, ERROR, QUALITY)."""
+    """Whether one of the words is in EXTNAME, or in ESO's HDUCLAS2 and 3 (DATA, ERROR, QUALITY)."""
     text = " ".join([unit.name, *(str(unit.header.get(key, "")) for key in ("HDUCLAS2", "HDUCLAS3"))])
     return any(words.fullmatch(word) for word in re.split(r"[^A-Z0-9]+", text.upper()))
 
@@ -181,7 +183,7 @@ def _pixels(units: Any, length: int, extension: int | str | None) -> np.ndarray:
     require(int(np.prod(shape, dtype=object)) <= MAX_PIXELS, f"too large: {text} pixels")
     if not hasattr(unit, "compressed_data"):
         claimed = unit.fileinfo()["datLoc"] + abs(unit.header["BITPIX"]) // 8 * int(np.prod(shape))
-        require(claimed <= length, f"truncated: the header promises {claimed} bytes, the file has {length}")
+        require(claimed <= length, f"truncated: the header says {claimed} bytes, the file has {length}")
     blank, zero = unit.header.get("BLANK"), unit.header.get("BZERO", 0)
     pixels = np.asarray(unit.data).reshape(-1, *shape[-2:])
     if pixels.dtype.kind == "u" and isinstance(blank, int) and zero:  # astropy overlooks BLANK in unsigned integers

@@ -17,7 +17,7 @@ from gz_jax.data.fits import MAX_BLOCKS
 
 _BLOCK = 2880  # bytes; the unit of which FITS files are made
 _AT_ONCE = 16 << 20  # bytes of rows in memory
-_MAX_SKIPPED = 1 << 33  # bytes of other extensions in a compressed file, which must be unpacked to get past them
+_MAX_SKIPPED = 1 << 33  # bytes of other extensions in a compressed file; they must be unpacked to be skipped
 
 
 class Found(NamedTuple):
@@ -40,7 +40,9 @@ def read_columns(path: str | os.PathLike[str], names: Sequence[str], max_rows: i
       ValueError: a column that is no scalar, a truncated or damaged table, more than `max_rows` rows.
       OSError, EOFError: the file cannot be read.
     """
-    from astropy.io import fits  # here, for those who never meet FITS: importing it takes a third of a second
+    from astropy.io import (
+        fits,
+    )  # not at the top: importing it takes a third of a second, and many users have no FITS files
 
     with contextlib.closing(_open(path)) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -62,7 +64,7 @@ def read_columns(path: str | os.PathLike[str], names: Sequence[str], max_rows: i
                     return Found(None, tables, has_image)
             else:
                 return Found(None, tables, has_image)
-        except Exception:  # astropy raises anything on hostile headers; what reads the images will say what is wrong
+        except Exception:  # astropy raises anything on hostile headers; the reader of images says what is wrong
             return Found(None, tables, True)
         try:
             return Found(_rows(file, header, names, max_rows), tables, has_image)
@@ -121,7 +123,7 @@ def _rows(file: io.BufferedIOBase, header: Any, names: Sequence[str], max_rows: 
     if width > _AT_ONCE:
         raise ValueError(f"a row of {width} bytes")
     parts: dict[str, list[pa.Array]] = {name: [] for name in names}
-    header["PCOUNT"] = 0  # what lies behind the rows stays unread
+    header["PCOUNT"] = 0  # data after the rows are not read
     for start in range(0, total, step := max(1, _AT_ONCE // max(width, 1))):
         header["NAXIS2"] = count = min(step, total - start)
         data = file.read(count * width)
@@ -137,7 +139,7 @@ def _rows(file: io.BufferedIOBase, header: Any, names: Sequence[str], max_rows: 
 def _column(table: Any, name: str) -> pa.Array:
     column, values = table.columns[name], np.asarray(table.data[name])
     if values.ndim != 1 or values.dtype.kind not in "Siuf":
-        raise ValueError(f"column {name!r} has the format {column.format}: a text, or one number a row, is needed")
+        raise ValueError(f"column {name!r} has the format {column.format}: each row must have a text or one number")
     if values.dtype.kind == "S":  # to its first NUL, by the standard
         return pa.array([value.partition(b"\0")[0].strip() for value in values.tolist()], pa.binary())
     missing = None if column.null is None or values.dtype.kind == "f" else values == column.null

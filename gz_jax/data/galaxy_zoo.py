@@ -1,8 +1,8 @@
 """Kaggle's Galaxy Zoo files as the TFDS data set `galaxy_zoo_challenge`: prepared once, then read by index.
 
-Preparing checks everything first, then writes ArrayRecord files with the original JPEG bytes into a temporary
-directory that is renamed when whole. A data set's name holds everything that decides its content, so that
-other files, another split or another treatment of bad galaxies never meet an old preparation. TFDS needs no
+Preparing first checks everything. Then it writes ArrayRecord files with the original JPEG bytes into a temporary
+folder, which is renamed when it is complete. The data set's name depends on everything that decides its content: with
+other files, another split or another treatment of bad galaxies, a new data set is prepared. TFDS does not need
 TensorFlow for this.
 """
 
@@ -218,7 +218,7 @@ def _dataset(splits: dict[str, Split], metadata: dict[str, Any], known: dict[str
 
 
 def warn_of_differences(statistics: dict[str, Any]) -> None:
-    """Say it where train and validation do not look alike."""
+    """Log a warning if training and validation galaxies have different labels."""
     if statistics["ks_exceeded"]:
         worst = ", ".join(f"{c} ({statistics['ks_distance'][c]:.3f})" for c in statistics["ks_exceeded"])
         _log.warning("train and validation differ more than chance allows (KS distance) in %s", worst)

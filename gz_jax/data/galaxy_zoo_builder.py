@@ -1,4 +1,4 @@
-"""The TFDS builder `galaxy_zoo_challenge`, and what happens first: check all, choose who goes where."""
+"""The TFDS builder `galaxy_zoo_challenge`, and the choice of galaxies for each split."""
 
 import contextlib
 import functools
@@ -6,15 +6,17 @@ import io
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gz_jax.data import kaggle, kaggle_check, kaggle_split, tensorflow_cpu
-from gz_jax.data.problems import Problem, progress_bar
+from gz_jax.data.problems import Problem
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.progress import Bar
 
 _PER_SHARD = 2048  # galaxies; TFDS holds one shard's records (30 MB) in memory while writing
 
@@ -35,8 +37,13 @@ def builder_class() -> type:
     tensorflow_cpu.quiet()
     import tensorflow_datasets as tfds
 
+    class Info(tfds.core.DatasetInfo):
+        def initialize_from_bucket(self):
+            """TFDS' servers do not have this data set. Asking them leaves an empty temporary folder each time."""
+
     class GalaxyZooChallenge(tfds.core.ShardBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
+        bar: Bar  # counts what is written, see `prepare`
         url_infos = None  # no downloads by URL; looking for them needs a package TFDS forgets to install
 
         def __init__(self, *, contents: Contents | None = None, **kwargs):
@@ -44,7 +51,7 @@ def builder_class() -> type:
             super().__init__(file_format="array_record", **kwargs)
 
         def _info(self):
-            return tfds.core.DatasetInfo(
+            return Info(
                 builder=self,
                 description="Galaxy images with volunteers' vote fractions (Galaxy Zoo 2; Kaggle, 2013).",
                 features=tfds.features.FeaturesDict(
@@ -61,16 +68,12 @@ def builder_class() -> type:
 
         def _shard_iterators_per_split(self, dl_manager):
             del dl_manager
-            total = sum(len(ids) for _, ids, _ in self.contents.splits.values())
-            bar = progress_bar(total, "Preparing galaxies")
 
             def examples(images, ids, fractions):
                 for galaxy_id, votes in zip(ids.tolist(), fractions, strict=True):
                     image = images.read(galaxy_id)
                     yield galaxy_id, {"galaxy_id": galaxy_id, "image": image, "vote_fractions": votes}
-                    bar.update()
-                if bar.n == total:
-                    bar.close()
+                    self.bar.advance()
 
             return {
                 name: [
@@ -136,7 +139,7 @@ def choose(
     }
     for name, (_, members, _) in splits.items():
         if not len(members):
-            raise UserError(f"of {len(ids)} valid galaxies in {files.directory} none is left for {name}")
+            raise UserError(f"no galaxy is left for {name}: {files.directory} has {len(ids)} valid galaxies")
     statistics = kaggle_split.compare_splits(splits["train"][2], splits["validation"][2], tree)
     if files.test and (left := [i for i in sorted(files.test.names) if str(i) not in bad]):
         nothing = np.full((len(left), len(tree.columns)), np.nan, np.float32)
@@ -148,7 +151,10 @@ def choose(
 
 @quiet()
 def prepare(builder: Any, contents: Contents, store: pathlib.Path) -> None:
-    """Write the data set; call it under the lock, so that what lies there half-written is of the dead."""
+    """Write the data set, and say first how large it is and where it goes.
+
+    Call it under the lock: what then lies there half-written was left by a process that has ended.
+    """
     import tensorflow_datasets as tfds
 
     for stale in builder.data_path.parent.glob("incomplete.*"):
@@ -156,7 +162,10 @@ def prepare(builder: Any, contents: Contents, store: pathlib.Path) -> None:
     needed = 1.1 * sum(images.sizes[i] for images, ids, _ in contents.splits.values() for i in ids.tolist())
     if (free := shutil.disk_usage(store).free) < needed:
         raise UserError(f"{store} has {free / 1e9:.1f} GB left, {needed / 1e9:.1f} GB are needed")
+    total, folder = sum(len(ids) for _, ids, _ in contents.splits.values()), builder.data_path.parent
+    print(f"preparing {total:,} galaxies, once: {needed / 1e9:.2g} GB in {folder}", file=sys.stderr, flush=True)
     try:
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        with Bar("Preparing galaxies", total, "galaxies") as builder.bar:
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except (OSError, RuntimeError) as error:  # RuntimeError is the record writer's
         raise UserError(f"preparing the data set in {store} failed: {error}") from error

@@ -1,7 +1,7 @@
 """Identifiers of galaxies from any table or file name: int64 where all of them are whole numbers, else text.
 
-SDSS objIDs have 19 digits and fill int64, so that no digit may be lost on the way: a column stored as floating point
-is exact up to 2^53 only, and refused beyond.
+SDSS objIDs have 19 digits and need all of int64, so no digit may be lost. Numbers stored as floating point are exact
+only up to 2^53. Larger ones are refused.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _CHUNK = 100_000  # rows turned from Arrow to Python at a time
 def parse(text: str) -> tuple[int | None, str]:
     """A whole number of int64 in decimal digits, and ''; or None and what is wrong with the text.
 
-    Leading zeros count for nothing here. Floating point notation is refused: what wrote it may have dropped digits.
+    Leading zeros are ignored. Floating point notation is refused, since digits may have been lost when it was written.
     """
     if short := re.fullmatch(r"(-?)0*([0-9]{1,19})", text):
         value = int("".join(short.groups()))
@@ -92,21 +92,21 @@ def _of_floats(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         raise UserError(_lost(name, f"{large[0].as_py():.17g}"))
     broken = pc.filter(numbers, pc.not_equal(pc.round(numbers), numbers))
     if len(broken):
-        raise UserError(f"column {name!r} holds {broken[0].as_py():g}: an id is a whole number or a text")
+        raise UserError(f"column {name!r} holds {broken[0].as_py():g}: an id must be a whole number or a text")
     return numbers.cast(pa.int64())
 
 
 def _lost(name: str, value: str) -> str:
     return (
-        f"column {name!r} is stored as floating point and has lost digits ({value}): write the ids again, as whole "
-        "numbers or text, from where they are complete"
+        f"column {name!r} is stored as floating point and has lost digits ({value}): write it again from the complete "
+        "ids, as whole numbers or text"
     )
 
 
 def from_texts(found: pa.Array) -> np.ndarray:
-    """int64 [n] where each text (string [n], no null) is a whole number of 64 bits as one would print it, else str [n].
+    """int64 [n] if every text (string [n], no null) is a whole number of 64 bits without leading zeros, else str [n].
 
-    '007' and '9223372036854775808' stay text, and so does all that stands beside them.
+    One text such as '007' or '9223372036854775808' keeps all of them as text.
     """
     if _all(found, r"^(0|-?[1-9][0-9]{0,18})$"):
         with contextlib.suppress(pa.ArrowInvalid):  # beyond int64

@@ -1,4 +1,4 @@
-"""An image file of a catalogue, not opened yet, and how it is looked at."""
+"""An image file of a catalogue, before it is opened, and which part of it is seen."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

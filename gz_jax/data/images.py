@@ -1,7 +1,7 @@
-"""Anyone's cutouts as the network wants them: JPEG, PNG, TIFF or FITS in, uint8 [size, size, 3] and a flag out.
+"""Image files as input of a network: JPEG, PNG, TIFF or FITS in, uint8 [size, size, 3] and a flag out.
 
-A file that cannot be used is never an error here: it comes back black, flagged `BAD`, with a reason. Memory
-is bounded by `MAX_BYTES` and `MAX_PIXELS` whatever a header claims.
+A file that cannot be used raises no error here: the result is a black image, the flag `BAD` and a reason. Memory is
+limited by `MAX_BYTES` and `MAX_PIXELS`, whatever a header says.
 """
 
 import bz2
@@ -111,7 +111,9 @@ def read_cutout(
         )
         shown = look.cutouts(pixels, side, size, turned) if around is None else _around(pixels, side, around)
         return shown, NOTED if note else GOOD, note
-    except Exception as error:  # decoders raise anything on hostile bytes; one bad file must not stop a million
+    except (
+        Exception
+    ) as error:  # decoders raise anything on hostile bytes; one bad file must not stop the prediction of a catalogue
         return black(size if around is None else around[0], turned), BAD, _reason(error)
 
 
@@ -125,7 +127,7 @@ def read_opened(
     """`read_cutout` of what `opened` gives, a source and further arguments; `BAD`, with a reason, where it raises."""
     try:
         source, how = opened()
-    except Exception as error:  # of a table's, a zip's or the system's own
+    except Exception as error:  # of a table, a zip or the operating system
         reason = str(error) if isinstance(error, UserError) else f"cannot be read: {error}"
         return black(size if around is None else around[0], turned), BAD, reason[:200]
     return read_cutout(source, size=size, turned=turned, around=around, **how)
@@ -199,7 +201,7 @@ def _bytes(source: bytes | str | os.PathLike[str]) -> bytes:
 def _data(source: Source | Sequence[Source]) -> tuple[bool, list[bytes]]:
     """Whether it is FITS; the bytes of one file, or of three of one kind, unzipped."""
     files = [source] if isinstance(source, bytes | str | os.PathLike) else source
-    require(files is not source or len(files) == 3, "a picture comes from one file, or from three: red, green, blue")
+    require(files is not source or len(files) == 3, "a picture needs one file, or three (red, green, blue)")
     data: list[bytes] = []
     for one in files:
         data.append(_unzipped(_bytes(one)))

@@ -1,4 +1,4 @@
-"""A catalogue of image files (folder, glob, zip, table), and its cutouts in batches, in order."""
+"""A catalogue of image files (folder, glob, zip or table), and its cutouts, in order and in batches."""
 
 import collections
 import concurrent.futures
@@ -103,8 +103,10 @@ def list_inputs(
     else:
         raise UserError(f"{text} is no folder, zip, CSV, Parquet or FITS table, or image ({READ})")
     if file_columns:
-        names = f"the columns {', '.join(file_columns)} could name files"
-        raise UserError(f"{text} is no table, in which {names}; one file for each: --file_columns=")
+        raise UserError(
+            f"{text} is not a table, so it has no columns {', '.join(file_columns)}. If each galaxy has one file, say "
+            "--file_columns= (empty)."
+        )
     return found
 
 
@@ -162,8 +164,8 @@ def _of_files(
         first, second = (names[row][start:] for row in rows[:2])
         raise UserError(
             f"{where}: {_ids(count)} used more than once, the first is {ids[rows[0]]}, by {first} and {second}: files "
-            "whose names differ in suffix alone are one galaxy. Say which are meant by a glob, for example "
-            f"'FOLDER/**/*{_kind(first)}', or by a table"
+            "whose names differ only in the suffix have the same id. Choose one kind by a glob, for example "
+            f"'FOLDER/**/*{_kind(first)}', or use a table"
         )
     order = np.argsort(ids, kind="stable")
     names = [names[row] for row in order]
@@ -179,7 +181,7 @@ def _of_files(
 
 
 def _unicode(names: Iterable[str]) -> pa.Array:
-    """Names of files as string [n], in which what is not Unicode is written as an escape."""
+    """Names of files as string [n]; bytes that are not Unicode are written as escapes."""
     return pa.array((name.encode("utf-8", "backslashreplace") for name in names), pa.binary()).cast(pa.string())
 
 

@@ -1,6 +1,6 @@
-"""Kaggle's Galaxy Zoo files, wherever they lie: found and read. No TensorFlow.
+"""Find and read Kaggle's Galaxy Zoo files. TensorFlow is not needed.
 
-The competition's one big zip, its inner zips and the extracted folders are all read as they are, also mixed.
+The competition's one big zip, its inner zips and the extracted folders can all be read, also a mixture of them.
 Source: Kaggle, "Galaxy Zoo - The Galaxy Challenge" (2013): 61,578 training JPEGs of 424 x 424 pixels with 37
 vote fractions each, 79,975 test JPEGs.
 """
@@ -61,7 +61,7 @@ def _images(source: archive.Source) -> Images:
 
 
 def _places(directory: pathlib.Path, stem: str, suffix: str) -> Iterator[archive.Source]:
-    """Extracted files first, then the inner zip, then the big one; each is opened when it is asked for."""
+    """Extracted files first, then the inner zip, then the big one. Each is opened only when it is needed."""
     if (directory / stem).is_dir():
         yield archive.from_folder(directory / stem, suffix)
     if (plain := directory / f"{stem}{suffix}").is_file():
@@ -83,8 +83,8 @@ def find(directory: str | os.PathLike) -> KaggleFiles:
     directory = pathlib.Path(directory).expanduser()
     if not directory.exists():
         raise UserError(
-            f"the data directory {directory} does not exist: --config.data.dir=FOLDER (of --mode=evaluate, "
-            "--data_dir=FOLDER) says where Kaggle's files are"
+            f"the data directory {directory} does not exist: say where Kaggle's files are with "
+            "--config.data.dir=FOLDER (with --mode=evaluate: --data_dir=FOLDER)"
         )
     solutions, train, test = (
         next((source for source in _places(directory, stem, suffix) if source.sizes), None)

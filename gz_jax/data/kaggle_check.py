@@ -1,4 +1,4 @@
-"""What can be wrong with Kaggle's files, found before anything is built, and reported all at once."""
+"""Checks of Kaggle's files: all problems are found before anything is prepared, and reported together."""
 
 import collections
 import csv
@@ -46,7 +46,7 @@ def _rows(name: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(file: Iterable[str]) -> Iterator[str]:
-    """The same lines, none of them so long, or continued on the next, that a row would fill the memory."""
+    """The same lines. A line that is too long, or a quote that stays open, is refused: it could fill the memory."""
     for line in file:
         if len(line) > _MAX_LINE or line.count('"') % 2:
             raise csv.Error(f"a line of {len(line)} characters" + ", with a quote that is not closed" * ('"' in line))
@@ -57,8 +57,8 @@ def _check_header(name: str, header: Sequence[str]) -> None:
     expected = ("GalaxyID", *GALAXY_ZOO_2.columns)
     if "" in header:
         raise UserError(
-            f"{name} has a column without a name, number {header.index('') + 1}: pandas writes its index so; write the "
-            "table without it (index=False)"
+            f"{name} has a column without a name, number {header.index('') + 1}. pandas writes its index in this way: "
+            "write the table without it (index=False)"
         )
     faults = {
         "lacks the column": [c for c in expected if c not in header],
@@ -153,7 +153,7 @@ def read_solutions(source: archive.Source, tree: Tree = GALAXY_ZOO_2) -> Solutio
 def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:
     """(kind, detail) of what is wrong with a JPEG of `image_size` squared RGB pixels; None if nothing is.
 
-    The size is looked at before anything is decoded, so that a decompression bomb stays unexploded.
+    The size is checked before anything is decoded, so that a decompression bomb does no harm.
     """
     if not data:
         return "image of 0 bytes", ""
@@ -175,7 +175,7 @@ def jpeg_fault(data: bytes, image_size: int) -> tuple[str, str] | None:
 
 
 def check_images(images: Images, image_size: int = 424, workers: int | None = None) -> list[Problem]:
-    """Decode every image once, in threads; only as many as there are threads are in memory.
+    """Decode every image once, in threads. Memory holds only as many images as there are threads.
 
     Args:
       images: what `find` found.

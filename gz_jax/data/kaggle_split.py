@@ -1,4 +1,4 @@
-"""Which galaxies validate, decided by a hash; and whether the two sides look alike."""
+"""The split into training and validation galaxies by a hash, and a test whether the two have similar labels."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,8 +17,8 @@ Fold = tuple[int, int]  # a fold's number, from 0, and the number of folds
 def side(galaxy_id: np.ndarray, seed: int, validation_fraction: float, fold: Fold | None = None) -> np.ndarray:
     """Which galaxies are for validation: bool [n] from (seed, galaxy_id) alone.
 
-    The same galaxy falls on the same side on every machine, whatever else is in the set. A larger fraction
-    only adds galaxies to validation.
+    A galaxy is on the same side on every machine and in every set of galaxies. A larger fraction only adds galaxies to
+    validation.
 
     Args:
       galaxy_id: int64 [n].
@@ -39,7 +39,7 @@ def mark(seed: int, validation_fraction: float, fold: Fold | None) -> str:
 
 
 def compare_splits(train: np.ndarray, validation: np.ndarray, tree: Tree) -> dict[str, Any]:
-    """Do both sides follow the same distributions? (The paper, section 3, looks at histograms.)
+    """Compare the distributions of both sides. (The paper, section 3, compares histograms.)
 
     Args:
       train: vote fractions [n, answers], NaN where unknown.
@@ -50,9 +50,9 @@ def compare_splits(train: np.ndarray, validation: np.ndarray, tree: Tree) -> dic
       JSON-ready: mean vote fraction per answer and side; per answer the two-sample Kolmogorov-Smirnov distance and its
       critical value (99.9 %, Bonferroni over the answers, asymptotic); the answers beyond it; RMSE of guessing the
       training means for validation, a galaxy's squared error being the mean over its known answers; the most common
-      largest answer of validation, its share. None stands for what no known value decides.
+      largest answer of validation, its share. None where there is no known value.
     """
-    from scipy import stats  # two seconds, which prediction need not wait for
+    from scipy import stats  # takes two seconds, and prediction does not need it
 
     train, validation = np.asarray(train, np.float64), np.asarray(validation, np.float64)
     samples = [[column[~np.isnan(column)] for column in x.T] for x in (train, validation)]

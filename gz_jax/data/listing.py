@@ -1,4 +1,4 @@
-"""What lies below a folder, or matches a glob, with symbolic links followed and loops of them ended."""
+"""Files below a folder, or those that match a glob. Symbolic links are followed, and loops of links end."""
 
 import collections
 import glob
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 def ignored(name: str) -> bool:
-    """Whether a path's name is of a folder ('a/'), hidden, or in a hidden folder or macOS' __MACOSX."""
+    """Whether a path names a folder ('a/'), is hidden, or lies in a hidden folder or in macOS' __MACOSX."""
     parts = re.split(r"[/\\]", name)
     hidden = any(part.startswith(".") and part.strip(".") for part in parts)
     return not parts[-1] or hidden or "__MACOSX" in parts
@@ -25,8 +25,8 @@ def fault(path: str) -> str:
 def walk(folder: str | os.PathLike[str], *, folders: bool = False) -> Iterator[tuple[str, str]]:
     """Files below a folder in a fixed order, links to folders followed, without what is `ignored`.
 
-    Each folder is entered once, however many links lead to it, so that loops end and no image is there twice; its own
-    path goes before links to it.
+    Each folder is entered once, even if several links lead to it, so that loops end and no image is listed twice. A
+    folder's own path comes before links to it.
 
     Args:
       folders: give the folders that are entered instead of the files; the first is ''.
@@ -45,7 +45,7 @@ def walk(folder: str | os.PathLike[str], *, folders: bool = False) -> Iterator[t
                 yield relative, "link to a folder that is listed already"
                 continue
             entered.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as entries:  # which says what is a file without a look at each
+            with os.scandir(path) as entries:  # tells files from folders without a call for each
                 inside = sorted(
                     (e.name, e.is_dir(follow_symlinks=False), e.is_file(follow_symlinks=False)) for e in entries
                 )

@@ -1,7 +1,7 @@
-"""What a network is shown of an image: the central square, at the network's size. NumPy only.
+"""What a network sees of an image: the central square, at the network's size. NumPy only.
 
-Every reader that shows a network an image as it is ends here: prediction from files and arrays, evaluation, the decoded
-validation galaxies; tf.data uses the same weights. `augment.warp` is the same with a random affine map.
+This is used wherever an image is not augmented: prediction from files and arrays, evaluation, and validation galaxies.
+tf.data uses the same weights. `augment.warp` does the same with a random affine map.
 
 The square is centred on the image's centre, to the half pixel on each axis. Each output pixel is the mean of `samples`
 x `samples` bilinear samples, at most one source pixel apart. Samples outside of the image take the nearest pixel.
@@ -62,15 +62,15 @@ def samples(crop: float, size: int) -> int:
 
 
 def central(length: int, side: int) -> slice:
-    """The central `side` of `length` pixels, or one more so that the centre stays; all of them where they are fewer."""
+    """The central `side` of `length` pixels, or one more to keep the centre; all pixels if there are fewer."""
     start = max(0, (length - side) // 2)
     return slice(start, length - start)
 
 
 def reach(crop: int, size: int, turned: bool = False) -> int:
-    """The side of what `cutouts` reads; the rest need not be decoded.
+    """Side of the square that `cutouts` reads; the rest need not be decoded.
 
-    Samples closer than a pixel blend the outermost pixels with their neighbours.
+    If samples lie closer than a pixel, the outermost ones also need the neighbouring pixels.
     """
     return math.ceil(crop * math.sqrt(2)) + 2 if turned else crop + 2 * (crop % size > 0)
 
@@ -99,7 +99,7 @@ def weights(length: int, crop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     np.add.at(weight, (row, np.minimum(column + 1, width - 1)), part / count)
     weight = np.rint(weight * 2**22) / 2**22
     for array in (start, weight):
-        array.setflags(write=False)  # the cache's own
+        array.setflags(write=False)  # shared by all callers through the cache
     return start, weight
 
 

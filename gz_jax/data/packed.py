@@ -1,7 +1,7 @@
 """Decode every image of a split once and keep the uint8 cutouts, in memory or in a memory-mapped file.
 
-What is kept is the network's own input where nothing is augmented (68 x 68 pixels: all of Kaggle's training galaxies
-in 0.7 GB), else a cutout large enough for the augmentation. Pillow decodes; TensorFlow is not needed.
+Without augmentation, the network's input itself is kept (68 x 68 pixels: 0.7 GB for all of Kaggle's training galaxies).
+With augmentation, a larger cutout is kept. Pillow decodes; TensorFlow is not needed.
 """
 
 import concurrent.futures
@@ -14,10 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from gz_jax.data import look
 from gz_jax.data.augment import View
@@ -25,6 +23,7 @@ from gz_jax.data.image_file import ImageFile
 from gz_jax.data.split import Records, Split
 from gz_jax.runtime import files, lock
 from gz_jax.runtime.errors import UserError
+from gz_jax.runtime.progress import Bar
 
 CHUNK = 1024
 
@@ -87,7 +86,7 @@ def decoded(split: Split, view: View, *, final: bool, turned: bool = False, work
 
 
 def is_encoded(split: Split) -> bool:
-    """Whether the images of a split are files still."""
+    """Whether the images of a split are files that have not been decoded."""
     return split.size > 0 and split.read(np.array([0]))["image"].dtype == object
 
 
@@ -128,13 +127,15 @@ def _keep(path: pathlib.Path, shape: tuple[int, ...], fill: Callable[[np.ndarray
                 f"the decoded cutouts need {needed / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f}: make room, "
                 "choose another --config.data.store, or stream the images: --config.data.pipeline=stream"
             )
+        size = f"{needed / 1e9:.2g} GB in {path.parent}"
+        print(f"decoding {shape[0]:,} images, once: {size}", file=sys.stderr, flush=True)
         images = np.lib.format.open_memmap(temporary[0], "w+", np.uint8, shape)
         packed = fill(images)
         images.flush()
         with open(temporary[1], "wb") as rest:
             np.savez(rest, **{name: array for name, array in packed._asdict().items() if name != "image"})
         os.replace(temporary[1], _labels(path))
-        os.replace(temporary[0], path)  # last: its presence says that all is whole
+        os.replace(temporary[0], path)  # last: this file is there only if everything is complete
     except OSError as error:
         raise UserError(f"cannot keep decoded cutouts in {path.parent}: {error.strerror}") from error
     finally:
@@ -144,22 +145,22 @@ def _keep(path: pathlib.Path, shape: tuple[int, ...], fill: Callable[[np.ndarray
 
 
 def _kept(path: pathlib.Path, shape: tuple[int, ...], answers: int) -> Packed:
-    """What `pack` left; NumPy unpickles nothing unless asked to."""
+    """What `pack` wrote. Nothing is unpickled."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         with np.load(_labels(path), allow_pickle=False) as saved:
             packed = Packed(images, *(saved[name] for name in Packed._fields[1:]))
-    except Exception as error:  # zipfile's, NumPy's and the system's own
-        raise UserError(f"{path} is no cache of decoded images ({error}): delete it.") from error
+    except Exception as error:  # of zipfile, NumPy or the operating system
+        raise UserError(f"{path} is damaged ({error}): delete it, and the images are decoded again.") from error
     kinds = [(array.shape, array.dtype) for array in packed]
     labels = ((shape[0], answers), np.float32)
     if kinds != [(shape, np.uint8), labels, labels, ((shape[0],), np.int64)]:
-        raise UserError(f"{path} is a cache of other images than these {shape[0]}: delete it.")
+        raise UserError(f"{path} belongs to other images than these {shape[0]}: delete it, and they are decoded again.")
     return packed
 
 
 def file_name(name: str, view: View, final: bool) -> str:
-    """Of a split's cutouts: what was kept of its images."""
+    """Name of the file of a split's cutouts, which says what part of the images it holds."""
     return f"{name}_{view.crop}to{view.size}.npy" if final else f"{name}_{view.cutout}.npy"
 
 
@@ -174,12 +175,11 @@ def _labels(path: pathlib.Path) -> pathlib.Path:
 def _fill(split: Split, answers: int, images: np.ndarray) -> Packed:
     fractions, votes = np.empty((2, split.size, answers), np.float32)
     packed = Packed(images, fractions, votes, np.empty(split.size, np.int64))
-    quiet: dict[str, Any] = {"mininterval": 0.5 if sys.stderr.isatty() else 30, "disable": jax.process_index() > 0}
-    with tqdm(total=split.size, desc="decoding", unit="image", **quiet) as bar:
+    with Bar("Decoding images", split.size, "images") as bar:
         for start in range(0, split.size, CHUNK):
             index = np.arange(start, min(start + CHUNK, split.size))
             records = split.read(index)
             for name, array in packed._asdict().items():
                 array[index] = records[name]
-            bar.update(len(index))
+            bar.advance(len(index))
     return packed

@@ -52,7 +52,7 @@ def _picture(data: bytes, most: int) -> tuple[Image.Image, np.ndarray | None, st
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> str:
-    """Refuses what Pillow would show wrongly; remarks on further pages."""
+    """Refuse kinds of TIFF that Pillow shows wrongly; a remark if there are further pages, else ''."""
     bits, photometric = image.tag_v2.get(258, (1,)), image.tag_v2.get(262)
     bits = bits if isinstance(bits, tuple) else (bits,)
     require(set(bits) <= {1, 8, 16}, f"TIFF of {max(bits)}-bit numbers: save it with 8 or 16 bits, or as FITS")
@@ -67,14 +67,14 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> str:
 
 
 def is_grey(pixels: np.ndarray) -> bool:
-    """Of uint8 [H, W] or [H, W, 3]; most colour pictures are told by a few pixels."""
+    """Whether uint8 [H, W] or [H, W, 3] is grey. A few pixels are tested first, which is fast for colour pictures."""
     return pixels.ndim == 2 or all((part[..., :1] == part[..., 1:]).all() for part in (pixels[::8, ::8], pixels))
 
 
 def blank(square: np.ndarray) -> float:
     """Share of uint8 [H, W] or [H, W, 3] in squares of 16 pixels of one black, grey or white, as missing data have.
 
-    0 where half of the other pixels equal their neighbour, too: there JPEG has smoothed the sky.
+    0 if half of the other pixels also equal their neighbour: then JPEG has smoothed the sky.
     """
     bands = [square] if square.ndim == 2 else list(np.moveaxis(square, -1, 0))
     few = np.asarray(sum(band[::8, ::8].astype(np.uint32) << 8 * i for i, band in enumerate(bands)))
@@ -90,5 +90,5 @@ def blank(square: np.ndarray) -> float:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """`convert` would copy what is RGB already."""
+    """The image as RGB; without a copy if it is RGB already."""
     return image if image.mode == "RGB" else image.convert("RGB")

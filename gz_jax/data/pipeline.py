@@ -1,8 +1,8 @@
 """tf.data: shuffled, augmented training batches and finite, masked evaluation batches, as NumPy arrays.
 
-What an epoch holds is decided here in NumPy, as a function of (seed, epoch): the order of the galaxies and their
-affine maps. tf.data only carries it out, in parallel. A run can therefore start in the middle of an epoch, and each
-process of several can take its share of every batch, without any state to save.
+The order of the galaxies in an epoch and their affine maps are computed here in NumPy, as functions of (seed, epoch).
+tf.data only reads and warps the images, in parallel. A run can therefore start in the middle of an epoch, and each of
+several processes can take its share of every batch, without any saved state.
 """
 
 import functools
@@ -25,8 +25,8 @@ Maps = Callable[[np.ndarray], np.ndarray]  # galaxy_id [n] -> affine maps [n, 2,
 def train_indices(size: int, batch_size: int, *, seed: int, epoch: int) -> np.ndarray:
     """Indices of every training batch of an epoch: int64 [steps, batch_size], every galaxy at least once.
 
-    The permutation depends on (seed, epoch) alone. Batches are all whole, so that the step compiles once: the last is
-    filled up from the epoch's beginning.
+    The permutation depends on (seed, epoch) alone. All batches are full, so that the step compiles once: the last one
+    is filled up with the first galaxies of the epoch.
     """
     order = np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(size)
     return np.resize(order, (-(-size // batch_size), batch_size))
@@ -90,7 +90,7 @@ def _batches(
         return
     image = first["image"]
     if maps is None and image.dtype != object and image.shape[-2] == view.size:
-        for index, keep in zip(indices, mask, strict=True):  # nothing left to do to the images
+        for index, keep in zip(indices, mask, strict=True):  # the images are ready
             yield {**split.read(index), "mask": keep}
     else:
         yield from _stream(split, view, indices, mask, maps, first)
@@ -111,7 +111,7 @@ def _stream(
     def fetch(index: np.ndarray) -> tuple[np.ndarray, ...]:
         try:
             records = split.read(index)
-        except UserError as error:  # TensorFlow would make a page of its own of it
+        except UserError as error:  # TensorFlow would add a page of text to it
             failures.append(error)
             raise
         affines = np.zeros((len(index), 2, 3)) if maps is None else maps(records["galaxy_id"])

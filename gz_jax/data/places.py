@@ -1,4 +1,4 @@
-"""Where the image files are that a table names: beside it, in another folder, or in a zip."""
+"""Find the image files that a table names: beside it, in another folder, or in a zip."""
 
 import itertools
 import os
@@ -101,7 +101,7 @@ def find_file(name: str, folder: pathlib.Path) -> str:
     """
     if "\0" in name:
         raise UserError(f"no such file: {name[:170]!r}")
-    path = os.path.join(folder, name)  # pathlib takes ten times as long, and there may be a million
+    path = os.path.join(folder, name)  # pathlib takes ten times as long, and a table may have a million rows
     if os.path.exists(path):
         return path
     text = name.strip()
@@ -109,7 +109,7 @@ def find_file(name: str, folder: pathlib.Path) -> str:
     if separator and scheme.lower() == "file":
         text = urllib.parse.unquote(rest.removeprefix("localhost"))
     elif separator and scheme.isalnum():
-        raise UserError(f"a URL, and only files are read: {text}")
+        raise UserError(f"a URL, but only files can be read: {text}")
     for last in (text, os.path.expanduser(text), os.path.expanduser(text.replace("\\", "/"))):
         path = os.path.join(folder, last)
         if os.path.exists(path):

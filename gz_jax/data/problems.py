@@ -5,17 +5,15 @@ import csv
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import tqdm
-
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.files import atomic, harmless, write_json
+from gz_jax.runtime.progress import Bar
 
-MAX_PROBLEMS = 100_000  # before a table is refused as another one altogether
+MAX_PROBLEMS = 100_000  # with more, the table is probably another one, and is refused
 _SHOWN = (10, 5, 2, 1)  # galaxies named per kind of problem: fewer where there are many kinds, ...
 _LONGEST = 7_000  # ... so that a message has at most so many characters
 _KINDS = 50  # kinds in a message
@@ -23,7 +21,7 @@ _KEPT = "checked.json"
 
 
 class Problem(NamedTuple):
-    """A fault that concerns one galaxy (`galaxy_id` is the file's name where that is no number)."""
+    """A problem of one galaxy (`galaxy_id` is the file's name where that is not a number)."""
 
     galaxy_id: str
     file: str
@@ -39,20 +37,15 @@ def in_threads(
     check: Callable[[Sequence[Any]], Any], chunks: Iterable[Sequence[Any]], total: int, workers: int | None
 ) -> Iterator[Any]:
     """What `check` finds in each chunk of the `total` images, in order, by `workers` threads (None: one per core)."""
-    with progress_bar(total, "Checking images") as bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    bar = Bar("Checking images", total, "images", first=0.0)
+    with bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
             for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
                 yield found
-                bar.update(len(chunk))
+                bar.advance(len(chunk))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def progress_bar(total: int, text: str) -> tqdm.tqdm:
-    """A bar with ETA; in a log file a line every half minute."""
-    interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm.tqdm(total=total, desc=text, unit=" galaxies", mininterval=interval, maxinterval=interval)
 
 
 def kept(folder: pathlib.Path) -> list[Problem] | None:

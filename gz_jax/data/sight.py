@@ -1,7 +1,7 @@
-"""What a network sees of an image, said once: which square of the sky, and how FITS data become a picture.
+"""What a network sees of an image: which square of the sky, and how FITS data become a picture.
 
-A config says it (`data.crop`, `share` or `field`, and `fits`), training reads every image by it, the workdir keeps it,
-and prediction with that network takes it unless it is told otherwise.
+A config sets it (`data.crop`, `share` or `field`, and `fits`). Training reads every image in this way, the workdir
+stores it, and prediction with that network uses it unless flags say otherwise.
 """
 
 import math
@@ -19,7 +19,7 @@ SETTINGS = ("crop", "share", "field", "pixel_scale", *FITS)
 
 
 class Sight(NamedTuple):
-    """Which square of an image is looked at, and how.
+    """Which square of an image a network sees, and how.
 
     Attributes:
       crop: its side in pixels; field: its side in arcsec, which needs a pixel scale; share: where both are None, its
@@ -91,11 +91,11 @@ def changed(sight: Sight, flags: tuple[str, str] = ("--", "--"), /, **settings: 
       UserError: no such setting, a value that cannot be, two sizes of the square, or arcsec without a pixel scale.
     """
     if unknown := sorted(settings.keys() - set(SETTINGS)):
-        raise UserError(f"{unknown[0]!r} is no setting of what is looked at; there are {', '.join(SETTINGS)}.")
+        raise UserError(f"{unknown[0]!r} is not a setting of what a network sees; there are {', '.join(SETTINGS)}.")
     flag, sizes = flags[0], {name: settings.get(name) for name in ("crop", "share", "field")}
     given = {f"{flag}{name}={value:g}": value for name, value in sizes.items() if value is not None}
     if len(given) > 1:
-        raise UserError(f"{' and '.join(given)}: one of them says which square is looked at; leave the other None.")
+        raise UserError(f"{' and '.join(given)}: only one of them can say which square is seen; leave the other None.")
     for text, value in given.items():
         least = "positive" if sizes["crop"] is None else "at least 1"
         if not (value > 0 if least == "positive" else value >= 1) or value == math.inf:

@@ -1,4 +1,4 @@
-"""What a FITS image holds beside its objects: pixels without data, the level of the sky, the noise."""
+"""Measure the level of the sky and the noise in a FITS image, and find pixels without data."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 SAMPLES = 250_000  # pixels that tell the sky well enough
-RARE = 0.001  # share of pixels below which a repeated value is not looked into, and in such squares not believed
-BLOCK = 12  # pixels across a square of one value that neither noise nor JPEG's blocks of 8 make
+RARE = 0.001  # a repeated value in a smaller share of the pixels, or of such squares, is ignored
+BLOCK = 12  # pixels across; noise and JPEG's blocks of 8 do not make squares of one value this large
 
 
 class Sky(NamedTuple):
@@ -66,7 +66,9 @@ def _measure(
     if noise is not None:
         total = np.hypot.reduce(np.array(noise, float) * np.array(scales, float) * there)
         return Sky(levels, float(total) / len(pixels), missing)
-    rows = _sampled(pixels, missing, scales, np.s_[:: 2 * step * step, :SAMPLES])  # neighbours stay neighbours
+    rows = _sampled(
+        pixels, missing, scales, np.s_[:: 2 * step * step, :SAMPLES]
+    )  # whole rows, for differences of neighbours
     samples[~there] = rows[~there] = 0  # a plane without data adds nothing
     rounding = float(np.spacing(np.abs(levels).max())) if pixels.dtype.kind == "f" else 0.0
     if np.isfinite(samples.mean(0)).any():

@@ -1,4 +1,4 @@
-"""What every source of galaxies offers: random access to records, whatever lies behind it."""
+"""The interface of every source of galaxies: records that can be read in any order."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ def tree_mark(tree: Tree) -> str:
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Steele, Lea & Flood 2014: a bijective mixer of uint64 [...] whose outputs pass for random."""
+    """Steele, Lea & Flood 2014: a bijective function of uint64 [...] whose outputs look random."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -50,6 +50,6 @@ def lupton(
     intensity = np.maximum(above.mean(0), 1e-6)
     gain = np.arcsinh(stretch.q * intensity / stretch.softening) / stretch.q / intensity
     colour = np.maximum(above, 0) * gain
-    colour /= np.maximum(colour.max(0), 1)  # too bright keeps its hue
+    colour /= np.maximum(colour.max(0), 1)  # pixels that are too bright keep their colour
     shown = np.moveaxis((255 * colour + 0.5).astype(np.uint8), 0, -1)
     return (shown[..., 0] if shown.shape[-1] == 1 else shown), note

@@ -1,4 +1,4 @@
-"""Tables that list galaxies: their ids and files out of CSV, Parquet or FITS, as little of the rest as can be."""
+"""Read ids, file names and other wanted columns of tables of galaxies: CSV, Parquet or FITS."""
 
 import csv as python_csv
 import difflib
@@ -96,7 +96,7 @@ def columns(path: pathlib.Path, names: Sequence[str]) -> dict[str, pa.ChunkedArr
 def numbers(
     path: pathlib.Path, name: str, column: pa.ChunkedArray, no_number: Callable[[int, str], object]
 ) -> np.ndarray:
-    """A column as float64 [n], NaN for what is missing; texts that are no numbers are told by row.
+    """A column as float64 [n], NaN where missing; `no_number(row, text)` is called for texts that are not numbers.
 
     Raises:
       UserError: it holds neither numbers nor text.
@@ -194,9 +194,9 @@ def _parquet(path: pathlib.Path, wanted: list[str]) -> tuple[list[pa.ChunkedArra
     _require(path, wanted, there := schema.names)
     for name in wanted:
         if pa.types.is_nested(kind := schema.field(name).type):
-            raise ValueError(f"column {name!r} holds {kind}: a text, or one number a row, is needed")
+            raise ValueError(f"column {name!r} holds {kind}: each row must have a text or one number")
     with parquet.ParquetFile(path, read_dictionary=wanted) as file:
-        rows = file.metadata.num_rows  # a few kilobytes can repeat one value for ever
+        rows = file.metadata.num_rows  # a file of a few kilobytes can claim any number of rows
         if rows > MAX_ROWS:
             raise UserError(f"it says it has {rows} rows; more than {MAX_ROWS} are refused")
         table = file.read(columns=wanted)

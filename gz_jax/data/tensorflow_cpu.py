@@ -1,4 +1,4 @@
-"""TensorFlow as a reader of files only: quiet, and blind to GPUs."""
+"""TensorFlow, used only to read and warp images: its messages are hidden, and it does not see GPUs."""
 
 import functools
 import logging
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def quiet() -> None:
-    """Hide TensorFlow's start-up chatter, before its first import. Values a user has set are kept."""
+    """Hide TensorFlow's messages at start. Call it before the first import. Values that a user has set are kept."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announces itself at any log level
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -15,7 +15,7 @@ def quiet() -> None:
 
 @functools.cache
 def import_tensorflow() -> ModuleType:
-    """Import TensorFlow quietly and blind to GPUs: everybody who needs it takes it from here."""
+    """Import TensorFlow without messages and without GPUs. All of the package imports it through this function."""
     quiet()
     import tensorflow as tf
 

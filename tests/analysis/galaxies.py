@@ -77,10 +77,10 @@ def images(rows: np.ndarray) -> np.ndarray:
 
 
 def history(epochs: int) -> list[dict[str, float]]:
-    """A log with Keras' column names; the best epoch is 2."""
+    """A log with Keras' column names; the best epoch is 3."""
     return [
         {
-            "epoch": e,
+            "epoch": e + 1,
             "accuracy": 0.5 + 0.01 * e,
             "loss": 0.04 / (e + 1),
             "learning_rate": 0.001 if e < 4 else 0.0005,

@@ -162,5 +162,5 @@ def test_the_page_of_a_run_says_what_its_intervals_are_worth(kind, tmp_path):
     assert (tmp_path / "figures" / "transforms.png").exists() == (kind == "dirichlet")
     assert (tmp_path / "intervals.csv").exists()
     page = (tmp_path / "report.html").read_text()
-    assert "How sure it is" in page
+    assert "How certain the predictions are" in page
     assert ("log-likelihood" in page) == (kind == "dirichlet")

@@ -34,7 +34,7 @@ def test_rows_are_matched_by_galaxy_not_by_place():
     assert straight.note is None
     expected = np.mean((a.predicted.astype(np.float64) - a.truth) ** 2)
     assert straight.runs[0]["val. MSE"].value == pytest.approx(expected, rel=1e-9)
-    assert straight.runs[0]["best epoch"] == 2
+    assert straight.runs[0]["best epoch"] == 3
     difference = straight.differences[0]["MSE difference"]
     assert difference.value == pytest.approx(straight.runs[0]["val. MSE"].value - straight.runs[1]["val. MSE"].value)
 
@@ -114,12 +114,12 @@ def test_what_cannot_be_compared_is_refused(runs, message):
 
 
 def test_a_log_read_from_a_file_is_text():
-    rows = [{"epoch": "0", "val_loss": "0.5", "loss": ""}, {"epoch": "1", "val_loss": "nan", "extra": "1e-3"}]
+    rows = [{"epoch": "1", "val_loss": "0.5", "loss": ""}, {"epoch": "2", "val_loss": "nan", "extra": "1e-3"}]
     columns = compare.columns(rows)
     np.testing.assert_array_equal(columns["val_loss"], [0.5, np.nan])
     np.testing.assert_array_equal(columns["extra"], [np.nan, 1e-3])
     assert np.isnan(columns["loss"]).all()
-    assert compare.best_epoch(rows) == 0
+    assert compare.best_epoch(rows) == 1
     assert compare.best_epoch([{"loss": 1.0}]) is None
 
 
@@ -151,9 +151,12 @@ def test_copies_repetitions_and_other_data_are_no_spread(known, statement):
 
 
 def test_runs_on_other_data_are_told_apart_from_other_labels():
-    other = run("b", 0.1, truth=fractions(600, seed=5))._replace(data="real")
-    with pytest.raises(UserError, match=r"validated on different data \(fingerprints drawn and real\)"):
-        compare.compare([run("a", 0.1)._replace(data="drawn"), other], resamples=10)
+    """The message says what kind of galaxies each run has, and shows no fingerprint."""
+    drawn = run("a", 0.1, config={"data.source": "synthetic"})._replace(data="1f2e")
+    real = run("b", 0.1, config={"data.source": "galaxy_zoo"}, truth=fractions(600, seed=5))._replace(data="3d4c")
+    with pytest.raises(UserError, match=r"not the same ones.*has synthetic galaxies, .*from Kaggle's files") as raised:
+        compare.compare([drawn, real], resamples=10)
+    assert not any(fingerprint in str(raised.value) for fingerprint in ("1f2e", "3d4c"))
 
 
 def test_runs_with_other_trees_are_refused_by_name_of_what_differs():

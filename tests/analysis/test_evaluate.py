@@ -321,3 +321,11 @@ def test_scores_of_one_question_are_those_of_a_classification():
     assert found["question_accuracy"] == found["accuracy"] == (truth.argmax(1) == predicted.argmax(1)).mean()
     assert found["question_majority"] == found["majority_share"]
     assert len(evaluate.tree_check(predicted, ONE_QUESTION)) == 1
+
+
+def test_varied_galaxies_by_hand():
+    """On a line at 0, 1, 2 and 9 (mean 3): the furthest from the mean, from that one, and from both."""
+    truth = np.array([[0.0], [1.0], [2.0], [9.0]])
+    assert evaluate.varied(truth, 3).tolist() == [3, 0, 2]
+    assert evaluate.varied(truth, 9).tolist() == [3, 0, 2, 1]
+    assert evaluate.varied(np.array([[np.nan, 1.0], [0.0, 1.0]]), 1).tolist() == [0]

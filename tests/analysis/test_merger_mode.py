@@ -95,6 +95,29 @@ def test_numbers_are_those_of_the_arrays_and_the_truth_is_recovered(tables, tmp_
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_the_page_says_first_how_many_are_found(tables, tmp_path):
+    """And, of a network trained on synthetic galaxies, that they are synthetic."""
+    paths = tables / "catalogue.parquet", tables / "validation.parquet"
+    results = merger_mode(*paths, tmp_path / "drawn", config={"data.source": "synthetic"})
+    counts = results["confusion"]
+    found, positive = counts["true_positive"], counts["true_positive"] + counts["false_negative"]
+    page = (tmp_path / "drawn" / "report.html").read_text()
+    first = page.partition('<dd class="value">')[2]
+    assert first.startswith(f"{found} of {positive}</dd>")
+    assert 'class="note">The network was trained on synthetic galaxies' in page
+    merger_mode(*paths, tmp_path / "real", config={"data.source": "galaxy_zoo"})
+    assert "synthetic" not in (tmp_path / "real" / "report.html").read_text()
+    blind = [
+        write_predictions(tmp_path / f"{name}.parquet", ids, np.full((len(ids), 37), 0.03))
+        for name, ids in (("catalogue", np.arange(N)), ("labelled", IDS))
+    ]
+    results = merger_mode(*blind, tmp_path / "blind", labels_csv=tables / "solutions.csv")
+    assert any(f"none of the {positive} positive validation galaxies" in text for text in results["caveats"])
+    page = (tmp_path / "blind" / "report.html").read_text()
+    assert f">0 of {positive}</dd>" in page
+    assert "cannot be measured" in page
+
+
 def test_folds_judge_every_labelled_galaxy_by_the_network_that_held_it_out(tables, tmp_path):
     """Three networks that give other scores; each fold's are its own network's."""
     scale = (1.0, 0.9, 0.8)
@@ -198,11 +221,14 @@ def test_any_answer(tables, tmp_path):
     share = float((CATALOGUE[:, COLUMNS.index("Class7.2")] > 0.2).sum() / (N - 1))
     assert results["estimates"]["count"].value == pytest.approx(share)
     assert not (tmp_path / "published.csv").exists()
-    assert "in between (Class7.2)" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "in between (Class7.2)" in page
+    for word in ("merger", "ublished", "not a rate", "alignment"):
+        assert word not in page.partition("</style>")[2].partition("How this was made</h2>")[0], word
     key = "how-rounded_in-between"
     paths = tables / "catalogue.parquet", tables / "validation.parquet"
     assert plain(merger_mode(*paths, tmp_path / "key", answer=key, threshold=0.2)) == plain(results)
-    with pytest.raises(UserError, match=r"no answer 'Class8\.9'; do you mean .*Class8\.6"):
+    with pytest.raises(UserError, match=r"no answer 'Class8\.9'; do you mean .*Class8\.6.* in gz_jax/trees/README.md"):
         merger_mode(tables / "catalogue.parquet", tables / "validation.parquet", tmp_path, answer="Class8.9")
 
 

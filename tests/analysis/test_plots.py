@@ -12,7 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from gz_jax.analysis import compare, evaluate, explore, mergers, plots, plots_labels, plots_predictions
+from gz_jax.analysis import (
+    compare,
+    evaluate,
+    explore,
+    mergers,
+    noise,
+    plots,
+    plots_labels,
+    plots_mergers,
+    plots_noise,
+    plots_predictions,
+    plots_words,
+)
+from gz_jax.analysis.merger_report import merger_report
+from gz_jax.inference.words import beside
 from gz_jax.labels import GALAXY_ZOO_2
 
 N = 12
@@ -63,8 +77,12 @@ def figures_of(tree, unknown=False):
     shares, asked = explore.histograms(summary), sums["asked"].sum(0)
     density, diagrams = evaluate.density(truth, predicted), evaluate.reliability(truth, predicted)
     spread, majority = found["answer_std"].value, found["question_majority"].value
-    titles = ["a", "b", "c"]
-    return {
+    titles, drawn = ["a", "b", "c"], images(IDS[:5])
+    said = [beside(one, true, tree) for one, true in zip(predicted[:5], truth[:5], strict=True)]
+    budget = noise.budget(truth, predicted, np.full(N, 44), tree, groups=4)
+    certain = {} if budget is None else {"error budget": (lambda: plots_noise.error_budget(budget, tree), 2)}
+    return certain | {
+        "galaxies in words": (lambda: plots_words.galaxies_in_words(drawn, said), 10),
         "histograms": (lambda: plots_labels.label_histograms(shares, shares, tree), k),
         "histograms of one side": (lambda: plots_labels.label_histograms(shares, None, tree), k),
         "answers' images": (lambda: plots_labels.answer_images(images(np.arange(k)), summary.high, tree), k),
@@ -114,6 +132,7 @@ def test_an_answer_known_nowhere_is_said_to_have_no_labels(figure):
 
 def check_texts(figure):
     """All inside the figure, and no words over others."""
+    figure.draw_without_rendering()
     renderer, inches, found = FigureCanvasAgg(figure).get_renderer(), figure.dpi_scale_trans.inverted(), []
     box, page = figure.get_tightbbox(renderer), figure.bbox_inches
     assert -0.02 < box.x0 < box.x1 < page.x1 + 0.02
@@ -163,6 +182,39 @@ def test_the_density_panel_holds_the_galaxies_it_was_given():
     figure = FIGURES["densities, Galaxy Zoo 2"][0]()
     drawn = [ax.get_images()[0].get_array() for ax in figure.axes[:37]]
     assert [int(cells.sum()) for cells in drawn] == [N] * 37
+
+
+NOTHING = np.stack([np.full(9, np.nan), np.zeros(9)])  # purity and completeness where no galaxy is selected
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("curve", [NOTHING, NOTHING[::-1], np.ones((2, 9)), np.stack([STEPS, 1 - STEPS])])
+def test_no_words_lie_over_others_in_the_figure_of_purity(curve, threshold):
+    check_texts(plots_predictions.purity_completeness(STEPS, curve, threshold, "merging_merger"))
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1, 3])
+def test_no_words_lie_over_others_in_the_errors_of_good_and_bad_models(factor):
+    """At 1 the model is as good as guessing."""
+    spread = np.linspace(0.05, 0.3, 37)
+    rmse = factor * spread
+    check_texts(plots_predictions.answer_scores(rmse, 0.9 * rmse, 1.1 * rmse, spread, GALAXY_ZOO_2))
+
+
+@pytest.mark.parametrize("answer", ["Class8.6", "Class7.2"])
+@pytest.mark.parametrize("kind", ["finds some", "finds none"])
+def test_figures_of_a_fraction(answer, kind):
+    """Also where the network selects no galaxy; published values stand in the figure of mergers alone."""
+    rng = np.random.default_rng(0)
+    votes = rng.beta(0.3, 3, 900)
+    guess = np.full(900, 0.05) if kind == "finds none" else np.clip(votes + rng.normal(0, 0.05, 900), 0, 1)
+    found = merger_report(guess, guess, votes, votes, tree=GALAXY_ZOO_2, answer=answer)
+    for name, draw in plots_mergers.FIGURES.items():
+        figure = draw(found)
+        check_texts(figure)
+        words = " ".join(text.get_text() for text in figure.findobj(Text))
+        assert ("Robotham" in words) == (name == "estimates" and answer == "Class8.6")
+        assert ("cannot be measured" in words) == (name == "estimates" and kind == "finds none")
 
 
 def test_a_figure_gives_the_same_bytes_twice():

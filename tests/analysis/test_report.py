@@ -36,6 +36,7 @@ def inputs() -> report.EvaluationInputs:
         merger_threshold=0.05,
         context=CONTEXT,
         resamples=50,
+        voters=np.full(N, 44),
     )
 
 
@@ -70,10 +71,15 @@ def test_numbers_in_the_files_are_those_of_the_computation(reports):
     assert all(float(row["rmse_low"]) <= float(row["rmse"]) <= float(row["rmse_high"]) for row in table)
     assert len(rows(folder / "per_question.csv")) == 11
     assert len(rows(folder / "history.csv")) == 6
+    parts = rows(folder / "error_budget.csv")
+    assert sum(float(row["part of the mean squared error"]) for row in parts) == pytest.approx((error**2).mean())
+    noise = (TRUTH.astype(np.float64) * (1 - TRUTH) / 43).mean()
+    assert metrics["noise of the votes"]["noise"] == pytest.approx(noise)
+    assert sum(float(row["noise of the votes"]) for row in parts) == pytest.approx(noise)
     assert {name.name for name in (folder / "figures").glob("*.png")} == {
         name.with_suffix(".png").name for name in (folder / "figures").glob("*.pdf")
     }
-    assert len(list((folder / "figures").glob("*.png"))) == 10
+    assert len(list((folder / "figures").glob("*.png"))) == 12
     assert not list(folder.rglob(".*"))
 
 
@@ -91,6 +97,20 @@ def test_hostile_text_is_only_text(reports):
     assert "&lt;script&gt;alert(1)" in html
     table = rows(reports["compare"] / "runs.csv")
     assert table[1]["run"] == "'" + HOSTILE
+
+
+@pytest.mark.slow
+def test_pages_of_synthetic_galaxies_say_so(reports, tmp_path):
+    assert not any("synthetic" in (folder / "report.html").read_text() for folder in reports.values())
+    config = {"data.source": "synthetic"}
+    about = {"config": config}
+    report.evaluation_report(inputs()._replace(context=about, images=None), tmp_path / "evaluate")
+    side = explore.Side(lambda: [(IDS, TRUTH)], images)
+    report_data.explore_report(side, None, tmp_path / "explore", about, tree=GALAXY_ZOO_2)
+    runs = [compare.Run(name, 0, history(3), IDS, TRUTH, PREDICTED, GALAXY_ZOO_2, config) for name in "ab"]
+    report.compare_report(runs, tmp_path / "compare", resamples=20)
+    for name in reports:
+        assert 'class="note">The galaxies of this page are synthetic' in (tmp_path / name / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -155,7 +175,7 @@ def test_a_tree_of_one_question_without_a_merger_has_no_section_on_mergers(tmp_p
     page = (tmp_path / "report.html").read_text()
     assert "erger" not in page
     assert "Kinds of galaxies: one" in page
-    assert "largest of the 3 answers" in page
+    assert "largest predicted answer, of all 3, is" in page
     side = explore.Side(lambda: [(IDS, truth)], images)
     page = report_data.explore_report(side, None, tmp_path / "explore", tree=ONE_QUESTION).read_text()
     assert "Heat map of the 3 by 3 correlation matrix" in page

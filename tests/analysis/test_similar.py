@@ -166,7 +166,7 @@ def test_what_cannot_be_compared_is_refused(predictions, tmp_path):
         ({"input": str(plain)}, "plain has no embeddings: predict these images with --embeddings"),
         ({"like": ["nowhere"]}, "--like=nowhere: .* has no such id, and there is no such file"),
         ({"like": ["bad"]}, "--like=bad: this galaxy has no embedding"),
-        ({"like": [file]}, "is an image file: say --workdir of the network"),
+        ({"like": [file]}, "is an image file: add --workdir of the network that predicted"),
         ({"like": [file], "workdir": str(other)}, "embeddings of different networks cannot be compared"),
         (
             {"like": [str(predictions / "bad.png")], "workdir": str(predictions / "net")},

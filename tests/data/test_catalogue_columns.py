@@ -112,9 +112,9 @@ REFUSED = {
     "smoth=x": "do you mean smooth or other?",
     "smooth=x, Class1.1=y": "maps 'Class1.1' twice",
     "smooth=x, star-or-artifact=x": "Class1.1 and Class1.3 are both 'x'",
-    "votes=n": "means nothing where --config.data.labels=counts",
-    "edge-on.total=n": "means nothing where --config.data.labels=counts",
-    "edge-on=x": "means nothing where --config.data.labels=counts",
+    "votes=n": "cannot be given with --config.data.labels=counts",
+    "edge-on.total=n": "cannot be given with --config.data.labels=counts",
+    "edge-on=x": "cannot be given with --config.data.labels=counts",
     "smooth=rest": "Class1.1 cannot be 'rest'",
 }
 

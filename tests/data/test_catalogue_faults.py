@@ -74,7 +74,7 @@ ROWS = {
     "pixel scale is missing or not positive": {"scale": "0"},
     "the table names no file": {"file": ""},
     "no such file": {"file": "gone.jpg"},
-    "a URL, and only files are read": {"file": "https://x.org/a.jpg"},
+    "a URL, but only files can be read": {"file": "https://x.org/a.jpg"},
     "image: not a JPEG, PNG, TIFF or FITS image": {"file": "text.jpg"},
     "image: empty file": {"file": "empty.jpg"},
     "image: damaged or unreadable": {"file": "cut.jpg"},

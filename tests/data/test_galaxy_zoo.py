@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 
@@ -138,7 +139,7 @@ def test_kept_cutouts_do_not_mix_trees(tmp_path):
         expected = dataset.splits["train"].read(np.arange(dataset.splits["train"].size))
         np.testing.assert_array_equal(kept.vote_fractions, expected["vote_fractions"])
     whole = galaxy_zoo.open_dataset(tmp_path / "data", store=tmp_path / "store", image_size=48, prepared=False)
-    with pytest.raises(UserError, match="is a cache of other images"):  # of three answers, for a split of 37
+    with pytest.raises(UserError, match="belongs to other images"):  # of three answers, for a split of 37
         packed.pack(whole.splits["train"], view, final=True, path=path)
 
 
@@ -178,6 +179,20 @@ def test_a_tree_with_other_columns_is_refused(tmp_path):
         galaxy_zoo.open_dataset(directory, tree=decals, store=tmp_path / "store")
     with pytest.raises(UserError, match=r"lack the columns ring of .*'mine': name a tree of Kaggle's columns"):
         galaxy_zoo.open_dataset(directory, tree=_one_question("Class1.1", "ring"), store=tmp_path / "store")
+
+
+def test_what_is_written_is_announced_and_nothing_is_left_elsewhere(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    dataset = galaxy_zoo.open_dataset(kaggle_like.write(tmp_path / "data", FILES), store=tmp_path / "store")
+    path = galaxy_zoo.cache_dir(tmp_path / "store", dataset.fingerprint) / "train.npy"
+    packed.pack(dataset.splits["train"], augment.view(68, 204, 424), final=True, path=path)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    said = capfd.readouterr().err
+    assert re.search(rf"preparing 27 galaxies, once: [\d.e-]+ GB in {tmp_path}/store/galaxy_zoo_challenge", said)
+    assert re.search(rf"decoding {dataset.splits['train'].size} images, once: [\d.e-]+ GB in {path.parent}", said)
+    galaxy_zoo.open_dataset(tmp_path / "data", store=tmp_path / "store")  # nothing to write
+    assert capfd.readouterr().err == ""
 
 
 def test_random_access_in_any_order_over_shards(tmp_path, monkeypatch):
@@ -267,7 +282,7 @@ def test_skip_leaves_out_the_faulty_and_remembers_them(tmp_path):
 def test_a_split_without_galaxies(tmp_path):
     few = kaggle_like.galaxies(train=3)
     directory = kaggle_like.write(tmp_path / "data", few)
-    with pytest.raises(UserError, match=r"of 3 valid galaxies .* none is left for validation"):
+    with pytest.raises(UserError, match=r"no galaxy is left for validation: .* has 3 valid galaxies"):
         galaxy_zoo.open_dataset(directory, store=tmp_path / "store", validation_fraction=1e-6)
     assert prepared(tmp_path / "store") == []
 
@@ -422,7 +437,7 @@ def test_two_processes_at_once(tmp_path):
     train = 24 - kaggle_split.side(np.array(IDS), 0, 0.2).sum()
     assert [out for out, _ in outputs] == [f"{train} prepared False\n", f"{train} opened False\n"]
     assert prepared(store) == ["1.0.0"]
-    assert re.search(r"Preparing galaxies: 100%", outputs[0][1])
+    assert re.search(r"^preparing 27 galaxies, once: .* in .*store", outputs[0][1], re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -263,7 +263,7 @@ BROKEN = {
     "lying FITS": (huge_fits(), "too large: 1000000000 x 1000000000 pixels"),
     "truncated FITS": (
         as_fits(fits.PrimaryHDU(galaxy()))[:6000],
-        "truncated: the header promises 35280 bytes",
+        "truncated: the header says 35280 bytes",
     ),
     "flat FITS": (FLAT, "every pixel has the same value"),
     "table FITS": (

@@ -350,8 +350,8 @@ def test_so_are_texts_in_its_notation(tmp_path, texts):
 @pytest.mark.parametrize(
     ("name", "ids", "message"),
     [
-        ("a.parquet", [1.5, 2.0], "column 'id' holds 1.5: an id is a whole number or a text"),
-        ("a.fits", [1.5, 2.0], "column 'id' holds 1.5: an id is a whole number or a text"),
+        ("a.parquet", [1.5, 2.0], "column 'id' holds 1.5: an id must be a whole number or a text"),
+        ("a.fits", [1.5, 2.0], "column 'id' holds 1.5: an id must be a whole number or a text"),
         ("a.fits", np.array([2**24 + 2, 1], np.float32), "has lost digits"),
         ("a.parquet", np.array([2**24 + 2, 1], np.float32), "has lost digits"),
         ("a.parquet", [float("inf"), 2.0], "has lost digits"),
@@ -562,7 +562,7 @@ def test_fits_columns_that_are_no_scalars(tmp_path, kind):
     columns = [fits.Column("id", kind, array=values), fits.Column("file", "1A", array=["a"])]
     path = tmp_path / "a.fits"
     path.write_bytes(as_fits(fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns)))
-    with pytest.raises(UserError, match=r"column 'id' has the format .*: a text, or one number a row, is needed"):
+    with pytest.raises(UserError, match=r"column 'id' has the format .*: each row must have a text or one number"):
         list_inputs(path)
 
 
@@ -584,7 +584,7 @@ def test_three_files_per_galaxy(tmp_path, name):
         list_inputs(path, file_columns=("i", "r", "z"))
     with pytest.raises(UserError, match=r"2 columns of files \(i, r\): one, or three"):
         list_inputs(path, file_columns=("i", "r"))
-    with pytest.raises(UserError, match="is no table, in which the columns i, r, g could name files"):
+    with pytest.raises(UserError, match="is not a table, so it has no columns i, r, g"):
         list_inputs(tmp_path / "0i.png", file_columns=("i", "r", "g"))
 
 
@@ -663,8 +663,8 @@ def test_paths_as_people_write_them(tmp_path, home, written, there):
         ("../b.jpg", "no such file: {parent}/b.jpg"),
         ("~/b.jpg", "no such file: {root}/home/b.jpg"),
         ("C:\\x\\b.jpg", "no such file: {root}/C:/x/b.jpg"),
-        ("https://example.org/b.jpg", "a URL, and only files are read: https://example.org/b.jpg"),
-        ("s3://bucket/b.jpg", "a URL, and only files are read: s3://bucket/b.jpg"),
+        ("https://example.org/b.jpg", "a URL, but only files can be read: https://example.org/b.jpg"),
+        ("s3://bucket/b.jpg", "a URL, but only files can be read: s3://bucket/b.jpg"),
         ("file:///none/b.jpg", "no such file: /none/b.jpg"),
     ],
 )

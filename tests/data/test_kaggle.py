@@ -17,6 +17,7 @@ from scipy import stats
 from gz_jax import labels
 from gz_jax.data import archive, kaggle, kaggle_check, kaggle_split
 from gz_jax.data.problems import Problem, report, write_skipped_csv
+from gz_jax.modes import summary
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import log
 
@@ -188,7 +189,10 @@ def _with_index(text: bytes) -> bytes:
         ),
         (FILES[CSV].replace(b"Class3.1", b"Class3.2"), "has more than once the column Class3.2"),
         (b"\xff\xfe\x00binary", "is not a CSV file in UTF-8"),
-        (_with_index(FILES[CSV]), r"has a column without a name, number 1: pandas writes its index so.*index=False"),
+        (
+            _with_index(FILES[CSV]),
+            r"has a column without a name, number 1\. pandas writes its index in this way.*index=False",
+        ),
         (FILES[CSV].replace(b"\n", b",\n"), "has a column without a name, number 39"),
     ],
 )
@@ -450,8 +454,9 @@ def test_splits_that_know_other_answers_say_so():
     result = kaggle_split.compare_splits(train, validation, labels.GALAXY_ZOO_2)
     assert (result["guess_the_means_rmse"], result["ks_exceeded"]) == (None, [])
     assert (result["majority_column"], result["majority_share"]) == ("Class1.2", 1)
-    row = {"epoch": 0, "val_loss": 0.1, "val_rmse": 0.3, "val_accuracy": 0.5}
-    assert "guessing the means, RMSE       unknown" in log.summary(row, 1, result, "all epochs done")
+    row = {"epoch": 1, "loss": 0.01, "val_loss": 0.1, "val_accuracy": 0.5}
+    assert log.lag([row], result, 10) == ""
+    assert "guess" not in summary.trained("gz-jax", "run", row, 1, 2, result, "page")
 
 
 def test_compare_splits_warns_of_a_shift_only():

@@ -309,7 +309,7 @@ def test_three_extensions_or_files_make_one_colour_picture(tmp_path):
         ([*sources[:2], FILES["three bands"]()], {}, "one of the three files has more than one plane"),
         ([*sources[:2], tmp_path / "none.fits"], {}, "no such file"),
         ([FILES["PNG"](), *grey[:2]], {}, "one of the three files is a colour picture"),
-        (sources[:2], {}, "a picture comes from one file, or from three: red, green, blue"),
+        (sources[:2], {}, "a picture needs one file, or three (red, green, blue)"),
     ):
         assert read_cutout(source, size=68, **how)[1:] == (BAD, reason)
     empty = as_fits(named(0 * blue, "G"), named(green, "R"), named(red, "I"))
