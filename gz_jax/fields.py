@@ -69,18 +69,21 @@ def widths() -> Field:
 
 
 FIELDS: dict[str, Field] = {
-    "seed": whole(0, 0, 2**32 - 1),  # decides the initial weights, the order, the augmentation and the dropout
+    "seed": whole(0, 0, 2**32 - 1),  # of the initial weights, the order, the augmentation and the dropout
     "tree": text("galaxy_zoo_2", free=True),  # decision tree: a name of gz_jax/trees/, or a TOML file
-    "num_epochs": whole(100, 1, free=True),  # at most; early stopping usually ends sooner
+    "num_epochs": whole(100, 1, free=True),  # at most; early stopping usually ends the training sooner
     "batch_size": whole(128, 1),  # over all devices together
     "learning_rate": real(1e-3, 0, 1e38, ends=False),  # of Adam, at the start
-    "weight_decay": real(0.0, 0, 1e38),  # of kernels, times the rate (AdamW)
-    # 'mse', or the likelihood of the votes: 'binomial', 'multinomial' (of outputs that obey the tree). In a
-    # likelihood a galaxy weighs by its number of votes, where a catalogue has it.
+    "weight_decay": real(0.0, 0, 1e38),  # of kernels, multiplied by the learning rate (AdamW)
+    # 'mse' is the squared error. The others are minus the logarithm of the likelihood, the probability of the votes
+    # that were cast: 'binomial' (each answer alone), 'multinomial' (needs outputs that obey the tree) or 'dirichlet'
+    # (needs model.activation=dirichlet). In these a galaxy with more votes has more weight, if the number is known.
     "loss": one_of("mse", "binomial", "multinomial", "dirichlet"),
-    # Weight of the old value in a moving average of the weights, which then predicts; 0: none
+    # Predict with a moving average of the weights; this is the weight of its old value at each step. 0: no average
     "average": real(0.0, 0, 0.999999),
-    "schedule": one_of("plateau", "cosine"),  # 'cosine': down to 0 over num_epochs, without plateaus and early stopping
+    # Of the learning rate. 'plateau': lowered when the validation error stops falling; 'cosine': falls to 0 over
+    # num_epochs, without early stopping
+    "schedule": one_of("plateau", "cosine"),
     "warmup_epochs": real(0.0, 0, 1e9),  # of 'cosine'
     # Keras' ReduceLROnPlateau on the validation MSE
     "plateau.patience": whole(6, 1),  # epochs without an improvement of min_delta, then ...
@@ -90,81 +93,83 @@ FIELDS: dict[str, Field] = {
     "plateau.min_rate": real(0.0, 0, 1e38),
     "early_stop_patience": whole(20, 1),  # epochs without a new best validation loss, then stop
     #
-    # Kaggle's files, galaxies drawn from known truth, or a table of your own images and labels
+    # Kaggle's files, synthetic galaxies (whose true fractions are known), or a table of your own images and labels
     "data.source": one_of("galaxy_zoo", "synthetic", "catalogue"),
     "data.dir": text(free=True),  # where Kaggle's files are: one zip, its inner zips, or extracted
-    # Of 'catalogue' (gz_jax/data/README.md): the table (CSV, Parquet or FITS), and the folder or zip that its files are
-    # in; None: beside the table
+    # For 'catalogue' (gz_jax/data/README.md): the table (CSV, Parquet or FITS), and the folder or zip with its image
+    # files; None: they are beside the table
     "data.catalogue": text(free=True),
     "data.images": text(free=True),
     # What the label columns hold: votes for each answer, fractions of those who were asked, fractions of all
     # volunteers, or the name of an answer
     "data.labels": choice("counts", "conditional", "joint", "class"),
-    "data.columns": text(""),  # columns that the tree does not name so: 'answer=column, ...'
-    "data.suffix": text(""),  # what the table's columns of answers have after the tree's names, e.g. '_debiased'
-    "data.nominal_votes": real(44.0, 1e-3, 1e9),  # what a fraction counts for where no number of votes is known
+    "data.columns": text(""),  # columns whose names differ from those in the tree: 'answer=column, ...'
+    "data.suffix": text(""),  # ending of the table's columns of answers after the tree's names, e.g. '_debiased'
+    "data.nominal_votes": real(44.0, 1e-3, 1e9),  # number of votes that is assumed where it is not known
     "data.id_column": text("id"),
     "data.file_column": text("file"),
     "data.file_columns": text(""),  # three columns instead, one per band: 'red,green,blue'
     "data.store": text(free=True),  # where the prepared data set goes; None: TFDS' own folder
-    "data.seed": whole(0, 0, 2**32 - 1),  # decides the split, and which synthetic galaxies there are
+    "data.seed": whole(0, 0, 2**32 - 1),  # of the split, and of the synthetic galaxies
     "data.validation_fraction": real(0.2, 0, 1, ends=False),  # split by a hash of the GalaxyID and data.seed
-    # Instead: which of K = `folds` parts validates, `fold` 0 to K - 1, so that each galaxy is held out from one of K
-    # networks. --mode=mergers takes them all. 0 folds: one split, by the fraction above.
+    # Or a split into K = `folds` parts, of which part `fold` (0 to K - 1) is for validation, so that each galaxy is
+    # held out from one of K networks. --mode=mergers uses all K networks. 0 folds: one split, by the fraction above.
     "data.folds": whole(0, 0, 100),
     "data.fold": whole(0, 0, 99),
     "data.on_bad": one_of("fail", "skip"),  # 'skip': leave broken images and rows out, and list them in skipped.csv
     "data.image_size": whole(424, 1, 7_000),  # side of Kaggle's images in pixels
-    # Side of the central square that is looked at, in pixels of the image. None: 204 of Kaggle's, all of a catalogue's
+    # Side of the central square that the network sees, in pixels of the image. None: 204 pixels of Kaggle's images, all
+    # of a catalogue's
     "data.crop": whole(None, 1, 7_000),
-    "data.share": real(None, 1e-6, 4),  # of 'catalogue', instead: as a part of the image's shorter side ...
+    "data.share": real(None, 1e-6, 4),  # instead, for 'catalogue': as a part of the image's shorter side ...
     "data.field": real(None, 0, 1e9, ends=False),  # ... or in arcsec, with ...
     "data.pixel_scale": text(),  # ... arcsec per pixel: a number, or a column of the catalogue
-    "data.size": whole(68, 1, 7_000),  # what the square is brought to for the network, in pixels
-    # How FITS data become a picture (of 'catalogue'; several values with commas between)
+    "data.size": whole(68, 1, 7_000),  # side to which the square is resized for the network, in pixels
+    # How FITS data become a picture (for 'catalogue'; several values with commas between)
     "fits.planes": text(""),  # of a cube, shown as red, green, blue: '2,1,0' for g, r, i; '': the first three
     "fits.scales": text(""),  # their factors: '0.85,1,1.4' for fluxes in i, r, g
     "fits.extension": text(""),  # with the image, by name or number ...
     "fits.extensions": text(""),  # ... or three of them: 'red,green,blue'
     "fits.sky": text(""),  # level of the sky, one number or three; '': measured in each image
-    "fits.noise": text(""),  # and its noise
+    "fits.noise": text(""),  # noise of the sky, likewise
     "fits.q": real(6.0, 1e-3, 100),  # of the asinh stretch (Lupton et al. 2004) ...
     "fits.softening": real(25.0, 0, 1e9, ends=False),  # ... in units of the noise
-    # 'stream': tf.data decodes and augments as the steps go; 'memory': Pillow decodes once into a memory-mapped file
-    # (unaugmented 68 px cutouts of all of Kaggle's training galaxies: 0.9 GB); 'device': that file lies in the memory
-    # of the devices, which augment, and TensorFlow is not needed.
+    # 'stream': tf.data decodes and augments while training; 'memory': Pillow decodes once into a memory-mapped file
+    # (unaugmented 68 px cutouts of all of Kaggle's training galaxies: 0.9 GB); 'device': the content of that file is
+    # kept in the memory of the devices, which also augment it, and TensorFlow is not needed.
     "data.pipeline": one_of("stream", "memory", "device", free=True),
-    # Steps of 'device' for one command of the host; 0: 1 on CPU, 32 elsewhere
+    # With 'device', the number of steps that run per launch; 0: 1 on CPU, 32 elsewhere
     "data.steps_per_dispatch": whole(0, 0, free=True),
     "data.num_galaxies": whole(3_000, 1),  # how many synthetic galaxies
     "data.merger_fraction": real(0.04, 0, 1),  # of the synthetic galaxies
     # Augmentation of the training galaxies; all off in the paper's first two models
     "augment.rotate": one_of(False, True),  # any angle, before downsizing (paper section 4.2)
     "augment.flip": one_of(False, True),
-    "augment.zoom": real(1.0, 1, 4),  # log-uniform in 1/zoom..zoom; memory for the warp grows with its square
-    "augment.shift": real(0.0, 0, 7_000),  # up to so many pixels of the image (of the cutout: synthetic galaxies)
+    "augment.zoom": real(1.0, 1, 4),  # log-uniform in 1/zoom..zoom; the memory for it grows with its square
+    "augment.shift": real(0.0, 0, 7_000),  # at most this many pixels of the image (synthetic galaxies: of the cutout)
     #
     "model.name": one_of("cnn", "resnet50"),
     "model.activation": one_of("sigmoid", "divisive", "softmax", "dirichlet"),  # all but the first obey the tree
-    "model.dtype": one_of("float32", "bfloat16"),  # what is computed in; parameters stay float32
+    "model.dtype": one_of("float32", "bfloat16"),  # of the computation; parameters stay float32
     "model.momentum": real(None, 0, 1),  # of batch normalisation; None: 0.99, v1.5 0.9
     "model.variant": one_of("keras", "torchvision"),  # of ResNet50: v1 (the paper's) or v1.5
     "model.hidden": widths(),  # of dense layers before the last one
     "model.dropout": real(0.1, 0, 1),  # after each of them
     "model.pooling": one_of("flatten", "average"),  # 'flatten' is the paper's
-    # What training starts from: None, a workdir or a shared network, a weights file or timm's folder of a ResNet50,
-    # 'imagenet-keras', 'imagenet-torchvision', or 'hf-hub:owner/name@revision'; it decides the variant. Free because
-    # the weights' fingerprint is compared instead.
+    # Weights from which training starts: None, a workdir or a shared network, a weights file or timm's folder of a
+    # ResNet50, 'imagenet-keras', 'imagenet-torchvision', or 'hf-hub:owner/name@revision'. They determine the variant.
+    # The name may change when a run is continued, because the weights' fingerprint is compared instead.
     "model.pretrained": text(free=True),
-    # The pixels that the network sees: 0..1 ('unit'), or normalised as Keras or PyTorch do for ImageNet. None: as what
-    # it starts from, or the variant's own ('unit' of the CNN). Must be given for weights that do not tell.
+    # The pixels that the network sees: 0..1 ('unit'), or normalised as Keras or PyTorch do for ImageNet. None: as for
+    # the pretrained weights; without them as the variant's ('unit' for the CNN). Needed if the weights' file does not
+    # say it.
     "model.preprocess": choice("unit", "keras", "torch"),
-    # The learning rate, and the weight decay with it, are multiplied by this once for each layer from the head (1) down
-    # to the first convolution: ResNet50 has 16 blocks and a stem, the CNN three convolutions. 1: the same rate for all.
+    # Factor of the learning rate, and of the weight decay with it, from each layer to the one below it, from the head
+    # down to the first convolution: ResNet50 has 16 blocks and a stem, the CNN three convolutions. 1: the same for all.
     "model.layer_decay": real(1.0, 0.01, 1),
-    # Train the head (dense layers and outputs) alone for so many epochs, each a third as long. The body's weights stay
-    # as they are, and Adam starts for them afterwards; its normalisation still follows the batches (see
-    # frozen_statistics).
+    # For this many epochs, train only the head (dense layers and outputs); such an epoch takes a third of the time. The
+    # body's weights are not changed, and Adam starts for them afterwards. Its batch normalisation still uses the
+    # statistics of the batches (see frozen_statistics).
     "model.frozen_epochs": whole(0, 0),
     "model.frozen_statistics": one_of(False, True),  # normalise by the body's running statistics in training too
     # Checkpoints of the latest state; the best epoch is always kept
@@ -174,12 +179,12 @@ FIELDS: dict[str, Field] = {
 }
 CROP = 204  # pixels of Kaggle's 424 that are looked at (paper section 3)
 OF_CATALOGUE = ("catalogue", "images", "labels", "share", "field", "pixel_scale")
-# Fields that the CNN has no use for: they must have their defaults.
+# Fields that have no meaning for the CNN: they must have their defaults.
 OF_RESNET50 = ("hidden", "dropout", "pooling", "variant", "frozen_statistics")
 
 
 def default() -> ConfigDict:
-    """A config with every field at its default: the paper's common ground."""
+    """A config with every field at its default: what the paper's models have in common."""
     empty = {name: config_dict.placeholder(f.kind) if f.default is None else f.default for name, f in FIELDS.items()}
     return nested(empty)
 
@@ -258,7 +263,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_catalogue(data: ConfigDict) -> None:
-    """Refuse what of a catalogue cannot be told without looking into it."""
+    """Check what must be given for a catalogue, before its table is read."""
     if not data.catalogue:
         raise UserError(
             "--config.data.source=catalogue needs --config.data.catalogue=FILE, a table of ids, image files and "

@@ -1,8 +1,9 @@
-"""Distributions of one galaxy's vote fractions, as Dirichlet outputs give them: moments, intervals and draws.
+"""Distributions of one galaxy's vote fractions, from a network with Dirichlet outputs: moments, intervals and draws.
 
 For each question the fractions among those who are asked follow a Dirichlet distribution with the network's
-concentrations, the questions independently of one another; joint fractions are products of these. Several networks or
-test-time views are an equal mixture. All functions are NumPy in float64 and take any leading shape.
+concentrations. The questions are independent of one another, and joint fractions are products of these fractions. The
+distributions of several networks or test-time views are mixed with equal weights. All functions are NumPy in float64
+and take any leading shape.
 """
 
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class Moments(NamedTuple):
 
 
 def conditional_moments(concentrations: np.ndarray, tree: Tree) -> Moments:
-    """Of the fractions among those who were asked; concentrations [..., answers] are positive."""
+    """Moments of the fractions among those who were asked; concentrations [..., answers] are positive."""
     a = np.asarray(concentrations, np.float64)
     total = _totals(a, tree)
     mean = a / total
@@ -29,11 +30,11 @@ def conditional_moments(concentrations: np.ndarray, tree: Tree) -> Moments:
 
 
 def joint_moments(concentrations: np.ndarray, tree: Tree) -> Moments:
-    """Of the fractions of all volunteers, exactly, for questions with any number of parents.
+    """Moments of the fractions of all volunteers, exactly, for questions with any number of parents.
 
-    Question by question, each after those that lead to it: its answers' shares are independent of all joint fractions
-    known by then, so the expectation of a product of two joint fractions is that of the shares times that of who was
-    asked.
+    The questions are treated one by one, each after those that lead to it. The shares of its answers are independent of
+    all joint fractions before it. Therefore the expectation of a product of joint fractions is a product of two
+    expectations: that of the shares, and that of the fractions of volunteers who were asked.
     """
     a = np.asarray(concentrations, np.float64)
     mean, square = conditional_moments(a, tree)
@@ -60,15 +61,15 @@ def joint_moments(concentrations: np.ndarray, tree: Tree) -> Moments:
 
 
 def mixture(moments: Moments, axis: int = 0) -> Moments:
-    """Of an equal mixture of the distributions along an axis."""
+    """Moments of the mixture, with equal weights, of the distributions along an axis."""
     return Moments(moments.mean.mean(axis), moments.square.mean(axis))
 
 
 def interval(moments: Moments, level: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the central interval that holds `level` of the Beta distribution with these moments, float64.
+    """Ends of the central interval that contains `level` of the Beta distribution with these moments, float64.
 
-    For one network's conditional fractions that is the answer's own distribution; for joint fractions and mixtures it
-    is an approximation with the right mean and variance. `level` is one number, or one for each answer.
+    For one network's conditional fractions this Beta distribution is exact; for joint fractions and mixtures it is an
+    approximation with the right mean and variance. `level` is one number, or one for each answer.
     """
     a, b = _beta(moments)
     return special.betaincinv(a, b, (1 - level) / 2), special.betaincinv(a, b, (1 + level) / 2)
@@ -83,7 +84,7 @@ def exceedance(mean: np.ndarray, deviation: np.ndarray, threshold: float) -> np.
     """Probability of a fraction above `threshold`, float64, under the Beta distributions of `interval`.
 
     Args:
-      mean, deviation: of a fraction, in 0..1, of one shape; the standard deviation is the square root of the variance.
+      mean, deviation: mean and standard deviation of a fraction, in 0..1, of the same shape.
     """
     mean, deviation = np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
     return 1 - cumulative(Moments(mean, mean * mean + deviation * deviation), np.asarray(threshold))
@@ -92,7 +93,8 @@ def exceedance(mean: np.ndarray, deviation: np.ndarray, threshold: float) -> np.
 def draws(concentrations: np.ndarray, tree: Tree, count: int, seed: int = 0) -> np.ndarray:
     """`count` draws of the fractions among those who were asked: float64 [count, ..., answers]; see `labels.joint`."""
     a = np.asarray(concentrations, np.float64)
-    # ln of a gamma variate, which may be smaller than any float64: that of one more, and a power of a uniform one.
+    # Logarithms of gamma variates, which may themselves be smaller than any float64: Gamma(a) is distributed like
+    # Gamma(a + 1) U^(1/a) with U uniform in 0..1.
     rng = np.random.default_rng(seed)
     shape = (count, *a.shape)
     logs = np.log(rng.standard_gamma(a + 1, shape)) + np.log(1 - rng.random(shape)) / a
@@ -103,7 +105,7 @@ def draws(concentrations: np.ndarray, tree: Tree, count: int, seed: int = 0) -> 
 
 
 def _totals(a: np.ndarray, tree: Tree) -> np.ndarray:
-    """Each answer's sum over the answers of its question."""
+    """For each answer, the sum of `a` over all answers of its question."""
     sums = np.stack([a[..., own].sum(-1) for own in tree.slices], -1)
     return sums[..., list(tree.question_of)]
 

@@ -25,14 +25,14 @@ from gz_jax.runtime.errors import UserError
 from gz_jax.training import losses, state, step, workdir
 from gz_jax.training.schedule import PlateauRule
 
-if TYPE_CHECKING:  # prediction need not wait for what trains
+if TYPE_CHECKING:  # prediction does not need these modules, and starts faster without them
     from gz_jax.training import feed, loop
 
-_NO_EDGE = 10**6  # pixels beyond the square: a catalogue's images are of any size, and their rims are repeated
+_NO_EDGE = 10**6  # pixels beyond the square: a catalogue's images have any size, and their edge pixels are repeated
 
 
 class Parts(NamedTuple):
-    """What a config says, built: functions of arrays and the numbers they need."""
+    """What is built from a config: the network, the part of an image that it sees, and the augmentation."""
 
     module: nn.Module
     view: View
@@ -40,7 +40,7 @@ class Parts(NamedTuple):
 
 
 def check(config: ConfigDict, device_count: int, folder: pathlib.Path | None = None) -> None:
-    """Refuse what cannot work, before anything is read or written.
+    """Check that a config can work, before anything is read or written.
 
     Args:
       folder: workdir of the run that is to be trained, if any; its config decides which advice is of use.
@@ -56,7 +56,7 @@ def check(config: ConfigDict, device_count: int, folder: pathlib.Path | None = N
 
 
 def _batch_advice(batch_size: int, device_count: int, folder: pathlib.Path | None) -> str:
-    """What to do where a batch does not divide over the devices: a run in the workdir keeps its batch size."""
+    """Advice for a batch that does not divide over the devices. A run in the workdir keeps its batch size."""
     old = None
     if folder is not None and workdir.is_claimed(folder):
         with contextlib.suppress(UserError):
@@ -91,7 +91,7 @@ def tree(config: ConfigDict, folder: pathlib.Path | None = None) -> Tree:
 
 
 def parts(config: ConfigDict, tree: Tree) -> Parts:
-    """The module and the way images reach it."""
+    """The network's module, and how images are cut out and augmented for it."""
     m = config.model
     options = {"dtype": m.dtype, "momentum": m.momentum, "preprocess": m.preprocess}
     if m.name == "resnet50":
@@ -108,7 +108,7 @@ def view(config: ConfigDict, augmentation: Augmentation) -> View:
     d = config.data
     if d.source != "catalogue":
         return augment.view(d.size, d.crop or fields.CROP, d.image_size, augmentation)
-    # Squares that differ in pixels are kept at Kaggle's scale: three pixels of the cutout for one of the network's.
+    # If the squares differ in pixels, cutouts have Kaggle's scale: three pixels for each pixel of the network.
     crop = d.crop or 3 * d.size
     return augment.view(d.size, crop, crop + 2 * _NO_EDGE, augmentation)
 
@@ -117,7 +117,7 @@ def seen(config: ConfigDict) -> Sight:
     """Which square of an image the network sees, and how FITS data are shown.
 
     Raises:
-      UserError: the config does not say it, or says two things.
+      UserError: the config does not say it, or says it in two different ways.
     """
     d = config.data
     if d.source != "catalogue":
@@ -127,12 +127,13 @@ def seen(config: ConfigDict) -> Sight:
 
 
 def weights(config: ConfigDict, tree: Tree, network_of: Callable[[pathlib.Path], Any]) -> pretrained.Start | None:
-    """What training starts from, if the config names anything.
+    """The pretrained weights that the config names, if any.
 
-    It decides the ResNet50's variant, and with the config the preprocessing: both are set in the config.
+    The weights determine the ResNet50's variant, and together with the config the preprocessing. Both fields of the
+    config are set accordingly.
 
     Args:
-      network_of: reads a workdir or a shared network (`inference.trained.network_of`, which is above this module).
+      network_of: reads a workdir or a shared network: `inference.trained.network_of`, which may not be imported here.
 
     Raises:
       UserError: it cannot be read, or is another network than the config's.
@@ -152,7 +153,7 @@ def weights(config: ConfigDict, tree: Tree, network_of: Callable[[pathlib.Path],
 
 
 def _of_network(config: ConfigDict, tree: Tree, network: Any) -> pretrained.Start:
-    """As `weights`, of a network of ours: whole if it answers the same questions with the same head."""
+    """As `weights`, for a run or a shared network: all its weights if tree, outputs and head are the same."""
     m, theirs = config.model, network.record.config.model
     if theirs.name != m.name:
         raise UserError(f"the network in {m.pretrained} is a {theirs.name}: add --config.model.name={theirs.name}.")
@@ -172,7 +173,7 @@ def _of_network(config: ConfigDict, tree: Tree, network: Any) -> pretrained.Star
 
 
 def dataset(config: ConfigDict, tree: Tree) -> Dataset:
-    """The galaxies the config asks for; nothing of TensorFlow is loaded for synthetic ones."""
+    """The galaxies that the config asks for. For synthetic ones TensorFlow is not loaded."""
     d = config.data
     common: dict[str, Any] = {"tree": tree, "seed": d.seed, "validation_fraction": d.validation_fraction}
     common["fold"] = (d.fold, d.folds) if d.folds else None
@@ -215,7 +216,7 @@ def settings(config: ConfigDict) -> "loop.Settings":
     from gz_jax.training import loop
 
     p = config.plateau
-    plateau = config.schedule == "plateau"  # 'cosine' runs to its end, without cuts
+    plateau = config.schedule == "plateau"  # 'cosine' has no plateaus and no early stopping
     patience, stop = (p.patience, config.early_stop_patience) if plateau else (config.num_epochs, config.num_epochs)
     return loop.Settings(
         num_epochs=config.num_epochs,
@@ -232,7 +233,7 @@ def settings(config: ConfigDict) -> "loop.Settings":
 
 
 def feeding(config: ConfigDict) -> "feed.How":
-    """How galaxies reach the steps."""
+    """How galaxies are given to the train steps."""
     from gz_jax.training import feed
 
     d = config.data
@@ -247,7 +248,7 @@ def recipe(config: ConfigDict, tree: Tree, module: nn.Module, steps_per_epoch: i
         total = max(config.num_epochs * steps_per_epoch, warm_up + 1)
         rate = optax.warmup_cosine_decay_schedule(0.0 if warm_up else 1.0, 1.0, warm_up, total)
     parts, m = None, config.model
-    if m.name == "resnet50" and m.frozen_epochs and m.frozen_statistics:  # features are a function of the image alone
+    if m.name == "resnet50" and m.frozen_epochs and m.frozen_statistics:  # features then depend on the image only
         parts = (functools.partial(module.apply, method="features"), functools.partial(module.apply, method="answers"))
     loss = losses.LOSSES[config.loss]
     if config.loss == "dirichlet":

@@ -21,7 +21,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 def _shared(name: str) -> pathlib.Path:
     path = SHARED / name
     if not path.exists():
-        pytest.skip(f"real data not here: {path}")
+        pytest.skip(f"needs {name}, real data that are not part of the repository")
     return path
 
 

@@ -213,7 +213,7 @@ def test_a_workdir_keeps_its_catalogue_labels_and_sight(run, table, many, tmp_pa
     other = table.with_name("other.csv")
     other.write_text("".join(lines[:20] + lines[21:]))
     text = refused(rich(other))
-    assert "the data had fingerprint" in text
+    assert "the data are not the same" in text
     assert "data.catalogue" not in text
     more = table.with_name("more.csv")
     unlabelled = lines[-1].replace("J000169+79", "J999999+00")

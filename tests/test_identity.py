@@ -154,7 +154,7 @@ def test_a_network_is_known_by_its_content_not_by_its_folder(network, folder, tm
     with pytest.raises(UserError, match=r"net and .*renamed are the same network"):
         predict_catalogue(table, path / "both", [network, renamed], **HOW)
     record = json.loads((copy / "config.json").read_text())
-    record["config"]["model.activation"] = "softmax"
+    record["config"]["model.activation"] = "divisive"
     (copy / "config.json").write_text(json.dumps(record))
     assert trained.load(copy).weights != network.weights
 
@@ -167,7 +167,7 @@ def with_table(workdir, ids=range(5), data="none"):
     network = trained.load(workdir)
     path = workdir / "report" / "validation.parquet"
     tables.write_validation(path, np.array(ids), truth, guess, GALAXY_ZOO_2, [network.identity], data)
-    (workdir / "log.csv").write_text("epoch,loss,val_loss\n0,0.2,0.2\n1,0.1,0.1\n")
+    (workdir / "log.csv").write_text("epoch,loss,val_loss\n1,0.2,0.2\n2,0.1,0.1\n")
     return workdir
 
 
@@ -177,9 +177,11 @@ def test_compare_refuses_a_table_of_an_earlier_epoch(tmp_path):
     assert reports.compare_mode([str(a), str(b)], str(tmp_path / "out")) == 0
     manager = checkpoint.open_manager(b / "checkpoints" / "best", 1)
     tree = jax.tree.map(lambda x: x + 1, checkpoint.load(manager, None)[1])
-    checkpoint.save(manager, 20, tree, {"epoch": 7, "val_loss": 0.02})
+    checkpoint.save(manager, 20, tree, {"epoch": 8, "val_loss": 0.02})
     checkpoint.close(manager)
-    with pytest.raises(UserError, match=r"validation.parquet is of another network .* b \(epoch 8, .*--mode=evaluate"):
+    with pytest.raises(
+        UserError, match=r"--mode=evaluate.*validation.parquet was made by another network, .* b \(epoch 8, "
+    ):
         reports.compare_mode([str(a), str(b)], str(tmp_path / "out"))
     shutil.rmtree(b / "report")
     with pytest.raises(UserError, match=r"has no validation\.parquet yet"):
@@ -202,7 +204,7 @@ def test_evaluate_refuses_galaxies_that_are_not_the_runs(tmp_path):
     workdir = kaggle_workdir(tmp_path / "run", tmp_path / "own", tmp_path / "store")
     others = tmp_path / "others"
     with pytest.raises(
-        UserError, match=r"fingerprint \w{16}_seed0.*fingerprint \w{16}_seed0.*--other_data.*report_\w{8}"
+        UserError, match=r"are not those that .*run was trained .*--data_dir.*--other_data.*report_\w{8}"
     ):
         reports.evaluate_mode(str(workdir), data_dir=str(others))
     assert not list(workdir.glob("report*"))
@@ -273,7 +275,7 @@ def test_a_run_that_was_trained_on_says_so_and_is_no_seed_of_a_shorter_one(tmp_p
     said = capsys.readouterr().out
     assert "a does not count for the spread across seeds: its training is not finished" in said
     assert not (tmp_path / "out" / "seeds.csv").exists()
-    (a / "log.csv").write_text("epoch,loss,val_loss\n" + "".join(f"{i},0.1,{1 - i / 50}\n" for i in range(40)))
+    (a / "log.csv").write_text("epoch,loss,val_loss\n" + "".join(f"{i + 1},0.1,{1 - i / 50}\n" for i in range(40)))
     reports.compare_mode([str(a), str(b)], str(tmp_path / "out"))
     assert "seed" not in capsys.readouterr().out
     assert not (tmp_path / "out" / "seeds.csv").exists()

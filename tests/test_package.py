@@ -1,6 +1,7 @@
 """gz_jax as a package: what `import gz_jax` offers, configs by name, and a wheel that is used elsewhere."""
 
 import csv
+import inspect
 import pathlib
 import shutil
 import signal
@@ -13,12 +14,15 @@ import zipfile
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from test_launch import ROOT, environment, launch, log_rows, refusal
 from test_predict import make_workdir, picture
 
 import gz_jax
 from configs import default, resnet50
 from gz_jax import fields
+from gz_jax.data import sight
+from gz_jax.inference import predict as prediction
 from gz_jax.inference import tables
 from gz_jax.modes import named
 
@@ -62,7 +66,7 @@ def test_other_words_are_files_or_get_the_nearest_name(tmp_path, monkeypatch):
     ):
         with pytest.raises(gz_jax.UserError, match=rf"^--config={wrong} is neither .* is --config={nearest}\.$"):
             named.find(wrong)
-    with pytest.raises(gz_jax.UserError, match="is neither"):
+    with pytest.raises(gz_jax.UserError, match="is empty"):
         named.find("")
     pathlib.Path("empty.py").write_text("")
     with pytest.raises(gz_jax.UserError, match="get_config"):  # not that of the file before
@@ -117,6 +121,52 @@ def test_predict_takes_folders_and_loaded_networks(tmp_path):
         gz_jax.predict(networks, pixels, tmp_path / "out")
 
 
+def test_predict_has_the_options_of_the_functions_that_it_calls():
+    own = inspect.signature(gz_jax.predict).parameters
+    of = inspect.signature(prediction.predict_catalogue).parameters
+    options = {name for name, one in of.items() if one.kind == one.KEYWORD_ONLY} | set(sight.SETTINGS)
+    keywords = {name for name, one in own.items() if one.kind == one.KEYWORD_ONLY}
+    assert keywords == options - {"process_index", "process_count"} | {"views"}
+    assert all(own[name].default == of[name].default for name in keywords & of.keys())
+    assert all(name in inspect.getdoc(gz_jax.predict) for name in keywords)
+
+
+WRONG = {
+    "views": 3, "crop": 0, "share": -1, "field": 5, "pixel_scale": 0.4, "interval": 2, "file_columns": ["a"],
+    "folder": "nowhere", "id_column": "none", "file_column": "none", "planes": (1,), "scales": (1,),
+    "extension": "none", "extensions": (1,), "sky": "x", "noise": "x", "q": -1, "softening": -1, "shard_size": 0,
+    "keep": ("none",), "formats": ("xlsx",),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network_and_tables(tmp_path_factory):
+    """A network, and a table of one picture and one of a FITS image."""
+    folder = tmp_path_factory.mktemp("options")
+    picture(0).save(folder / "0.png")
+    fits.PrimaryHDU(np.random.default_rng(0).random((3, 64, 64), np.float32)).writeto(folder / "0.fits")
+    for suffix in ("png", "fits"):
+        (folder / f"{suffix}.csv").write_text(f"id,file\n0,0.{suffix}\n")
+    network = gz_jax.load(make_workdir(folder / "run"))
+    for suffix in ("png", "fits"):
+        assert gz_jax.predict(network, folder / f"{suffix}.csv")["flag"].tolist() == [0]
+    return network, folder
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_every_option_of_predict_reaches_what_reads_it(option, network_and_tables, tmp_path):
+    """A value that cannot be is refused, or makes the one image unusable, in a DataFrame and in a folder."""
+    network, folder = network_and_tables
+    table, given = folder / ("fits.csv" if option == "extension" else "png.csv"), {option: WRONG[option]}
+    for output in (None, tmp_path / "out"):
+        try:
+            found = gz_jax.predict(network, table, output, progress=False, **given)
+        except gz_jax.UserError:
+            continue
+        found = found if output is None else tables.read(output).to_pandas()
+        assert found["flag"].tolist() == [2]
+
+
 @pytest.mark.parametrize("config", ["demo", "configs/demo.py"])
 def test_launch_takes_names_and_files(config, tmp_path):
     assert "is neither a file nor" in refusal(launch("--config=dem", f"--workdir={tmp_path}/run"))
@@ -165,10 +215,10 @@ def installed(wheel, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_has_code_configs_trees_and_templates_alone(wheel):
+def test_the_wheel_has_code_configs_trees_templates_and_notebooks_alone(wheel):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     wanted = {path.relative_to(ROOT) for room in ("gz_jax", "configs") for path in (ROOT / room).rglob("*.*")}
-    wanted = {path for path in wanted if path.suffix in (".py", ".toml", ".jinja")}
+    wanted = {path for path in wanted if path.suffix in (".py", ".toml", ".jinja", ".ipynb")}
     assert found == {str(path if path.parts[0] == "gz_jax" else "gz_jax" / path) for path in wanted}
     assert {f"gz_jax/configs/{name}.py" for name in SHIPPED} <= found
 
@@ -211,7 +261,8 @@ gz_jax.predict(run.workdir, "images").to_csv("again.csv", index=False)
 def test_the_wheels_command_helps_and_refuses(installed, tmp_path):
     for command in ([installed / "gz-jax"], [installed / "python", "-m", "gz_jax"]):
         result = elsewhere([*command, "--help"], tmp_path)
-        assert "--config: One of catalogue, cnn, decals" in result.stdout
+        assert result.returncode == 0
+        assert "Modes:\n  train " in result.stdout
         message = refusal(elsewhere([*command, "--config=configs/record.py"], tmp_path))
         assert message.endswith("The nearest is --config=record.")
     assert "which config? For example: --mode=train --config=demo" in refusal(

@@ -108,7 +108,7 @@ def test_evaluation_sees_what_trainings_validation_saw(dataset, pipeline, size, 
         shown.append(images)
         return np.asarray(one(images))[None]
 
-    _, truth, predicted = reports.predict_split(network(config, predict), dataset.splits["validation"])
+    _, truth, predicted, _ = reports.predict_split(network(config, predict), dataset.splits["validation"])
     np.testing.assert_array_equal(np.concatenate(shown)[:COUNT], validated)
     assert np.isnan(truth).any()
     by_galaxy = np.nanmean(np.square(predicted[0] - truth), axis=1, dtype=np.float64)
@@ -161,7 +161,7 @@ def test_sixteen_views_of_evaluation_show_the_sky_beyond_the_square(pipeline, tm
     file, shown = jpeg(ramp()), []
     files, labels = np.array([file] * 3, object), fraction_records(np.zeros((3, 37), np.float32))
     split = Split(3, lambda i: {"image": files[i], "galaxy_id": i, **{name: x[i] for name, x in labels.items()}})
-    _, _, predicted = reports.predict_split(network(config_of(pipeline, tmp_path), recorder(shown), 16), split)
+    _, _, predicted, _ = reports.predict_split(network(config_of(pipeline, tmp_path), recorder(shown), 16), split)
     assert predicted.shape == (16, 3, 37)
     (batch,) = shown
     assert batch.shape[1:] == (2, SIZE, SIZE, 3)

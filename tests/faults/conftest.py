@@ -74,7 +74,7 @@ def whole(place):
     workdir = place.folder / "whole" / "run"
     process = place.start(workdir)
     seconds = {"start": watch(process, lambda: "Checking images" in process.said())}
-    seconds["data set"] = watch(process, lambda: "trainable parameters" in process.said())
+    seconds["data set"] = watch(process, lambda: "of them trainable" in process.said())
     seconds["compile"] = watch(process, lambda: (workdir / "checkpoints" / "latest" / "2").exists())
     seconds["train"] = watch(process, lambda: "best epoch" in process.said())
     seconds["evaluate"] = watch(process, lambda: (workdir / "report" / "validation.parquet").exists())

@@ -107,7 +107,7 @@ def aim(phase, process, workdir):
     signs = {
         "start": lambda: handles_signals(process),
         "data set": lambda: "Checking images" in process.said(),
-        "compile": lambda: "trainable parameters" in process.said(),
+        "compile": lambda: "of them trainable" in process.said(),
         "train": lambda: newest(workdir) > before,
         "save": lambda: newest(workdir) > before and any(latest.glob("*tmp*")),
         "evaluate": lambda: "best epoch" in process.said(),

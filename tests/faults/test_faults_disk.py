@@ -69,7 +69,7 @@ def test_no_room_to_prepare_the_data_set(place, whole, room, fault):
     fault("disk full, data set")
     assert not workdir.exists()
     process = inside.start(workdir)
-    watch(process, lambda: "trainable parameters" in process.said())
+    watch(process, lambda: "of them trainable" in process.said())
     process.terminate()
     finish(process, 75)
     stores = (place.store, room.outside / "store")
