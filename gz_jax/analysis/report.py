@@ -192,10 +192,10 @@ def _training(inputs: EvaluationInputs) -> list[Section]:
     if not np.isfinite(history.get("loss", np.nan)).any():
         return []
     best = compare.best_epoch(inputs.history)
-    prose = [f"{len(inputs.history)} epochs."]
+    prose = ["1 epoch." if len(inputs.history) == 1 else f"{len(inputs.history)} epochs."]
     prose += [] if best is None else [f"Epoch {best} has the lowest validation loss."]
     if "epoch_seconds" in history:
-        prose.append(f"They took {np.nansum(history['epoch_seconds']) / 60:.1f} minutes.")
+        prose.append(f"Training took {np.nansum(history['epoch_seconds']) / 60:.1f} minutes.")
     picture = Picture("loss_curve", lambda: plots.loss_curve(history, inputs.name))
     return [Section("training", [picture, Table("history", inputs.history)], text=[" ".join(prose)])]
 
