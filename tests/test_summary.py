@@ -9,6 +9,7 @@ from gz_jax.analysis import merger_report
 from gz_jax.analysis.evaluate import Estimate
 from gz_jax.labels import GALAXY_ZOO_2
 from gz_jax.modes import summary
+from gz_jax.modes.help import program
 from gz_jax.training import log
 
 LINES = 13  # of a summary at most
@@ -37,7 +38,7 @@ def commands(text):
     ],
 )
 def test_the_next_command_is_started_as_this_one_was(script, start):
-    assert summary.program(script) == start
+    assert program(script) == start
 
 
 def test_training_is_told_with_what_guessing_gives():

@@ -33,21 +33,21 @@ class Budget(NamedTuple):
     galaxies: int
 
 
-def vote_noise(truth: np.ndarray, voters: np.ndarray) -> np.ndarray:
-    """Estimated variance of each vote fraction, f (1 - f) / (n - 1): float64 [N, answers].
+def vote_noise(truth: np.ndarray, volunteers: np.ndarray) -> np.ndarray:
+    """Estimated variance of each vote fraction, f (1 - f) / (n - 1), of a binomial count: float64 [N, answers].
 
     Args:
-      truth: joint vote fractions f, [N, answers]; voters: number of volunteers n of each galaxy, more than 1, [N].
+      truth: joint vote fractions f, [N, answers]; volunteers: number of volunteers n of each galaxy, more than 1, [N].
     """
     truth = np.asarray(truth, np.float64)
-    return truth * (1 - truth) / (np.asarray(voters, np.float64)[:, None] - 1)
+    return truth * (1 - truth) / (np.asarray(volunteers, np.float64)[:, None] - 1)
 
 
 def entropy(truth: np.ndarray, tree: Tree) -> np.ndarray:
     """Shannon entropy of a volunteer's answers, all the way down the tree, in bits: float64 [N].
 
-    Of joint vote fractions [N, answers]. It is the sum over the questions of the share who were asked times the entropy
-    of their answers: 0 where all agree.
+    Of joint vote fractions [N, answers]. By the chain rule of entropy (Shannon 1948, section 6) it is the sum over the
+    questions of the share who were asked times the entropy of their answers: 0 where all agree.
     """
     truth = np.asarray(truth, np.float64)
     total = np.zeros(len(truth))
@@ -59,22 +59,24 @@ def entropy(truth: np.ndarray, tree: Tree) -> np.ndarray:
     return total
 
 
-def budget(truth: np.ndarray, predicted: np.ndarray, voters: np.ndarray, tree: Tree, groups: int = 10) -> Budget | None:
+def budget(
+    truth: np.ndarray, predicted: np.ndarray, volunteers: np.ndarray, tree: Tree, groups: int = 10
+) -> Budget | None:
     """Error and noise by question, and by how much the volunteers disagree.
 
     Args:
-      truth, predicted: joint vote fractions [N, answers]; voters: number of volunteers of each galaxy [N].
+      truth, predicted: joint vote fractions [N, answers]; volunteers: number of volunteers of each galaxy [N].
       groups: of galaxies, equally many, by the entropy of their votes.
 
     Returns:
       Of the galaxies all of whose labels are known and that have more than one volunteer; None where these are fewer
       than the groups.
     """
-    use = np.isfinite(truth).all(1) & (np.asarray(voters) > 1)
+    use = np.isfinite(truth).all(1) & (np.asarray(volunteers) > 1)
     if use.sum() < groups:
         return None
     truth, predicted = np.asarray(truth[use], np.float64), np.asarray(predicted[use], np.float64)
-    squared, noise = np.square(predicted - truth), vote_noise(truth, np.asarray(voters)[use])
+    squared, noise = np.square(predicted - truth), vote_noise(truth, np.asarray(volunteers)[use])
     starts, answers = [part.start for part in tree.slices], truth.shape[1]
     bits = entropy(truth, tree)
     parts = np.array_split(np.argsort(bits, kind="stable"), groups)

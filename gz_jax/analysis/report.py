@@ -63,7 +63,7 @@ class EvaluationInputs(NamedTuple):
     merger_threshold: float = 0.3
     resamples: int = 1000
     judged: Judged | None = None
-    voters: np.ndarray | None = None
+    volunteers: np.ndarray | None = None
 
 
 OPTIMISM = (
@@ -236,9 +236,9 @@ def _words(inputs: EvaluationInputs) -> list[Section]:
 
 def _noise(inputs: EvaluationInputs, numbers: dict[str, Any]) -> list[Section]:
     """How much of the squared error is the votes' noise, where the number of volunteers is known; adds to `numbers`."""
-    if inputs.voters is None:
+    if inputs.volunteers is None:
         return []
-    found = noise.budget(inputs.truth, inputs.predicted, inputs.voters, inputs.tree)
+    found = noise.budget(inputs.truth, inputs.predicted, inputs.volunteers, inputs.tree)
     if found is None:
         return []
     rows = [
@@ -253,7 +253,7 @@ def _noise(inputs: EvaluationInputs, numbers: dict[str, Any]) -> list[Section]:
     total = {"galaxies": found.galaxies, "mse": float(found.error.sum()), "noise": float(found.noise.sum())}
     numbers["noise of the votes"] = total
     picture = Picture("error_budget", lambda: error_budget(found, inputs.tree))
-    values = {**total, "share": 100 * total["noise"] / total["mse"], "volunteers": float(np.median(inputs.voters))}
+    values = {**total, "share": 100 * total["noise"] / total["mse"], "volunteers": float(np.median(inputs.volunteers))}
     return [Section("noise", [picture, Table("error_budget", rows)], values)]
 
 

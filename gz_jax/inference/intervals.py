@@ -25,7 +25,7 @@ from gz_jax.runtime.errors import UserError
 Kind = Literal["dirichlet", "conformal"]
 TEXTS: dict[Kind, str] = {
     "dirichlet": "of a galaxy's own vote fractions, from the network's Dirichlet distributions",
-    "conformal": "as wide as the errors on validation galaxies were, for fractions from as many volunteers",
+    "conformal": "as wide as the errors on the validation galaxies; they hold for as many votes as those galaxies have",
 }
 
 

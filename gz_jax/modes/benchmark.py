@@ -28,7 +28,7 @@ from gz_jax.data.split import Dataset, Split, fraction_records
 from gz_jax.data.synthetic_render import render
 from gz_jax.inference.shared import Network
 from gz_jax.labels import Tree
-from gz_jax.models import folding, layers
+from gz_jax.models import folding
 from gz_jax.resolve import Parts
 from gz_jax.runtime.errors import UserError, first_line
 from gz_jax.runtime.files import atomic, write_json
@@ -212,8 +212,7 @@ def _forward(subject: _Subject) -> stages.Forward:
     def of(params: Any, stats: Any, images: jax.Array) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
         module, variables = folding.fold(parts.module, {"params": params, "batch_stats": stats})
         variables = jax.device_put(variables, state.replicated(state.make_mesh()))
-        if len(images) >= layers.MANY:
-            variables = folding.spectra(module, variables, images)
+        variables = folding.spectra(module, variables, images)
         fractions = jax.jit(lambda given, x: labels.activate(module.apply(given, x), recipe.activation, tree))
         return fractions, (variables, images)
 

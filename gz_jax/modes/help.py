@@ -3,6 +3,7 @@
 import ast
 import difflib
 import pathlib
+import shlex
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -105,11 +106,11 @@ def asked(script: str, arguments: Sequence[str]) -> str | None:
 
 
 def program(script: str) -> str:
-    """What a user types to start the command, from sys.argv[0]."""
-    path = pathlib.Path(script)
-    if path.name == "__main__.py":
-        return "python -m gz_jax"
-    return f"python {script}" if path.suffix == ".py" else path.name
+    """What a user types to start the command, from sys.argv[0]: 'python launch.py', 'python -m gz_jax' or 'gz-jax'."""
+    name = pathlib.Path(script).name
+    if name == "launch.py":
+        return f"python {shlex.quote(script)}"
+    return "python -m gz_jax" if name == "__main__.py" else "gz-jax"  # also for what is called from Python
 
 
 def general(typed: str) -> str:

@@ -30,6 +30,7 @@ from gz_jax.inference.manifest import described, networks_of, same_networks
 from gz_jax.inference.tables import read_validation, write_validation
 from gz_jax.labels import GALAXY_ZOO_2, Tree
 from gz_jax.modes import summary
+from gz_jax.modes.help import program
 from gz_jax.runtime.errors import UserError
 from gz_jax.runtime.progress import Bar
 from gz_jax.training.workdir import read as read_workdir
@@ -91,7 +92,7 @@ def evaluate_mode(
     folder, own = report_folder(model, dataset), dataset.identity == model.data
     tables = sorted(path.name for kind in ("*.parquet", "submission.csv") for path in folder.glob(kind))
     about = (numbers["by views"], own, folder / "report.html", tables, model.tree.merger is not None)
-    print(summary.evaluated(summary.program(sys.argv[0]), workdir, numbers, *about))
+    print(summary.evaluated(program(sys.argv[0]), workdir, numbers, *about))
     return 0
 
 
@@ -114,7 +115,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
     outdir.mkdir(exist_ok=True)
     many = trained.load(model.workdir, views=views) if views > 1 else model
     validation = dataset.splits["validation"]
-    ids, truth, predicted, voters = predict_split(many, validation, "predicting validation galaxies")
+    ids, truth, predicted, volunteers = predict_split(many, validation, "predicting validation galaxies")
     best = predicted.mean(0)
     by_views = {f"{n} view{'s' * (n > 1)}": predicted[:n].mean(0) for n in (1, 8, 16) if n <= views}
     # --mode=compare and the corrections of --mode=mergers use these tables.
@@ -141,7 +142,7 @@ def evaluate(model: trained.Trained, dataset: Dataset, *, views: int = 1) -> dic
             galaxy_id=ids,
             truth=truth,
             predicted=best,
-            voters=voters,
+            volunteers=volunteers,
             tree=dataset.tree,
             history=read_log(model.workdir),
             images=functools.partial(images, validation),
@@ -191,7 +192,7 @@ def compare_mode(workdirs: Sequence[str], outdir: str) -> int:
         runs.append(compare.Run(name, config.seed, history, *found, flat, data, model.weights, is_finished))
     result = report.compare_report(runs, outdir, versions())
     folders, page = dict(zip(names, map(str, paths), strict=True)), pathlib.Path(outdir) / "report.html"
-    print(summary.compared(summary.program(sys.argv[0]), folders, result, page))
+    print(summary.compared(program(sys.argv[0]), folders, result, page))
     return 0
 
 
@@ -250,10 +251,9 @@ def _batches(model: trained.Trained, split: Split, doing: str) -> Iterator[dict[
 def predict_split(
     model: trained.Trained, split: Split, doing: str = "predicting"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A split in order: ids [n], vote fractions float32 [n, answers], predictions [views, n, answers], voters [n].
+    """A split in order: ids [n], vote fractions float32 [n, answers], predictions [views, n, answers], volunteers [n].
 
-    The voters are the numbers of volunteers who looked at each galaxy, float32; where only fractions are known they are
-    the nominal number.
+    `volunteers` is how many looked at each galaxy, float32: the nominal number where only fractions are known.
 
     The ids are the split's names, str, if it has names, else the int64 galaxy_id.
 
@@ -267,9 +267,9 @@ def predict_split(
         keep, predicted = batch["mask"], model.predict(batch["image"])
         asked = np.max([batch["votes"][keep, part].sum(1) for part in everyone], axis=0)
         found.append((batch["galaxy_id"][keep], batch["vote_fractions"][keep], predicted[:, keep], asked))
-    ids, truth, each, voters = zip(*found, strict=True)
+    ids, truth, each, volunteers = zip(*found, strict=True)
     galaxy_id = np.concatenate(ids) if split.names is None else split.names
-    count = model.config.data.nominal_votes * np.concatenate(voters)
+    count = model.config.data.nominal_votes * np.concatenate(volunteers)
     return galaxy_id, np.concatenate(truth), np.concatenate(each, axis=1), count
 
 

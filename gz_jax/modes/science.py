@@ -13,6 +13,7 @@ from gz_jax.inference import predict as prediction
 from gz_jax.inference import shared, tables, trained, words
 from gz_jax.inference.manifest import networks_of
 from gz_jax.modes import summary
+from gz_jax.modes.help import program
 from gz_jax.runtime import lock
 from gz_jax.runtime.errors import UserError
 from gz_jax.training.workdir import read as read_workdir
@@ -70,7 +71,7 @@ def _after(workdir: str, networks: list[trained.Trained], output: pathlib.Path, 
     own = not any(shared.is_shared(network.workdir) for network in networks)
     merger = own and networks[0].tree.merger is not None
     how = {"merger": merger, "judged": judged, "embeddings": flags.embeddings}
-    return summary.predicted(summary.program(sys.argv[0]), workdir, output, flags.views, **how)
+    return summary.predicted(program(sys.argv[0]), workdir, output, flags.views, **how)
 
 
 def _say(networks: list[trained.Trained], flags: Any, changes: dict[str, Any]) -> int:
@@ -129,7 +130,7 @@ def mergers(workdir: str, flags: Any) -> int:
     same = [f"--{name}={shlex.quote(value)}" for name, value in given.items() if value]
     same += [] if flags.threshold == 0.3 else [f"--threshold={flags.threshold:g}"]
     command = " ".join([f"--mode=mergers --workdir={shlex.quote(workdir)} --input={shlex.quote(flags.input)}", *same])
-    print(summary.fraction(summary.program(sys.argv[0]), command, results, output / "report.html"))
+    print(summary.fraction(program(sys.argv[0]), command, results, output / "report.html"))
     return 0
 
 

@@ -12,14 +12,6 @@ MOST = 5  # rows of a table: a summary fits on a screen
 FEW = 0.25  # completeness below which a fraction is not to be relied on
 
 
-def program(script: str) -> str:
-    """How the command is started, from `sys.argv[0]`: 'python launch.py', 'python -m gz_jax' or 'gz-jax'."""
-    name = os.path.basename(script)
-    return (
-        f"python {shlex.quote(script)}" if name == "launch.py" else "python -m gz_jax" if "__main" in name else "gz-jax"
-    )
-
-
 def trained(
     start: str,
     workdir: str,

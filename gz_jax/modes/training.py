@@ -12,6 +12,7 @@ from gz_jax.data import problems
 from gz_jax.data.split import Dataset
 from gz_jax.inference import shared, trained
 from gz_jax.modes import summary
+from gz_jax.modes.help import program
 from gz_jax.runtime import distributed, interrupts, lock, memory
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import feed, loop, state, workdir
@@ -69,7 +70,7 @@ def _train(config: ConfigDict, folder: str) -> int:
     if jax.process_index() == 0 and progress.history:
         best, page = progress.history[progress.early_stop.best_epoch], _report(path, dataset)
         about = (len(progress.history), dataset.splits["validation"].size, dataset.statistics)
-        print(summary.trained(summary.program(sys.argv[0]), folder, best, *about, page))
+        print(summary.trained(program(sys.argv[0]), folder, best, *about, page))
     return 0
 
 

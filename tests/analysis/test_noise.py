@@ -15,10 +15,10 @@ def true_fractions(count, seed=0):
     return np.float64(labels.joint(np.float32(labels.conditional(np.float32(rng.gamma(0.5, size=(count, 37)))))))
 
 
-def votes(true, voters, seed=1):
+def votes(true, volunteers, seed=1):
     """Fractions of volunteers who walk down the tree, each galaxy with so many of them."""
     rng, found = np.random.default_rng(seed), np.zeros_like(true)
-    for row, count in enumerate(voters):
+    for row, count in enumerate(volunteers):
         asked = np.zeros(len(TREE.questions), int)
         counts = np.zeros(true.shape[1])
         for question, part in enumerate(TREE.slices):
@@ -33,14 +33,14 @@ def votes(true, voters, seed=1):
 def test_the_estimate_is_the_error_of_a_network_that_knows_the_truth():
     """Mean of the estimate against the mean squared error of the true fractions, which are drawn once per galaxy."""
     count = 3000
-    voters = np.random.default_rng(5).integers(2, 60, count)
+    volunteers = np.random.default_rng(5).integers(2, 60, count)
     true = true_fractions(count)
-    seen = votes(true, voters)
-    squared, estimate = np.square(seen - true), noise.vote_noise(seen, voters)
+    seen = votes(true, volunteers)
+    squared, estimate = np.square(seen - true), noise.vote_noise(seen, volunteers)
     off = (squared - estimate).mean(1)
     assert abs(off.mean()) < 4 * off.std() / np.sqrt(count)
     assert estimate.mean() > 20 * off.std() / np.sqrt(count)  # the test could see an error of a fifth
-    assert abs(off[voters < 10].mean()) < 4 * off[voters < 10].std() / np.sqrt((voters < 10).sum())
+    assert abs(off[volunteers < 10].mean()) < 4 * off[volunteers < 10].std() / np.sqrt((volunteers < 10).sum())
 
 
 def test_variance_by_hand():
@@ -63,22 +63,22 @@ def test_entropy_by_hand():
 
 
 def test_parts_add_up_and_groups_are_ordered():
-    true, voters = true_fractions(200), np.full(200, 44)
-    seen = votes(true, voters)
-    found = noise.budget(seen, true, voters, TREE, groups=5)
+    true, volunteers = true_fractions(200), np.full(200, 44)
+    seen = votes(true, volunteers)
+    found = noise.budget(seen, true, volunteers, TREE, groups=5)
     assert found.error.sum() == pytest.approx(np.square(seen - true).mean(), rel=1e-12)
-    assert found.noise.sum() == pytest.approx(noise.vote_noise(seen, voters).mean(), rel=1e-12)
+    assert found.noise.sum() == pytest.approx(noise.vote_noise(seen, volunteers).mean(), rel=1e-12)
     assert found.group_error.mean() == pytest.approx(found.error.sum(), rel=1e-12)  # five equal groups
     assert (np.diff(found.entropy) > 0).all()
     assert found.galaxies == 200
 
 
 def test_galaxies_that_cannot_be_judged_are_left_out():
-    true, voters = true_fractions(30), np.full(30, 44)
-    truth = votes(true, voters)
+    true, volunteers = true_fractions(30), np.full(30, 44)
+    truth = votes(true, volunteers)
     truth[:5, 3] = np.nan
-    voters[5:10] = 1
-    found = noise.budget(truth, true, voters, TREE, groups=4)
+    volunteers[5:10] = 1
+    found = noise.budget(truth, true, volunteers, TREE, groups=4)
     assert found.galaxies == 20
     assert np.isfinite(np.concatenate(found[:-1])).all()
     assert noise.budget(truth, true, np.ones(30), TREE) is None

@@ -36,7 +36,7 @@ def inputs() -> report.EvaluationInputs:
         merger_threshold=0.05,
         context=CONTEXT,
         resamples=50,
-        voters=np.full(N, 44),
+        volunteers=np.full(N, 44),
     )
 
 

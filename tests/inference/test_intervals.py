@@ -124,7 +124,8 @@ def test_columns_hold_the_prediction_and_widen_with_the_level(judged, images, tm
         level: table_of(predict_catalogue(str(images), tmp_path / str(level), [network], interval=level, batch_size=4))
         for level in (0.5, 0.9)
     }
-    assert "intervals of 90 %, as wide as the errors on validation galaxies were" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "intervals of 90 %, as wide as the errors on the validation galaxies; they hold for as many votes as" in said
     plain = table_of(predict_catalogue(str(images), tmp_path / "plain", [network], batch_size=4, **QUIET))
     assert not any(name.startswith(tables.ENDS) for name in plain)
     for level, table in made.items():
