@@ -79,8 +79,6 @@ FIELDS: dict[str, Field] = {
     # that were cast: 'binomial' (each answer alone), 'multinomial' (needs outputs that obey the tree) or 'dirichlet'
     # (needs model.activation=dirichlet). In these a galaxy with more votes has more weight, if the number is known.
     "loss": one_of("mse", "binomial", "multinomial", "dirichlet"),
-    # Predict with a moving average of the weights; this is the weight of its old value at each step. 0: no average
-    "average": real(0.0, 0, 0.999999),
     # Of the learning rate. 'plateau': lowered when the validation error stops falling; 'cosine': falls to 0 over
     # num_epochs, without early stopping
     "schedule": one_of("plateau", "cosine"),

@@ -260,6 +260,5 @@ def recipe(config: ConfigDict, tree: Tree, module: nn.Module, steps_per_epoch: i
         tree=tree,
         loss=loss,
         rate=rate,
-        average=config.average,
         parts=parts,
     )

@@ -72,7 +72,7 @@ def benchmark(
     resolve.check(config, jax.device_count())
     if (peers or sizes) and jax.device_count() > 1:
         raise UserError("--peers and --batch_sizes need a single device: set CUDA_VISIBLE_DEVICES=0, for example.")
-    plain = {"loss": "mse", "weight_decay": 0.0, "average": 0.0, "model.frozen_statistics": False}
+    plain = {"loss": "mse", "weight_decay": 0.0, "model.frozen_statistics": False}
     trained = any(PEERS[name].trains for name in peers)
     if trained and (other := [name for name, value in plain.items() if fields.flatten(config)[name] != value]):
         raise UserError(
@@ -197,7 +197,7 @@ def _on_device(
     mesh = state.make_mesh()
     variables = state.initial_variables(parts.module, config.data.size, jax.random.key(config.seed))
     steps = dispatch.compile_steps(recipe, config.seed, mesh)
-    fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
+    fresh = state.start(variables, recipe.optimizer, mesh)
     current = [state.with_rate(fresh, config.learning_rate)]
     return current, *stages.device_stages(steps, current, _forward(subject), parts.view, batch, contested)
 

@@ -56,7 +56,7 @@ def _train(config: ConfigDict, folder: str) -> int:
     if start:
         print(start.text, flush=True)
         variables = {kind: {**values, **start.variables.get(kind, {})} for kind, values in variables.items()}
-    fresh = state.start(variables, recipe.optimizer, mesh, average=config.average > 0)
+    fresh = state.start(variables, recipe.optimizer, mesh)
     print(_describe(config, dataset, variables, mesh.size), flush=True)
     del start, given, variables  # frees their memory: `fresh` has copies
     memory.keep_freed_memory()

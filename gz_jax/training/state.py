@@ -31,7 +31,6 @@ class TrainState(struct.PyTreeNode):
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState
-    average: PyTree  # moving average of {'params', 'batch_stats'}, or None
     sums: Sums  # of this epoch's training batches so far
     bad_step: jax.Array  # int32 scalar, the first step whose loss or update was not finite, else -1
     bad_loss: jax.Array  # float32 scalar, the loss of that step; 0 if it was the update
@@ -125,8 +124,8 @@ def with_rate(state: TrainState, rate: float) -> TrainState:
 
 
 def to_use(state: TrainState) -> dict[str, PyTree]:
-    """Variables for prediction and the best checkpoint: {'params', 'batch_stats'}, averaged if there is an average."""
-    return state.average or {"params": state.params, "batch_stats": state.batch_stats}
+    """Variables for prediction and the best checkpoint: {'params', 'batch_stats'}."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def initial_variables(
@@ -155,17 +154,14 @@ def shapes(module: nn.Module, size: int) -> dict[str, PyTree]:
     )
 
 
-def start(
-    variables: dict[str, PyTree], optimizer: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
-) -> TrainState:
-    """The state before the first step, replicated over the mesh; `average`: with a moving average."""
+def start(variables: dict[str, PyTree], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before the first step, replicated over the mesh."""
 
     def make(variables: dict[str, PyTree]) -> TrainState:
         variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             **variables,
-            average=variables if average else None,
             opt_state=optimizer.init(variables["params"]),
             sums=zero_sums(),
             bad_step=jnp.full((), -1, jnp.int32),

@@ -50,7 +50,6 @@ class Recipe(NamedTuple):
 
     apply: a Linen module's `apply`; optimizer: with its rate in its state; activation, tree: of the outputs;
     loss: what is minimised; rate: factor of the learning rate at a step, int32 -> float32;
-    average: weight of the old value in the moving average of parameters and statistics; 0 keeps none;
     frozen: only the head is trained, and no gradients are computed for the body;
     parts: None unless the features of an image stay the same in frozen epochs; then two functions: the body computes
     features from (variables, images), and the head is `apply` of the rest, which takes features instead of images.
@@ -62,7 +61,6 @@ class Recipe(NamedTuple):
     tree: Tree
     loss: losses.Loss = losses.squared_error
     rate: Callable[[jax.Array], jax.Array] | None = None
-    average: float = 0.0
     frozen: bool = False
     parts: tuple[Apply, Apply] | None = None
 
@@ -125,7 +123,6 @@ def train_step(state: TrainState, batch: Batch, key: jax.Array, *, recipe: Recip
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
-        average=averaged(state.average, {"params": params, "batch_stats": batch_stats}, state.step, recipe.average),
         sums=sums,
         bad_step=jnp.where(fine & ~good, jnp.where(sound, state.step, jnp.maximum(state.step - 1, 0)), state.bad_step),
         bad_loss=jnp.where(fine & ~good, jnp.where(sound, loss, 0), state.bad_loss),
@@ -140,17 +137,6 @@ def is_finite(tree: PyTree) -> jax.Array:
     """
     values = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.isfinite(optax.tree.norm(values, squared=True))
-
-
-def averaged(average: PyTree, new: PyTree, at: jax.Array, decay: float) -> PyTree:
-    """The exponential moving average after step `at`; None if `decay` is 0.
-
-    The old value has the weight min(decay, (1 + at) / (10 + at)), so that the average changes quickly at first.
-    """
-    if not decay:
-        return None
-    weight = jnp.minimum(decay, (1 + at) / (10 + at))
-    return jax.tree.map(lambda old, x: weight * old + (1 - weight) * x, average, new)
 
 
 def predict_step(

@@ -69,9 +69,9 @@ def start(devices=1, module=None, size=6):
     if "body" in variables["params"]:
         layer = variables["params"]["body"]["stem_conv"]
         layer["kernel"] = layer["kernel"].at[0, 0].set(-0.0)
-    recipe = step.Recipe(module.apply, optimizer, "divisive", GALAXY_ZOO_2, rate=lambda at: 1 / (1 + at), average=0.9)
+    recipe = step.Recipe(module.apply, optimizer, "divisive", GALAXY_ZOO_2, rate=lambda at: 1 / (1 + at))
     steps = dispatch.compile_steps(recipe, 0, mesh)
-    return steps, state.with_rate(state.start(variables, optimizer, mesh, average=True), RATE)
+    return steps, state.with_rate(state.start(variables, optimizer, mesh), RATE)
 
 
 def arrays(tree):
@@ -94,7 +94,7 @@ def moments(train_state, part):
 
 
 def test_the_body_stays_to_the_last_bit_and_the_head_is_trained_as_before():
-    """Before: the whole gradient is computed, and the body put back. Adam, averages and statistics included."""
+    """Before: the whole gradient is computed, and the body put back. Adam and statistics included."""
     steps, frozen = start()
     _, before = start()
     initial = arrays(frozen)
@@ -102,20 +102,12 @@ def test_the_body_stays_to_the_last_bit_and_the_head_is_trained_as_before():
     for batch in batches(4):
         frozen, loss = steps.train_head(frozen, steps.put(batch))
         body = arrays(before.params["body"])
-        average = arrays(before.average["params"])
-        at = int(before.step)
         before, old_loss = steps.train(before, steps.put(batch))
-        held = step.averaged(average["body"], body, at, 0.9)
-        before = before.replace(
-            params={**before.params, "body": body},
-            average={**before.average, "params": {**before.average["params"], "body": held}},
-        )
+        before = before.replace(params={**before.params, "body": body})
         assert float(loss) == float(old_loss)
     assert bits(frozen.params["body"]) == bits(initial.params["body"])
     for name in ("dense", "head"):
         assert bits(frozen.params[name]) == bits(before.params[name]) != bits(initial.params[name])
-        assert bits(frozen.average["params"][name]) == bits(before.average["params"][name])
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-7), frozen.average, before.average)
     assert bits(frozen.batch_stats) == bits(before.batch_stats) != bits(initial.batch_stats)
     assert bits(moments(frozen, "head")) == bits(moments(before, "head"))
     assert bits(moments(frozen, "body")) == bits(moments(initial, "body"))
@@ -175,7 +167,7 @@ def config(**fields) -> ConfigDict:
     found = default.get_config()
     found.data.source, found.data.num_galaxies, found.data.size = "synthetic", 80, 30
     found.batch_size, found.num_epochs, found.model.name, found.model.frozen_epochs = 16, 3, "resnet50", 2
-    found.schedule, found.weight_decay, found.average, found.model.layer_decay = "cosine", 0.01, 0.9, DECAY
+    found.schedule, found.weight_decay, found.model.layer_decay = "cosine", 0.01, DECAY
     found.learning_rate = RATE
     found.update_from_flattened_dict(fields)
     return found
