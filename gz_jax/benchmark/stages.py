@@ -82,8 +82,12 @@ def forward_stages(forward: Forward, current: Current, images: np.ndarray, sizes
 
 
 def _repeat(jitted: Callable[..., Any], arguments: tuple[Any, ...], n: int) -> None:
+    """Call n times. On CPU each call is waited for, as ONNX Runtime does; elsewhere only the last, as for PyTorch."""
+    waits = jax.default_backend() == "cpu"
     for _ in range(n):
         result = jitted(*arguments)
+        if waits:
+            jax.block_until_ready(result)
     jax.block_until_ready(result)
 
 

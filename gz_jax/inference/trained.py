@@ -115,7 +115,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     @functools.cache
     def transformed() -> Any:  # not for a few images: it takes time and memory
         of = jax.ShapeDtypeStruct((layers.MANY, *[config.data.size] * 2, 3), jnp.uint8)
-        return folding.spectra(module, variables, of)
+        return folding.transformed(module, variables, of)
 
     def fractions(variables: Any, images: jax.Array) -> jax.Array:
         return activate(module.apply(variables, images))

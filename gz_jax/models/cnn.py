@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from gz_jax.models.groups import in_groups
 from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 from gz_jax.runtime.errors import UserError
 
@@ -58,17 +59,8 @@ class CNN(nn.Module):
         if min(images.shape[1:3]) < 30:
             raise UserError(f"the CNN needs images of 30 x 30 pixels or more, not {images.shape[1:3]}")
         glorot = nn.initializers.glorot_uniform()
-        x = preprocess(images, self.preprocess)
-        conv1 = Conv(self.features[0], 3, dtype=self.dtype, name="conv1")
-        if self.folded:
-            x = conv1(x)
-        else:
-            x, bias = conv1.apart(x)
-            x = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype, name="bn1")(x, not train, bias)
-        x = max_pool(nn.relu(x), 2, 2)
-        x = Dropout(self.dropout[0])(x, train)
-        x = nn.relu(Conv(self.features[1], 3, dtype=self.dtype, name="conv2")(x))
-        x = Dropout(self.dropout[0])(max_pool(x, 2, 2), train)
+        numbers = images.shape[1] * images.shape[2] * self.features[0]
+        x = in_groups(self, CNN._first, images, numbers, train)
         x = nn.relu(Conv(self.features[2], 6, dtype=self.dtype, name="conv3")(x))
         x = Dropout(self.dropout[0])(x, train)
         x = x.reshape(x.shape[0], -1)
@@ -79,3 +71,16 @@ class CNN(nn.Module):
             x = Dropout(self.dropout[1])(x, train)
         head = nn.Dense(self.num_outputs, kernel_init=glorot, dtype=jnp.float32, name="head")
         return head(x.astype(jnp.float32)), embedding.astype(jnp.float32)
+
+    def _first(self, images: jax.Array, train: bool) -> jax.Array:
+        x = preprocess(images, self.preprocess)
+        conv1 = Conv(self.features[0], 3, dtype=self.dtype, name="conv1")
+        if self.folded:
+            x = conv1(x)
+        else:
+            x, bias = conv1.apart(x)
+            x = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype, name="bn1")(x, not train, bias)
+        x = max_pool(nn.relu(x), 2, 2)
+        x = Dropout(self.dropout[0])(x, train)
+        x = nn.relu(Conv(self.features[1], 3, dtype=self.dtype, name="conv2")(x))
+        return Dropout(self.dropout[0])(max_pool(x, 2, 2), train)

@@ -5,6 +5,7 @@ All take and return [B, H, W, C]. Parameters are float32; `dtype` is the dtype t
 
 import functools
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from gz_jax.models import fourier
+from gz_jax.models import fourier, pairs, winograd
 
-MANY = 32  # images of a batch from which the Fourier transform of a kernel pays, on CPU
+MANY = 32  # images of a batch from which the transform of a kernel pays, on CPU
 Preprocess = Literal["unit", "keras", "torch"]
 Initializer = Callable[..., jax.Array]
 
@@ -71,7 +72,7 @@ class Conv(nn.Module):
     """Convolution with a square kernel and explicit `padding`, the same on every side ('SAME' is not).
 
     A 1x1 convolution is computed as one matrix product, over [B * H * W, in], which XLA does faster on CPU; its kernel
-    still has the shape [1, 1, in, features]. On CPU, small maps go by way of `fourier.convolve`.
+    still has the shape [1, 1, in, features]. On CPU, some go by way of transforms; see `_way`.
     """
 
     features: int
@@ -95,8 +96,8 @@ class Conv(nn.Module):
         if self.size == 1 and self.padding == 0:
             x = x[:, :: self.stride, :: self.stride]
             x = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], self.features)
-        elif self._small_map(x):
-            x = self._by_fourier(x, kernel)
+        elif (way := self._way(x)) is not None:
+            x = way(x, kernel)
         else:
             if x.shape[-1] == 3 and jax.default_backend() == "cpu":
                 # Eigen's convolution takes 4 channels at once: of 3, it took the CNN's first layer twice as long.
@@ -110,22 +111,39 @@ class Conv(nn.Module):
             )
         return x, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
 
-    def _by_fourier(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The convolution of small maps, by the kernel's transform in the collection 'spectra' where it is there.
+    def _way(self, x: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        """A faster convolution of x by the kernel than XLA's own, if there is one: on CPU, in float32.
 
-        `apply` with mutable=['spectra'] puts it there (`folding.spectra`).
+        In prediction, the kernel is transformed beforehand. Elsewhere only Fourier transforms are used, for batches
+        that are large enough to share the kernel's.
         """
-        if self.is_initializing() or not (
-            self.has_variable("spectra", "kernel") or self.is_mutable_collection("spectra")
-        ):
-            return fourier.convolve(x, kernel, self.padding)
-        transformed = self.variable("spectra", "kernel", fourier.transform, kernel, x.shape[1], self.padding).value
-        return fourier.convolve_transformed(x, transformed, self.size, self.padding)
+        side, square = x.shape[1], x.shape[1] == x.shape[2]
+        if x.dtype != jnp.float32 or jax.default_backend() != "cpu":
+            return None
+        if self._prepared and x.shape[-1] == 3 and self.stride < 3:
+            return functools.partial(self._transformed, pairs, (self.stride,), (self.stride, self.padding))
+        if self.stride != 1 or not square:
+            return None
+        given, shape = (side, self.padding), (self.size, self.padding)
+        if self._prepared and self.size == 3 and side > 5:
+            return functools.partial(self._transformed, winograd, given, shape)
+        if self._prepared and side <= 20:
+            return functools.partial(self._transformed, fourier, given, shape)
+        enough = side <= 20 and len(x) >= MANY
+        return functools.partial(fourier.convolve, padding=self.padding) if enough else None
 
-    def _small_map(self, x: jax.Array) -> bool:
-        """Whether Fourier transforms pay: on CPU, in float32, with enough images to share the kernel's transform."""
-        fits = self.stride == 1 and x.shape[1] == x.shape[2] <= 20 and len(x) >= MANY
-        return fits and x.dtype == jnp.float32 and jax.default_backend() == "cpu"
+    @property
+    def _prepared(self) -> bool:
+        """Whether the kernel's transform is in the collection 'transformed', or goes there now (`folding`)."""
+        there = self.has_variable("transformed", "kernel") or self.is_mutable_collection("transformed")
+        return there and not self.is_initializing()
+
+    def _transformed(
+        self, by: ModuleType, given: tuple[int, ...], shape: tuple[int, ...], x: jax.Array, kernel: jax.Array
+    ) -> jax.Array:
+        """x convolved by the module `by`, whose transform of the kernel is kept in the collection 'transformed'."""
+        transformed = self.variable("transformed", "kernel", by.transform, kernel, *given).value
+        return by.convolve_transformed(x, transformed, *shape)
 
 
 @jax.custom_vjp

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from gz_jax.models.groups import in_groups
 from gz_jax.models.layers import BatchNorm, Conv, Dropout, Preprocess, max_pool, preprocess
 from gz_jax.runtime.errors import UserError
 
@@ -27,7 +28,10 @@ EPSILON = {"keras": 1.001e-5, "torchvision": 1e-5}  # of batch normalisation
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut, which is itself a 1x1 convolution where `project`."""
+    """1x1, 3x3 and 1x1 convolutions around a shortcut, which is itself a 1x1 convolution where `project`.
+
+    `every` is 2 if the next stage reads only every second row and column of the output: no others are computed then.
+    """
 
     features: int
     stride: int
@@ -36,14 +40,17 @@ class Bottleneck(nn.Module):
     dtype: DTypeLike
     momentum: float | None = None
     folded: bool = False
+    every: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
         first, second = (self.stride, 1) if self.variant == "keras" else (1, self.stride)
         conv_bn = functools.partial(_conv_bn, self, use_running_average)
         shortcut = conv_bn(x, "shortcut", 4 * self.features, stride=self.stride) if self.project else x
+        shortcut = shortcut[:, :: self.every, :: self.every]
         x = nn.relu(conv_bn(x, "1", self.features, stride=first))
         x = nn.relu(conv_bn(x, "2", self.features, size=3, stride=second))
+        x = x[:, :: self.every, :: self.every]  # a 3x3 convolution with stride 2 took longer
         return nn.relu(conv_bn(x, "3", 4 * self.features) + shortcut)
 
 
@@ -83,21 +90,32 @@ class ResNet50(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+        side = -(-x.shape[1] // 4)
+        x = in_groups(self, ResNet50._stem, x, side * side * 256, use_running_average)
+        x = in_groups(self, ResNet50._stage, x, side * side * 256, 1, use_running_average)
+        x = in_groups(self, ResNet50._stage, x, side * side * 128, 2, use_running_average)
+        for stage in (3, 4):  # their kernels are larger than their maps
+            x = self._stage(x, stage, use_running_average)
+        return x
+
+    def _stem(self, x: jax.Array, use_running_average: bool) -> jax.Array:
         x = _conv_bn(self, use_running_average, x, "stem", 64, size=7, stride=2)
-        x = max_pool(nn.relu(x), 3, 2, padding=1)
-        for stage, blocks in enumerate(STAGES, 1):
-            for block in range(1, blocks + 1):
-                stride = 2 if block == 1 and stage > 1 else 1
-                x = Bottleneck(
-                    features=32 * 2**stage,
-                    stride=stride,
-                    project=block == 1,
-                    variant=self.variant,
-                    dtype=self.dtype,
-                    momentum=self.momentum,
-                    folded=self.folded,
-                    name=f"stage{stage}_block{block}",
-                )(x, use_running_average)
+        return max_pool(nn.relu(x), 3, 2, padding=1)
+
+    def _stage(self, x: jax.Array, stage: int, use_running_average: bool) -> jax.Array:
+        ahead = self.folded and self.variant == "keras"  # whether the stage before has left out what is not read
+        for block in range(1, STAGES[stage - 1] + 1):
+            x = Bottleneck(
+                features=32 * 2**stage,
+                stride=2 if block == 1 and stage > 1 and not ahead else 1,
+                project=block == 1,
+                variant=self.variant,
+                dtype=self.dtype,
+                momentum=self.momentum,
+                folded=self.folded,
+                every=2 if ahead and block == STAGES[stage - 1] and stage < len(STAGES) else 1,
+                name=f"stage{stage}_block{block}",
+            )(x, use_running_average)
         return x
 
 

@@ -205,14 +205,14 @@ def _on_device(
 def _forward(subject: _Subject) -> stages.Forward:
     """The function that prediction computes (see `trained.load`): the network without batch normalisation.
 
-    For large batches the Fourier transforms of its kernels are computed beforehand.
+    For large batches the transforms of its kernels are computed beforehand.
     """
     _, tree, parts, recipe = subject
 
     def of(params: Any, stats: Any, images: jax.Array) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
         module, variables = folding.fold(parts.module, {"params": params, "batch_stats": stats})
         variables = jax.device_put(variables, state.replicated(state.make_mesh()))
-        variables = folding.spectra(module, variables, images)
+        variables = folding.transformed(module, variables, images)
         fractions = jax.jit(lambda given, x: labels.activate(module.apply(given, x), recipe.activation, tree))
         return fractions, (variables, images)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from references import relative_error
 
-from gz_jax.models import create, fourier
-from gz_jax.models.folding import fold, spectra
+from gz_jax.models import create, fourier, groups
+from gz_jax.models.folding import fold, transformed
 from gz_jax.models.layers import MANY
 
 NETWORKS = {
@@ -48,10 +48,28 @@ def test_the_same_logits_and_features_without_batch_normalisation(options):
     for count in (2, MANY):  # of few images and of many, which go by way of Fourier transforms
         images = shown(count, 36)
         expected = before(variables, images)
-        for given in (params, spectra(folded, params, jax.ShapeDtypeStruct(images.shape, images.dtype))):
+        for given in (params, transformed(folded, params, jax.ShapeDtypeStruct(images.shape, images.dtype))):
             found = after(given, images)
             assert relative_error(found[0], expected[0]) < 2e-5
             assert relative_error(found[1], expected[1]) < 2e-5
+
+
+@pytest.mark.parametrize("size", [36, 51])
+@pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
+def test_groups_of_images_as_all_at_once(options, size, monkeypatch):
+    """The first layers in groups that divide the batch, or of one image each; sizes that no stride divides, too."""
+    module, variables = made(options, size)
+    folded, params = fold(module, variables)
+    for count in (MANY, MANY + 5):  # 37 is prime
+        images = shown(count, size)
+        ready = transformed(folded, params, images)
+        monkeypatch.setattr(groups, "IN_CACHE", 10**9)
+        assert "scan" not in str(jax.make_jaxpr(folded.apply)(ready, images))
+        expected = jax.jit(module.apply)(variables, images)
+        monkeypatch.setattr(groups, "IN_CACHE", 8 * 13 * 13 * 256)
+        if jax.default_backend() == "cpu":
+            assert "scan" in str(jax.make_jaxpr(lambda *given: folded.apply(*given))(ready, images))
+        assert relative_error(jax.jit(lambda *given: folded.apply(*given))(ready, images), expected) < 2e-5
 
 
 def test_one_layer_by_hand():
@@ -81,12 +99,12 @@ def test_folding_keeps_the_dtype_and_leaves_what_it_was_given():
 def test_transforms_are_those_of_the_kernels_and_only_for_many_images():
     module, variables = made(NETWORKS["cnn"], 36)
     folded, params = fold(module, variables)
-    few = spectra(folded, params, jax.ShapeDtypeStruct((MANY - 1, 36, 36, 3), np.uint8))
-    assert not few.get("spectra")
-    many = spectra(folded, params, jax.ShapeDtypeStruct((MANY, 36, 36, 3), np.uint8))
+    few = transformed(folded, params, jax.ShapeDtypeStruct((MANY - 1, 36, 36, 3), np.uint8))
+    assert not few.get("transformed")
+    many = transformed(folded, params, jax.ShapeDtypeStruct((MANY, 36, 36, 3), np.uint8))
     side = (((36 - 2) // 2) - 2) // 2  # of the maps that the third convolution gets
     expected = fourier.transform(params["params"]["conv3"]["kernel"], side, 0)
-    assert relative_error(many["spectra"]["conv3"]["kernel"], expected) < 1e-5
+    assert relative_error(many["transformed"]["conv3"]["kernel"], expected) < 1e-5
 
 
 def test_initialising_a_network_makes_no_transforms():
