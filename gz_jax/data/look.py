@@ -37,9 +37,9 @@ def see(pixels: np.ndarray, crop: int, size: int, affine: np.ndarray | None = No
     square = pixels[tuple(central(n, crop) for n in pixels.shape[:2])]
     if crop % size == 0 and square.shape[:2] == (crop, crop):
         return _boxes(square, crop // size)
-    rows, columns = (weights(n, crop, size) for n in pixels.shape[:2])
-    shown = _along(_along(pixels, *rows).swapaxes(0, 1), *columns).swapaxes(0, 1)
-    return np.rint(shown).astype(np.uint8)
+    rows, columns = (_bands(n, crop, size) for n in pixels.shape[:2])
+    shown = np.ascontiguousarray(_along(pixels, rows).swapaxes(0, 1))
+    return np.rint(_along(shown, columns)).astype(np.uint8).swapaxes(0, 1)
 
 
 def cutouts(pixels: np.ndarray, crop: int, size: int, turned: bool = False) -> np.ndarray:
@@ -115,12 +115,36 @@ def _boxes(square: np.ndarray, k: int) -> np.ndarray:
     return np.rint(total / real(k * k)).astype(np.uint8)
 
 
-def _along(pixels: np.ndarray, start: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The first axis of [H, W, 3] brought to [size, W, 3], float64."""
-    out = np.empty((len(start), *pixels.shape[1:]))
-    for j, first in enumerate(start):  # row by row, so that memory stays small
-        np.einsum("k,kxc->xc", weight[j], pixels[first : first + weight.shape[1]], out=out[j])
-    return out
+@functools.lru_cache(maxsize=64)
+def _bands(length: int, crop: int, size: int) -> list[tuple[int, np.ndarray]]:
+    """`weights` as small matrices, of up to 16 neighbouring output pixels each, for fast matrix products.
+
+    Returns:
+      For each band of output pixels the first of the source pixels that it is made of, and their weights, float64
+      [output pixels, source pixels].
+    """
+    start, weight = weights(length, crop, size)
+    width, count = weight.shape[1], max(1, min(16, 16 * size // crop))  # few zeros where a pixel is made of many
+    found = []
+    for first in range(0, size, count):
+        starts = start[first : first + count]
+        matrix = np.zeros((len(starts), starts[-1] - starts[0] + width))
+        for row, at, values in zip(matrix, starts - starts[0], weight[first:], strict=False):
+            row[at : at + width] = values
+        found.append((int(starts[0]), matrix))
+    return found
+
+
+def _along(pixels: np.ndarray, bands: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """The first axis of [H, W, 3] brought to [size, W, 3], float64; `bands` of `_bands`."""
+    flat = pixels.reshape(len(pixels), -1)
+    out = np.empty((sum(len(matrix) for _, matrix in bands), flat.shape[1]))
+    done = 0
+    for first, matrix in bands:  # band by band, so that memory stays small
+        part = flat[first : first + matrix.shape[1]].astype(np.float64)
+        np.matmul(matrix, part, out=out[done : done + len(matrix)])
+        done += len(matrix)
+    return out.reshape(-1, *pixels.shape[1:])
 
 
 def _turned(pixels: np.ndarray, crop: int, size: int, affine: np.ndarray) -> np.ndarray:
