@@ -14,8 +14,9 @@ def get_config():
     config.model.dtype = "bfloat16"
     config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
     config.model.dropout = 0.1
+    config.batch_size = 32
     config.num_epochs = 16
-    config.learning_rate = 3e-4
+    config.learning_rate = 4.5e-4
     config.schedule = "cosine"
     config.warmup_epochs = 0.5
     config.loss = "multinomial"
