@@ -127,10 +127,10 @@ def _bands(length: int, crop: int, size: int) -> list[tuple[int, np.ndarray]]:
     width, count = weight.shape[1], max(1, min(16, 16 * size // crop))  # few zeros where a pixel is made of many
     found = []
     for first in range(0, size, count):
-        starts = start[first : first + count]
+        starts, values = start[first : first + count], weight[first : first + count]
         matrix = np.zeros((len(starts), starts[-1] - starts[0] + width))
-        for row, at, values in zip(matrix, starts - starts[0], weight[first:], strict=False):
-            row[at : at + width] = values
+        for row, at, numbers in zip(matrix, starts - starts[0], values, strict=True):
+            row[at : at + width] = numbers
         found.append((int(starts[0]), matrix))
     return found
 

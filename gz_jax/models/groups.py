@@ -1,4 +1,4 @@
-"""The first layers of a network on a few images after the other, so that their maps stay in the processor's cache."""
+"""The first layers of a network on a few images at a time, so that their maps stay in the processor's cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +12,16 @@ IN_CACHE = 1_600_000  # float32 numbers of the maps of a group of images; measur
 def in_groups(
     owner: nn.Module, function: Callable[..., jax.Array], x: jax.Array, numbers: int, *rest: Any
 ) -> jax.Array:
-    """function(owner, x, *rest), where on CPU a network that is ready to predict takes a few images after the other.
-
-    Then their maps, of `numbers` numbers for each image, stay in the processor's cache from one layer to the next.
+    """`function(owner, x, *rest)`, computed for a few images at a time if the owner's kernels are transformed.
 
     Args:
-      owner: a module with transformed kernels (`folding.transformed`); another one takes all images at once.
-      function: applied to the owner, the images of a group [b, ...] and `rest`; returns [b, ...].
+      owner: a module. If its kernels are not transformed (`folding.transformed`, on CPU), all images are computed at
+        once.
+      function: takes the owner, the images of a group [b, ...] and `rest`; returns [b, ...].
+      x: images or maps, [B, ...]; numbers: how many numbers the largest map of one image has.
+
+    Returns:
+      [B, ...], the results of all groups in the order of x.
     """
     fits = [n for n in range(1, len(x) + 1) if len(x) % n == 0 and n * numbers <= max(IN_CACHE, numbers)]
     if "transformed" not in owner.variables or owner.is_mutable_collection("transformed") or fits[-1] == len(x):

@@ -72,7 +72,7 @@ class Conv(nn.Module):
     """Convolution with a square kernel and explicit `padding`, the same on every side ('SAME' is not).
 
     A 1x1 convolution is computed as one matrix product, over [B * H * W, in], which XLA does faster on CPU; its kernel
-    still has the shape [1, 1, in, features]. On CPU, some go by way of transforms; see `_way`.
+    still has the shape [1, 1, in, features]. On CPU, some go by way of transforms; see `_algorithm`.
     """
 
     features: int
@@ -96,8 +96,8 @@ class Conv(nn.Module):
         if self.size == 1 and self.padding == 0:
             x = x[:, :: self.stride, :: self.stride]
             x = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], self.features)
-        elif (way := self._way(x)) is not None:
-            x = way(x, kernel)
+        elif (convolve := self._algorithm(x)) is not None:
+            x = convolve(x, kernel)
         else:
             if x.shape[-1] == 3 and jax.default_backend() == "cpu":
                 # Eigen's convolution takes 4 channels at once: of 3, it took the CNN's first layer twice as long.
@@ -111,7 +111,7 @@ class Conv(nn.Module):
             )
         return x, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
 
-    def _way(self, x: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    def _algorithm(self, x: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
         """A faster convolution of x by the kernel than XLA's own, if there is one: on CPU, in float32.
 
         In prediction, the kernel is transformed beforehand. Elsewhere only Fourier transforms are used, for batches

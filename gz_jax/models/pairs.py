@@ -17,7 +17,14 @@ def transform(kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def convolve_transformed(x: jax.Array, transformed: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Convolution with stride 1 or 2 of [B, H, W, in], zeros around, by a kernel from `transform`."""
+    """Convolution with stride 1 or 2, zeros around, by a kernel from `transform`.
+
+    Args:
+      x: float32 [B, H, W, in]; padding: zeros on each side.
+
+    Returns:
+      float32 [B, H', W', out], with H' = (H + 2 padding - K) // stride + 1, and W' likewise.
+    """
     size, pairs, channels, _ = transformed.shape
     at_once, width = 2 // stride, (x.shape[2] + 2 * padding - size) // stride + 1
     steps = -(-width // at_once) + pairs - 1

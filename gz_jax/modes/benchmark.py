@@ -332,6 +332,6 @@ def _network(subject: _Subject, train_state: state.TrainState, scratch: pathlib.
     record = workdirs.Record(subject.config, subject.tree, "benchmark", None)
     workdir = workdirs.claim(scratch / "network", record)
     manager = checkpoint.open_manager(workdir / "checkpoints" / "best", keep=1)
-    checkpoint.save(manager, 0, state.to_use(train_state), {"val_loss": 0.0})
+    checkpoint.save(manager, 0, state.variables_of(train_state), {"val_loss": 0.0})
     manager.close()
     return workdir

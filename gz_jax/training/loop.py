@@ -195,7 +195,7 @@ class Run:
         self.check_finite(train_state)
         training = step.metrics(train_state.sums)
         start = time.monotonic()
-        use = state.to_use(train_state)
+        use = state.variables_of(train_state)
         data, steps = self.parts(train_state, progress)
         batches = self.watched(train_state, progress, data.validation())
         with self.bar(f"epoch {progress.epoch + 1}, validation", data.validation_inputs, "", steps.evaluate) as bar:

@@ -123,7 +123,7 @@ def with_rate(state: TrainState, rate: float) -> TrainState:
     return state.replace(opt_state=state.opt_state._replace(hyperparams=hyperparams))
 
 
-def to_use(state: TrainState) -> dict[str, PyTree]:
+def variables_of(state: TrainState) -> dict[str, PyTree]:
     """Variables for prediction and the best checkpoint: {'params', 'batch_stats'}."""
     return {"params": state.params, "batch_stats": state.batch_stats}
 
