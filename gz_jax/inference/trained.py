@@ -19,7 +19,7 @@ from gz_jax.inference import shared
 from gz_jax.inference.conformal import Calibration, Levels
 from gz_jax.inference.shared import Network
 from gz_jax.labels import Tree
-from gz_jax.models import folding, layers, pretrained
+from gz_jax.models import folding, pretrained
 from gz_jax.runtime.errors import UserError
 from gz_jax.training import checkpoint, state
 from gz_jax.training import workdir as workdirs
@@ -113,9 +113,8 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
     activate = functools.partial(labels.activate, activation=config.model.activation, tree=record.tree)
 
     @functools.cache
-    def transformed() -> Any:  # not for a few images: it takes time and memory
-        of = jax.ShapeDtypeStruct((layers.MANY, *[config.data.size] * 2, 3), jnp.uint8)
-        return folding.transformed(module, variables, of)
+    def transformed() -> Any:  # not for a few small images: it takes time and memory
+        return folding.transformed(module, variables, config.data.size)
 
     def fractions(variables: Any, images: jax.Array) -> jax.Array:
         return activate(module.apply(variables, images))
@@ -139,7 +138,7 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
         shown = np.moveaxis(images, 1, 0) if views == 16 else images[None]
         if views > 1:
             shown = np.stack([view for image in shown for view in look.symmetries(image)])
-        ready = transformed() if shown.shape[1] >= layers.MANY else variables
+        ready = transformed() if folding.pays(shown.shape[1:]) else variables
         return jax.tree.map(np.asarray, jitted(ready, shown))
 
     return Trained(

@@ -4,7 +4,8 @@ In evaluation batch normalisation is an affine function of each channel, and the
 convolution with another kernel and bias computes both, exactly but for float32 rounding.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,9 +15,9 @@ import numpy as np
 
 from gz_jax.models.cnn import CNN
 from gz_jax.models.cnn import EPSILON as CNN_EPSILON
-from gz_jax.models.layers import MANY
 from gz_jax.models.resnet import EPSILON
 
+PIXELS = 16 * 68**2  # of all images of a batch: the kernels' transforms pay from here on, on CPU; measured
 Variables = Mapping[str, Any]
 
 
@@ -52,20 +53,23 @@ def _folded(params: Variables, statistics: Variables, epsilon: float) -> dict[st
     return found
 
 
-def transformed(module: nn.Module, variables: Variables, images: jax.Array | jax.ShapeDtypeStruct) -> dict[str, Any]:
-    """Transforms of the kernels of a folded network, for a batch of `layers.MANY` images or more (see `layers.Conv`).
+def pays(shape: Sequence[int]) -> bool:
+    """Whether a batch of images [B, S, S, 3] is large enough that `transformed` kernels make its prediction faster."""
+    return math.prod(shape[:3]) >= PIXELS
+
+
+def transformed(module: nn.Module, variables: Variables, size: int) -> dict[str, Any]:
+    """Transforms of the kernels of a folded network (see `layers.Conv`). They pay for some batches only: see `pays`.
 
     Args:
-      variables: of the folded network; images: shape [B, S, S, 3] and dtype of a batch.
+      variables: of the folded network; size: S of its images [B, S, S, 3], for any B.
 
     Returns:
-      The variables with these transforms beside them, {'params', 'transformed'}, if there are any for this batch on
-      this backend. They take 3 to 7 times the memory of a 3x3 kernel, and 13 times that of the CNN's 6x6 kernel.
+      The variables with these transforms beside them, {'params', 'transformed'}, if there are any on this backend. They
+      take 3 to 7 times the memory of a 3x3 kernel, and 13 times that of the CNN's 6x6 kernel.
     """
-    if images.shape[0] < MANY:
-        return dict(variables)
 
     def transform(variables: Variables) -> Any:  # XLA drops all but the transforms: nothing else is returned
-        return module.apply(variables, jnp.zeros(images.shape, images.dtype), mutable=["transformed"])[1]
+        return module.apply(variables, jnp.zeros((1, size, size, 3), jnp.uint8), mutable=["transformed"])[1]
 
     return {**variables, **jax.jit(transform)(variables)}

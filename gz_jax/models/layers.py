@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 
 from gz_jax.models import fourier, pairs, winograd
 
-MANY = 32  # images of a batch from which the transform of a kernel pays, on CPU
+MANY = 32  # images of a batch that are enough to transform kernels in each step, on CPU
 Preprocess = Literal["unit", "keras", "torch"]
 Initializer = Callable[..., jax.Array]
 

@@ -212,7 +212,8 @@ def _forward(subject: _Subject) -> stages.Forward:
     def of(params: Any, stats: Any, images: jax.Array) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
         module, variables = folding.fold(parts.module, {"params": params, "batch_stats": stats})
         variables = jax.device_put(variables, state.replicated(state.make_mesh()))
-        variables = folding.transformed(module, variables, images)
+        if folding.pays(images.shape):
+            variables = folding.transformed(module, variables, images.shape[1])
         fractions = jax.jit(lambda given, x: labels.activate(module.apply(given, x), recipe.activation, tree))
         return fractions, (variables, images)
 

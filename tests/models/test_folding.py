@@ -8,7 +8,7 @@ import pytest
 from references import relative_error
 
 from gz_jax.models import create, fourier, groups
-from gz_jax.models.folding import fold, transformed
+from gz_jax.models.folding import fold, pays, transformed
 from gz_jax.models.layers import MANY
 
 NETWORKS = {
@@ -45,10 +45,11 @@ def test_the_same_logits_and_features_without_batch_normalisation(options):
     assert set(params) == {"params"}
     assert not any("bn" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
     before, after = (jax.jit(functools.partial(network.apply, method="embed")) for network in (module, folded))
-    for count in (2, MANY):  # of few images and of many, which go by way of Fourier transforms
+    ready = transformed(folded, params, 36)
+    for count in (2, MANY):  # of many images, some layers go by way of Fourier transforms even if not made ready
         images = shown(count, 36)
         expected = before(variables, images)
-        for given in (params, transformed(folded, params, jax.ShapeDtypeStruct(images.shape, images.dtype))):
+        for given in (params, ready):
             found = after(given, images)
             assert relative_error(found[0], expected[0]) < 2e-5
             assert relative_error(found[1], expected[1]) < 2e-5
@@ -62,7 +63,7 @@ def test_groups_of_images_as_all_at_once(options, size, monkeypatch):
     folded, params = fold(module, variables)
     for count in (MANY, MANY + 5):  # 37 is prime
         images = shown(count, size)
-        ready = transformed(folded, params, images)
+        ready = transformed(folded, params, size)
         monkeypatch.setattr(groups, "IN_CACHE", 10**9)
         assert "scan" not in str(jax.make_jaxpr(folded.apply)(ready, images))
         expected = jax.jit(module.apply)(variables, images)
@@ -96,15 +97,19 @@ def test_folding_keeps_the_dtype_and_leaves_what_it_was_given():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices convolve in their own way")
-def test_transforms_are_those_of_the_kernels_and_only_for_many_images():
+def test_transforms_are_those_of_the_kernels():
     module, variables = made(NETWORKS["cnn"], 36)
     folded, params = fold(module, variables)
-    few = transformed(folded, params, jax.ShapeDtypeStruct((MANY - 1, 36, 36, 3), np.uint8))
-    assert not few.get("transformed")
-    many = transformed(folded, params, jax.ShapeDtypeStruct((MANY, 36, 36, 3), np.uint8))
+    found = transformed(folded, params, 36)["transformed"]
     side = (((36 - 2) // 2) - 2) // 2  # of the maps that the third convolution gets
     expected = fourier.transform(params["params"]["conv3"]["kernel"], side, 0)
-    assert relative_error(many["transformed"]["conv3"]["kernel"], expected) < 1e-5
+    assert relative_error(found["conv3"]["kernel"], expected) < 1e-5
+
+
+def test_transforms_pay_from_16_images_of_68_pixels_on_and_for_fewer_larger_ones():
+    enough = {68: 16, 128: 5, 224: 2}
+    assert all(pays((count, size, size, 3)) for size, count in enough.items())
+    assert not any(pays((count - 1, size, size, 3)) for size, count in enough.items())
 
 
 def test_initialising_a_network_makes_no_transforms():
