@@ -35,6 +35,7 @@ from gz_jax.runtime.progress import Bar
 
 # A number in a column of text. Numbers with leading zeros are left out, since these would be lost.
 _NUMBER = r"^([-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|nan|NaN)$"
+FEW = (1, 4, 16)  # sizes of the only batch of a short table; few sizes, because each is compiled once
 _LARGEST = float(np.finfo(np.float16).max)
 Network = str | os.PathLike[str] | Trained
 _conditional = jax.jit(labels.conditional, static_argnums=1)
@@ -109,7 +110,7 @@ def predict_catalogue(
     total = len(catalogue.ids)
     kept = kept_columns(spec, catalogue, keep, columns, networks[0].tree)
     level = None if interval is None else intervals.check(interval)
-    network, views = ensemble(networks, batch_size, embeddings, level)
+    network, views = ensemble(networks, batch_size, embeddings, level, total)
     if loud and level:
         print(f"intervals of {100 * level:g} %, {intervals.text(networks)}")
     settings = {"batch_size": batch_size, "shard_size": shard_size, "views": views, **sight.values, **columns}
@@ -201,7 +202,8 @@ def predict_arrays(
     catalogue = _catalogue(spec, sight, columns | {"folder": folder})
     words.check(len(catalogue.ids), most, catalogue.where)
     batch_size = max(1, min(_batch_size() if batch_size is None else batch_size, len(catalogue.ids)))
-    network, _ = ensemble(networks, batch_size, embeddings, None if interval is None else intervals.check(interval))
+    level = None if interval is None else intervals.check(interval)
+    network, _ = ensemble(networks, batch_size, embeddings, level, len(catalogue.ids))
     how = {"size": networks[0].view.size, "turned": any(t.turned for t in networks), "sight": sight, "workers": workers}
     parts = list(_predictions(network, catalogue, [(0, len(catalogue.ids))], batch_size, how))
     if not parts:
@@ -227,9 +229,16 @@ def load_all(workdirs: Network | Sequence[Network], views: int | None = None) ->
 
 
 def ensemble(
-    networks: Sequence[Trained], batch_size: int, embeddings: bool = False, level: float | None = None
+    networks: Sequence[Trained],
+    batch_size: int,
+    embeddings: bool = False,
+    level: float | None = None,
+    total: int | None = None,
 ) -> tuple[Callable[[np.ndarray], Any], list[int]]:
     """The networks as one function for batches of up to `batch_size` images, and the number of views of each.
+
+    If `total`, the number of all images, is at most 16, the batches are smaller (1, 4 or 16 images), so that not much
+    is computed for nothing.
 
     The function takes uint8 [b, S, S, 3], or [b, 2, S, S, 3] if a network is `turned`. It returns the mean of the
     networks, its conditional fractions, and the spread over networks and views (or None), all float32 [b, answers]; the
@@ -252,7 +261,9 @@ def ensemble(
             folders = f"{networks[0].workdir} and {one.workdir}"
             raise UserError(f"{folders} answer different decision trees: {'; '.join(differences)}")
     devices = jax.local_device_count()
-    rows = -(-batch_size // devices) * devices
+    few = next((size for size in FEW if total is not None and total <= size), None)
+    how = {"once": True} if few else {}
+    rows = -(-min(batch_size, few or batch_size) // devices) * devices
     views = [t.views for t in networks]
 
     tree, own = networks[0].tree, level is not None and intervals.kind_of(networks) == "dirichlet"
@@ -264,12 +275,12 @@ def ensemble(
         full = np.concatenate([pictures, np.zeros((rows - n, *pictures.shape[1:]), np.uint8)])
         shown = [full[:, 0] if full.ndim == 5 and not t.turned else full for t in networks]
         if embeddings or own:
-            known = [t.embed(image) for t, image in zip(networks, shown, strict=True)]
+            known = [t.embed(image, **how) for t, image in zip(networks, shown, strict=True)]
             each = [fractions for fractions, *_ in known]
             if embeddings:
                 features = np.clip(known[0][1].mean(0), -_LARGEST, _LARGEST).astype(np.float16)[:n]
         else:
-            each = [t.predict(image) for t, image in zip(networks, shown, strict=True)]
+            each = [t.predict(image, **how) for t, image in zip(networks, shown, strict=True)]
         mean = np.mean([one.mean(0) for one in each], 0)[:n]
         spread = np.concatenate(each).std(0, ddof=1)[:n] if sum(views) > 1 else None
         conditional = np.array(_conditional(mean, tree))

@@ -43,7 +43,8 @@ class Trained(NamedTuple):
     Attributes:
       predict: a function of uint8 [b, S, S, 3], or [b, 2, S, S, 3] if `turned`, that returns float32
         [views, b, answers]. The first test-time view is the image as it is. b is any multiple of the number of devices;
-        the function is compiled once for each b.
+        the function is compiled once for each b. With `once=True` no kernels are transformed for it (see `folding`),
+        which takes up to 0.6 s and makes later batches faster.
       config: what it was trained with; tree: the decision tree that it answers.
       view: the pixels that are cut out for it in evaluation (S is `view.size`); sight: the square that it saw in
         training, and the settings of FITS; views: the number of test-time views over which it is averaged.
@@ -57,7 +58,7 @@ class Trained(NamedTuple):
       calibration: of a shared network's intervals (see `conformal`); None if it has none.
     """
 
-    predict: Callable[[np.ndarray], np.ndarray]
+    predict: Callable[..., np.ndarray]
     config: ConfigDict
     tree: Tree
     view: View
@@ -69,7 +70,7 @@ class Trained(NamedTuple):
     info: dict[str, Any]
     weights: str
     data: str
-    embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    embed: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
     calibration: Calibration | Levels | None = None
 
     @property
@@ -132,13 +133,13 @@ def load(workdir: str | os.PathLike[str], *, views: int = 1) -> Trained:
 
         return jax.jit(of_views, in_shardings=(whole, by_galaxy), out_shardings=by_galaxy)
 
-    def run(jitted: Callable[..., Any], images: np.ndarray) -> Any:
+    def run(jitted: Callable[..., Any], images: np.ndarray, *, once: bool = False) -> Any:
         if images.ndim != (5 if views == 16 else 4):
             raise ValueError(f"images {list(images.shape)} have the wrong shape for {views} views")
         shown = np.moveaxis(images, 1, 0) if views == 16 else images[None]
         if views > 1:
             shown = np.stack([view for image in shown for view in look.symmetries(image)])
-        ready = transformed() if folding.pays(shown.shape[1:]) else variables
+        ready = transformed() if folding.pays(shown.shape[1:]) and not once else variables
         return jax.tree.map(np.asarray, jitted(ready, shown))
 
     return Trained(

@@ -482,11 +482,29 @@ def test_20000_images_of_which_every_hundredth_is_broken_in_one_of_ten_ways(work
     assert peak[20_000] < 1.1 * peak[2_000], peak
 
 
+def test_a_short_table_is_one_small_batch_of_one_of_few_sizes(network, tmp_path):
+    """The network computes 1, 4 or 16 images, not a full batch, and its kernels are not transformed for them."""
+    asked, devices = [], jax.device_count()
+
+    def noted(images, **how):
+        asked.append((len(images), how))
+        return network.predict(images, **how)
+
+    data = [encode(picture(i), "JPEG") for i in range(17)]
+    for count, rows in {1: 1, 2: 4, 16: 16, 17: 24}.items():
+        catalogue = Catalogue(np.arange(count), data.__getitem__, "memory")
+        folder = tmp_path / str(count)
+        predict_catalogue(catalogue, folder, [network._replace(predict=noted)], batch_size=24, **QUIET)
+        assert asked.pop() == (-(-rows // devices) * devices, {"once": True} if count < 17 else {})
+        assert not asked
+        assert len(tables.read(folder)) == count
+
+
 def test_network_without_finite_output_flags_its_images(network, tmp_path):
     """One galaxy of a batch gone wrong costs that galaxy alone."""
 
-    def spoilt(images):
-        found = network.predict(images).copy()
+    def spoilt(images, **how):
+        found = network.predict(images, **how).copy()
         found[:, 1] = np.nan
         return found
 
