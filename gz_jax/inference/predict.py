@@ -74,7 +74,8 @@ def predict_catalogue(
         of the catalogue that the networks were trained on, and files beside the table.
       networks: averaged in one pass over the images, each over its own test-time views.
       batch_size: images on the devices at a time, rounded up to a multiple of this process's devices; None takes 128,
-        or 64 on CPUs, the fastest size measured there for both networks.
+        or 64 on CPUs, the fastest size measured there for both networks. At most 16 images in all are one batch of 1,
+        4 or 16.
       shard_size: rows of a shard; the last one may have fewer.
       formats: some of 'parquet' (always written), 'csv', 'fits'; predictions.csv and .fits are written once all shards
         are there.
