@@ -114,8 +114,8 @@ class Conv(nn.Module):
     def _algorithm(self, x: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
         """A faster convolution of x by the kernel than XLA's own, if there is one: on CPU, in float32.
 
-        In prediction, the kernel is transformed beforehand. Elsewhere only Fourier transforms are used, for batches
-        that are large enough to share the kernel's.
+        In prediction, the kernel is transformed beforehand. In training, a batch must be large enough to share the
+        kernel's transform.
         """
         side, square = x.shape[1], x.shape[1] == x.shape[2]
         if x.dtype != jnp.float32 or jax.default_backend() != "cpu":
@@ -129,8 +129,13 @@ class Conv(nn.Module):
             return functools.partial(self._transformed, winograd, given, shape)
         if self._prepared and side <= 20:
             return functools.partial(self._transformed, fourier, given, shape)
-        enough = side <= 20 and len(x) >= MANY
-        return functools.partial(fourier.convolve, padding=self.padding) if enough else None
+        many = len(x) >= MANY
+        # On larger maps of up to 20 pixels, Fourier transforms are as fast.
+        filtered = side > 20 or (side > 9 and many and x.size <= 4 * winograd.IN_CACHE)
+        if filtered and self.size == 3 and self.padding < 3 and x.shape[-1] > 3:
+            images = winograd.together(len(x), x[0].size)
+            return functools.partial(winograd.convolve, padding=self.padding, images=images)
+        return functools.partial(fourier.convolve, padding=self.padding) if side <= 20 and many else None
 
     @property
     def _prepared(self) -> bool:

@@ -37,12 +37,14 @@ def test_one_dimension_by_hand():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices convolve in their own way")
-@pytest.mark.parametrize(("size", "inputs", "padding"), [(3, 8, 1), (3, 3, 0), (1, 8, 0)])
-def test_a_large_batch_is_convolved_as_its_parts(size, inputs, padding):
-    """Of 32 images or more, a small map goes another way than of fewer; 1x1 kernels narrow, 3 channels are padded."""
+@pytest.mark.parametrize(
+    ("side", "size", "inputs", "padding"), [(9, 3, 8, 1), (14, 3, 8, 1), (24, 3, 8, 0), (24, 3, 3, 0), (9, 1, 8, 0)]
+)
+def test_a_large_batch_is_convolved_as_its_parts(side, size, inputs, padding):
+    """By Fourier's, Winograd's (from 10 pixels on) and XLA's way; 1x1 kernels narrow, 3 channels are padded."""
     rng = np.random.default_rng(size)
     conv = Conv(4, size, padding=padding)
-    images = rng.normal(size=(32, 24 if inputs == 3 else 9, 24 if inputs == 3 else 9, inputs)).astype(np.float32)
+    images = rng.normal(size=(32, side, side, inputs)).astype(np.float32)
     variables = conv.init(jax.random.key(0), images)
     weight = rng.normal(size=conv.apply(variables, images).shape).astype(np.float32)
 

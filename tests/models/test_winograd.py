@@ -43,6 +43,33 @@ def test_as_exact_as_float32(length, padding):
     assert relative_error(found, by_sums(x, kernel, 1, padding)) < 5e-6
 
 
+@pytest.mark.parametrize("images", [1, 2, 6])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("length", [6, 7, 9, 14, 17])
+def test_the_output_and_both_gradients_in_groups_of_images(length, padding, images):
+    x, kernel = drawn((6, length, length, 5), (3, 3, 5, 4))
+    expected, transpose = jax.vjp(
+        lambda x, k: jax.lax.conv_general_dilated(
+            x, k, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        x,
+        kernel,
+    )
+    dy = np.random.default_rng(length).normal(size=expected.shape).astype(np.float32)
+    ours, our_transpose = jax.vjp(lambda x, k: winograd.convolve(x, k, padding, images), x, kernel)
+    for a, b in zip((ours, *our_transpose(dy)), (expected, *transpose(dy)), strict=True):
+        assert relative_error(a, b) < 5e-6
+
+
+def test_as_many_images_together_as_stay_in_the_cache(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert winograd.together(128, 33 * 33 * 32) == 8
+    assert winograd.together(6, winograd.IN_CACHE // 4) == 3  # 4 fit, but do not divide the batch
+    assert winograd.together(128, 2 * winograd.IN_CACHE) == 1
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert winograd.together(128, 33 * 33 * 32) == 128
+
+
 @pytest.mark.parametrize("size", [2, 3, 7])
 @pytest.mark.parametrize("padding", [0, 1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
