@@ -85,7 +85,7 @@ def _forward(
 def _backward(
     padding: int, images: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # Without this, the gradients of strided slices would be additions to arrays of zeros, one for each slice.
+    # JAX would make the gradient of each strided slice an array of zeros with the slice put in.
     x, kernel = saved
     around, tile = 2 - padding, tile_of(dy.shape[1])
     turned = transform(kernel[::-1, ::-1].swapaxes(2, 3), dy.shape[1], around)
@@ -106,6 +106,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def _groups(x: jax.Array, images: int) -> jax.Array:
+    """x [B, ...] as [B / images, images, ...]."""
     return x.reshape(-1, images, *x.shape[1:])
 
 
