@@ -41,9 +41,11 @@ def train(config: str | os.PathLike[str] | ConfigDict, workdir: str | os.PathLik
       UserError: the config, the galaxies or the workdir cannot be used, or there is too little memory.
       KeyboardInterrupt: the training was interrupted, and its state is saved; the same call continues it.
     """
+    from gz_jax.runtime import interrupts, memory
+
+    memory.use_one_arena()  # as the command does
     from gz_jax import modes
     from gz_jax.modes import named
-    from gz_jax.runtime import interrupts
 
     folder = pathlib.Path(workdir).expanduser()
     alone = types.SimpleNamespace(distributed="off", coordinator=None, num_processes=None, process_id=None)

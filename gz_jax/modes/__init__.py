@@ -24,7 +24,6 @@ def run(mode: str, config: ConfigDict | None, workdir: str | None, arguments: Se
     """
     workdir, arguments = workdir and files.with_home(workdir), list(map(files.with_home, arguments))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    memory.use_one_arena()  # before JAX is loaded and starts its threads
     if mode != "train":  # training does this later, after it has prepared its data
         memory.keep_freed_memory()
     from gz_jax.runtime import compilation_cache

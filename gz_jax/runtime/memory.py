@@ -8,7 +8,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def use_one_arena() -> None:
-    """Make all threads use the first arena, the only one that can exceed 64 MB. Call it before other threads start."""
+    """Make all threads use the first arena, the only one that can exceed 64 MB. Call it before any thread starts.
+
+    A thread that was there before has an arena of its own, which later threads would share. Buffers of more than 64 MB
+    would then be taken from the system and returned in every step.
+    """
     _set((_M_ARENA_MAX, 1))
 
 
