@@ -10,7 +10,7 @@ def get_config():
     config.model.pretrained = "imagenet-keras"  # without: --config.model.pretrained=''
     config.model.dropout = 0.1
     config.batch_size = 32
-    config.num_epochs = 13
+    config.num_epochs = 15
     config.learning_rate = 4.5e-4
     config.schedule = "cosine"
     config.warmup_epochs = 0.5
