@@ -9,6 +9,14 @@ import jax
 IN_CACHE = 1_600_000  # float32 numbers of the maps of a group of images; measured
 
 
+def together(batch: int, numbers: int, limit: int) -> int:
+    """The largest number of images that divides the batch and whose maps, of `numbers` each, are within the limit.
+
+    It is at least 1.
+    """
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and n * numbers <= max(limit, numbers))
+
+
 def in_groups(
     owner: nn.Module, function: Callable[..., jax.Array], x: jax.Array, numbers: int, *rest: Any
 ) -> jax.Array:
@@ -23,13 +31,13 @@ def in_groups(
     Returns:
       [B, ...], the results of all groups in the order of x.
     """
-    fits = [n for n in range(1, len(x) + 1) if len(x) % n == 0 and n * numbers <= max(IN_CACHE, numbers)]
-    if "transformed" not in owner.variables or owner.is_mutable_collection("transformed") or fits[-1] == len(x):
+    images = together(len(x), numbers, IN_CACHE)
+    if "transformed" not in owner.variables or owner.is_mutable_collection("transformed") or images == len(x):
         return function(owner, x, *rest)
     scan = nn.scan(
         lambda module, _, group: (None, function(module, group, *rest)),
         variable_broadcast=("params", "transformed"),
         split_rngs={"params": False},
     )
-    y = scan(owner, None, x.reshape(-1, fits[-1], *x.shape[1:]))[1]
+    y = scan(owner, None, x.reshape(-1, images, *x.shape[1:]))[1]
     return y.reshape(-1, *y.shape[2:])

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gz_jax.models import groups
+
 # For tiles of 4 the points that oneDNN uses. On 128 channels the error is 8e-7 of the standard deviation of the output.
 # For a direct convolution it is 2e-7, for the points of Lavin & Gray (0, 1, -1, 2, -2) it is 2e-6.
 POINTS = {3: (0, 0.75, -0.75, 1.5), 4: (0, 0.625, -0.625, 1.5, -1.5)}
@@ -55,9 +57,7 @@ def together(batch: int, numbers: int) -> int:
 
     All if there are several devices, as each of them holds a part of every batch.
     """
-    if jax.device_count() > 1:
-        return batch
-    return max(n for n in range(1, batch + 1) if batch % n == 0 and n * numbers <= max(IN_CACHE, numbers))
+    return batch if jax.device_count() > 1 else groups.together(batch, numbers, IN_CACHE)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -85,7 +85,7 @@ def _forward(
 def _backward(
     padding: int, images: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # JAX would make the gradient of each strided slice an array of zeros with the slice put in.
+    # Written by hand: JAX's own gradient would fill an array with zeros for each strided slice.
     x, kernel = saved
     around, tile = 2 - padding, tile_of(dy.shape[1])
     turned = transform(kernel[::-1, ::-1].swapaxes(2, 3), dy.shape[1], around)
